@@ -1,0 +1,1 @@
+"""URGT in JAX: a multi-patch refiner of coarse depth and normal maps."""

@@ -1,0 +1,314 @@
+"""What an experiment is made of: frozen dataclasses, whose comments are the command line's help."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_type_hints
+
+import tyro
+
+from urgt_jax.errors import UserError
+
+TOKEN = 14  # pixels of the process shape per token and side, DINOv2's
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a user error with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def _positive(owner: str, config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{owner}.{name} {value} is out of range: it must be above 0")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The refiner's shape."""
+
+    width: int = 1024  # channels of a token
+    heads: int = 16  # attention heads
+    encoder_depth: int = 24  # blocks of the DINOv2 encoder
+    depth: int = 24  # pairs of blocks: within a patch, then across patches
+    layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # pairs whose outputs the heads read
+    process: tuple[int, int] = (518, 518)  # height and width a patch is resized to, pixels
+    pretrain: int = 518  # side of the pictures the position embedding was made for, pixels
+    features: int = 256  # channels of the heads' fusion path
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the heads' levels
+    outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which heads there are
+    cross: bool = True  # attention across patches; without it every patch is on its own
+    rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
+    dtype: Literal["float32", "bfloat16"] = "float32"  # activations; parameters stay float32
+    remat: bool = False  # recompute blocks in the backward pass instead of keeping them
+
+    def __post_init__(self) -> None:
+        _positive("model", self, "width", "heads", "encoder_depth", "depth", "features", "pretrain")
+        require(
+            self.width % self.heads == 0 and self.width // self.heads % 4 == 0,
+            f"model.width {self.width} over model.heads {self.heads} must be a multiple of 4",
+        )
+        require(
+            all(side >= TOKEN and side % TOKEN == 0 for side in self.process),
+            f"model.process {self.process} is out of range: sides must be multiples of {TOKEN}",
+        )
+        require(
+            list(self.layers) == sorted(self.layers) and 0 <= self.layers[0],
+            f"model.layers {self.layers} must be in rising order",
+        )
+        require(
+            self.layers[-1] < self.depth,
+            f"model.layers {self.layers} reads beyond model.depth {self.depth}: lower the layers",
+        )
+        require(len(self.outputs) > 0, "model.outputs is empty: name depth, normal or both")
+        require(self.features % 8 == 0, f"model.features {self.features} is not a multiple of 8")
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a patch."""
+        return self.process[0] // TOKEN, self.process[1] // TOKEN
+
+
+SIZES: dict[str, Model] = {
+    "tiny": Model(
+        width=96, heads=4, encoder_depth=3, depth=3, layers=(0, 0, 1, 2), process=(56, 98),
+        pretrain=98, features=32, channels=(24, 48, 64, 64),
+    ),
+    "small": Model(
+        width=384, heads=6, encoder_depth=12, depth=12, layers=(2, 5, 8, 11),
+        features=64, channels=(48, 96, 192, 384),
+    ),
+    "base": Model(
+        width=768, heads=12, encoder_depth=12, depth=12, layers=(2, 5, 8, 11),
+        features=128, channels=(96, 192, 384, 768),
+    ),
+    "large": Model(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known coarsely, and for scenes how the truth is degraded into it."""
+
+    kind: Literal["disparity", "depth"] = "disparity"  # relative disparity in [0, 1], or metres
+    shrink: tuple[float, float] = (3.0, 7.0)  # the coarse network's pixel, in picture pixels
+    blur: tuple[float, float] = (0.4, 1.0)  # blur of edges, in coarse pixels (standard deviation)
+    displace: float = 0.6  # how far edges are displaced, in coarse pixels (standard deviation)
+    distort: float = 0.04  # low-frequency distortion of depth (standard deviation of log depth)
+    tilt: float = 8.0  # low-frequency distortion of normals, degrees
+
+    def __post_init__(self) -> None:
+        for name in ("shrink", "blur"):
+            low, high = getattr(self, name)
+            require(0 < low <= high, f"prior.{name} {(low, high)} must be a rising pair above 0")
+        for name in ("displace", "distort", "tilt"):
+            require(getattr(self, name) >= 0, f"prior.{name} must not be negative")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where pictures come from and how patches are drawn from them (GridMix)."""
+
+    size: tuple[int, int] = (2160, 3840)  # height and width of a picture, pixels
+    scenes: int = 100_000  # how many training scenes there are before they repeat
+    mix: tuple[float, float, float, float] = (0.1, 0.2, 0.3, 0.4)  # chance of 1x1, 2x2, 3x3, 4x4
+    batch: int = 4  # images in a step, over all hosts (at M = 4 when filled by patches)
+    fill: Literal["images", "patches"] = "images"  # what stays the same from step to step
+    max_depth: float = 80.0  # beyond this depth a pixel is invalid, metres
+    workers: int = 0  # processes that prepare batches; 0 uses threads of this one
+    threads: int = 2  # threads that prepare batches in each process
+
+    def __post_init__(self) -> None:
+        _positive("data", self, "scenes", "batch", "max_depth", "threads")
+        require(self.workers >= 0, f"data.workers {self.workers} must not be negative")
+        require(
+            all(side >= 8 for side in self.size), f"data.size {self.size}: sides are at least 8"
+        )
+        require(
+            min(self.mix) >= 0 and abs(sum(self.mix) - 1) < 1e-6,
+            f"data.mix {self.mix} must be four probabilities that sum to 1",
+        )
+
+    def images(self, m: int) -> int:
+        """Images in a step whose blocks are m x m patches, over all hosts."""
+        return self.batch if self.fill == "images" else self.batch * 16 // (m * m)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Weights of the loss terms; the paper names the terms and leaves the weights open."""
+
+    depth: float = 1.0  # all of the depth terms
+    gradient: float = 1.0  # gradient matching, within depth
+    normal: float = 1.0  # all of the normal terms
+    alignment: float = 1.0  # squared distance of unit normals, within normal
+    target: Literal["pseudo", "exact"] = "pseudo"  # normals from true depth, or a scene's own
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self)[:4]:
+            require(getattr(self, f.name) >= 0, f"loss.{f.name} must not be negative")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW with linear warm-up and cosine decay."""
+
+    rate: float = 5e-5  # highest learning rate
+    encoder: float = 1.0  # the encoder's share of the learning rate
+    steps: int = 40_000  # length of the run
+    warmup: float = 0.05  # share of the steps that warm up
+    decay: float = 0.05  # weight decay of matrices
+    clip: float = 1.0  # largest global norm of a gradient
+
+    def __post_init__(self) -> None:
+        _positive("optim", self, "rate", "steps", "clip")
+        require(0 <= self.warmup < 1, f"optim.warmup {self.warmup} is out of range [0, 1)")
+        require(self.encoder >= 0 and self.decay >= 0, "optim.encoder and decay are at least 0")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How a run goes on."""
+
+    save_every: int = 1000  # steps between checkpoints
+    keep: int = 2  # checkpoints that are kept
+    log_every: int = 50  # steps between lines of the log
+
+    def __post_init__(self) -> None:
+        _positive("train", self, "save_every", "keep", "log_every")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How a model is scored."""
+
+    images: int = 200  # held-out pictures
+    grid: tuple[int, int] = (4, 4)  # rows and columns of patches
+    overlap: float = 0.0  # share of a patch that its neighbour sees too
+    examples: int = 6  # pictures in the report
+
+    def __post_init__(self) -> None:
+        _positive("eval", self, "images", "examples")
+        require(min(self.grid) >= 1, f"eval.grid {self.grid} must be at least 1 1")
+        require(0 <= self.overlap < 1, f"eval.overlap {self.overlap} is out of range [0, 1)")
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How devices share the work."""
+
+    data: int = 0  # devices among which the images of a batch are shared; 0 takes all
+
+    def __post_init__(self) -> None:
+        require(self.data >= 0, f"mesh.data {self.data} must not be negative")
+
+
+@dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    seed: int = 0  # every random draw follows from it
+    model: Model = field(default_factory=Model)
+    prior: Prior = field(default_factory=Prior)
+    data: Data = field(default_factory=Data)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    mesh: Mesh = field(default_factory=Mesh)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed {self.seed} must not be negative")
+
+
+def load(path: str | Path) -> Config:
+    """The `config` that a Python file defines."""
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no configuration at {path}{hint}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file: a configuration defines `config` in one")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    config = getattr(module, "config", None)
+    require(isinstance(config, Config), f"{path} defines no `config` of type urgt_jax Config")
+    return config
+
+
+def paths(kind: type = Config, prefix: str = "") -> list[str]:
+    """The dotted names of all fields."""
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        nested = dataclasses.is_dataclass(hint)
+        found += paths(hint, f"{prefix}{name}.") if nested else [prefix + name]
+    return found
+
+
+def override(config: Config, arguments: list[str]) -> Config:
+    """The configuration with `--model.depth 12` and the like applied."""
+    known = paths()
+    for argument in arguments:
+        name = argument[2:].split("=")[0]
+        plain = name.replace("-", "_").replace("no_", "")
+        if argument.startswith("--") and plain not in known and name != "help":
+            near = difflib.get_close_matches(name, known, 1, 0.4)
+            raise UserError(
+                f"unknown option --{name}" + (f"; did you mean --{near[0]}?" if near else "")
+            )
+    if "--help" in arguments:
+        return tyro.cli(Config, default=config, args=["--help"])
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            return tyro.cli(Config, default=config, args=arguments)
+    except SystemExit as error:
+        raise UserError(_one_line(told.getvalue())) from error
+
+
+def _one_line(told: str) -> str:
+    """The words of tyro's framed message."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", told)
+    text = re.sub(r"\s+", " ", text)
+    return re.sub(r"For full helptext.*|^ ?Parsing errors?( error)? ?", "", text).strip()
+
+
+def to_json(config) -> str:
+    """A dataclass as JSON, keys in the order of the fields."""
+    return json.dumps(dataclasses.asdict(config), indent=1)
+
+
+def from_json(kind: type, text: str, where: str):
+    """The dataclass that `to_json` wrote; `where` names the file in an error."""
+    try:
+        return _build(kind, json.loads(text), where)
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise UserError(f"{where} holds no valid configuration: {error}") from error
+
+
+def _build(kind: type, values: dict, where: str):
+    hints = get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1, 0.4)
+            raise UserError(f"{where}: unknown field {name}, not {near[0] if near else 'a field'}")
+    made = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _build(hints[name], value, where)
+        made[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)

@@ -1,0 +1,1 @@
+"""Where batches come from: scenes, priors, GridMix and the Grain pipeline."""

@@ -1,0 +1,1 @@
+"""The network: DINOv2 encoder, alternating attention, DPT heads."""
