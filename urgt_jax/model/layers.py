@@ -1,0 +1,120 @@
+"""Attention, its rotary positions, and the transformer block that all models share."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+CHUNK = 512  # queries at a time where the sequence is long
+ROPE_BASE = 100.0
+
+Spots = Float[Array, "*B N 2"]
+
+
+def attention(
+    q: Float[Array, "B N H D"], k: Float[Array, "B M H D"], v: Float[Array, "B M H D"]
+) -> Float[Array, "B N H D"]:
+    """Softmax attention that never holds an N x N matrix of a long sequence."""
+    b, n, heads, size = q.shape
+    if n <= 2 * CHUNK:
+        return _attend(q, k, v)
+    parts = -(-n // CHUNK)
+    padded = jnp.pad(q, ((0, 0), (0, parts * CHUNK - n), (0, 0), (0, 0)))
+    chunks = padded.reshape(b, parts, CHUNK, heads, size).swapaxes(0, 1)
+    # Rows of the matrix are independent; remat keeps only one chunk of them in the backward pass.
+    out = jax.lax.map(jax.checkpoint(lambda chunk: _attend(chunk, k, v)), chunks)
+    return out.swapaxes(0, 1).reshape(b, parts * CHUNK, heads, size)[:, :n]
+
+
+def _attend(q, k, v):
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
+    share = jax.nn.softmax(scores * q.shape[-1] ** -0.5, -1).astype(v.dtype)
+    return jnp.einsum("bhnm,bmhd->bnhd", share, v)
+
+
+def rotate(x: Float[Array, "B N H D"], spots: Float[Array, "B N 2"]) -> Float[Array, "B N H D"]:
+    """Rotary embedding in two dimensions: the first half turns with the row, the second the column."""
+    quarter = x.shape[-1] // 4
+    speed = ROPE_BASE ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
+    angle = spots[..., None, :, None] * speed  # B N 1 2 quarter
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    pair = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, quarter)
+    first, second = pair[..., 0, :], pair[..., 1, :]
+    turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], -2)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+class Norm(nnx.LayerNorm):
+    """Layer norm in float32, given back in the dtype it came in."""
+
+    def __init__(self, size: int, eps: float, rngs: nnx.Rngs):
+        super().__init__(size, epsilon=eps, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        return super().__call__(x).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, with normed and rotated queries and keys where asked."""
+
+    def __init__(self, width: int, heads: int, eps: float | None, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.q_norm = Norm(width // heads, eps, rngs) if eps else None
+        self.k_norm = Norm(width // heads, eps, rngs) if eps else None
+
+    def __call__(self, x: Float[Array, "B N D"], spots: Float[Array, "B N 2"] | None):
+        b, n, width = x.shape
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if spots is not None:
+            q, k = rotate(q, spots), rotate(k, spots)
+        return self.proj(attention(q, k, v).reshape(b, n, width))
+
+
+class Mlp(nnx.Module):
+    """Two layers with an exact GELU between them."""
+
+    def __init__(self, width: int, dtype, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(4 * width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and MLP, each scaled by a learned LayerScale."""
+
+    def __init__(
+        self, width: int, heads: int, *, eps: float, qk_norm: bool, scale: float, dtype, rngs
+    ):
+        self.norm1 = Norm(width, eps, rngs)
+        self.attn = Attention(width, heads, eps if qk_norm else None, dtype, rngs)
+        self.norm2 = Norm(width, eps, rngs)
+        self.mlp = Mlp(width, dtype, rngs)
+        self.scale1 = nnx.Param(jnp.full((width,), scale))
+        self.scale2 = nnx.Param(jnp.full((width,), scale))
+
+    def __call__(self, x: Float[Array, "B N D"], spots=None) -> Float[Array, "B N D"]:
+        x = x + (self.attn(self.norm1(x), spots) * self.scale1[...]).astype(x.dtype)
+        return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
+
+
+def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
+    """`count` modules whose parameters are stacked on a first axis, to be scanned over."""
+
+    @jax.vmap
+    @nnx.transform_metadata(in_axes=0, out_axes=0, partition="layers")
+    def build(rngs):
+        return make(rngs)
+
+    return build(rngs.split(count))
+
+
+def run(blocks, x, body, *, remat: bool):
+    """Scans x through stacked blocks: body(x, block) -> x."""
+    step = jax.checkpoint(body, prevent_cse=False) if remat else body
+    return jax.lax.scan(lambda x, block: (step(x, block), None), x, blocks)[0]

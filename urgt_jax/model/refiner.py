@@ -1,0 +1,127 @@
+"""URGT: patches of one picture as views of one transformer, which predicts offsets to its priors."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from urgt_jax.config import TOKEN, Model
+from urgt_jax.model.dpt import Head
+from urgt_jax.model.layers import Block, stack
+from urgt_jax.model.vit import REGISTERS, Encoder
+
+EPS = 1e-5
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in [0, 1]
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+SPECIAL = 1 + REGISTERS  # camera token and registers of every patch
+HEAD_PATCHES = 8  # patches a head works on at a time, to bound memory
+
+
+class Offsets(NamedTuple):
+    """What a head adds to its prior, and how sure it is (1 and above)."""
+
+    value: Float[Array, "B P H W C"]
+    confidence: Float[Array, "B P H W"]
+
+
+class Refiner(nnx.Module):
+    """Depth and normal offsets of the patches of pictures."""
+
+    def __init__(self, c: Model, rngs: nnx.Rngs):
+        self.config = c
+        dtype = jnp.dtype(c.dtype)
+        small = nnx.initializers.normal(0.02)
+        self.encoder = Encoder(c, rngs)
+        # One set of special tokens for the first patch, one for all others.
+        self.camera = nnx.Param(small(rngs.params(), (2, 1, c.width)))
+        self.registers = nnx.Param(small(rngs.params(), (2, REGISTERS, c.width)))
+
+        def make(r):
+            return Block(
+                c.width, c.heads, eps=EPS, qk_norm=True, scale=c.layer_scale, dtype=dtype, rngs=r
+            )
+
+        self.within = stack(c.depth, rngs, make)
+        self.across = stack(c.depth, rngs, make)
+        self.depth_head = Head(c, 1, rngs) if "depth" in c.outputs else None
+        self.normal_head = Head(c, 3, rngs) if "normal" in c.outputs else None
+
+    def __call__(
+        self,
+        image: Float[Array, "B P H W 3"],
+        depth: Float[Array, "B P H W"],
+        normal: Float[Array, "B P H W 3"],
+        spots: Float[Array, "B P N 2"],
+    ) -> dict[str, Offsets]:
+        b, p, h, w, _ = image.shape
+        flat = lambda x: x.reshape(b * p, *x.shape[2:])  # noqa: E731
+        tokens = self.encoder(flat((image - MEAN) / STD), flat(depth), flat(normal))
+        layers = self.attend(tokens.reshape(b, p, *tokens.shape[1:]), spots)
+        heads = {"depth": self.depth_head, "normal": self.normal_head}
+        rows, cols = h // TOKEN, w // TOKEN
+        return {
+            name: _run_head(head, layers, rows, cols)
+            for name, head in heads.items()
+            if head is not None
+        }
+
+    def attend(
+        self, tokens: Float[Array, "B P N D"], spots: Float[Array, "B P N 2"]
+    ) -> list[Float[Array, "B P N 2*D"]]:
+        """Tokens after the pairs of blocks that the heads read, within and across side by side."""
+        b, p, n, d = tokens.shape
+        x = jnp.concatenate([self._special(b, p, tokens.dtype), tokens], 2)
+        if self.config.rope == "local":
+            spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
+        spots = jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL, 0), (0, 0)))
+        kept, done = {}, 0
+        for last in sorted(set(self.config.layers)):
+            part = jax.tree.map(lambda a: a[done : last + 1], (self.within, self.across))  # noqa: B023
+            x, kept[last] = self._pairs(part, x, spots)
+            done = last + 1
+        return [kept[layer][:, :, SPECIAL:] for layer in self.config.layers]
+
+    def _special(self, b: int, p: int, dtype) -> Float[Array, "B P 5 D"]:
+        """Camera token and registers of every patch; the first patch has its own."""
+        both = jnp.concatenate([self.camera[...], self.registers[...]], 1)
+        each = jnp.concatenate([both[:1], jnp.broadcast_to(both[1:], (p - 1, *both.shape[1:]))])
+        return jnp.broadcast_to(each, (b, *each.shape)).astype(dtype)
+
+    def _pairs(self, blocks, x: Float[Array, "B P N D"], spots):
+        """Runs pairs of blocks; also gives the last pair's outputs side by side."""
+        b, p, n, d = x.shape
+        apart, together = (b * p, n), (b, p * n)
+        apart_spots = spots.reshape(*apart, 2)
+        cross_spots = spots.reshape(*together, 2) if self.config.cross else apart_spots
+        whole = together if self.config.cross else apart
+
+        def pair(x, blocks):
+            within, across = blocks
+            y = within(x.reshape(*apart, d), apart_spots)
+            z = across(y.reshape(*whole, d), cross_spots)
+            return z.reshape(x.shape), y.reshape(x.shape)
+
+        step = jax.checkpoint(pair, prevent_cse=False) if self.config.remat else pair
+        carry = lambda xy, blocks: (step(xy[0], blocks), None)  # noqa: E731
+        (x, y), _ = jax.lax.scan(carry, (x, x), blocks)
+        return x, jnp.concatenate([y, x], -1)
+
+
+def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols: int) -> Offsets:
+    """The head on all patches, a few at a time, whichever number there is."""
+    b, p = layers[0].shape[:2]
+    flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
+    value, confidence = jax.lax.map(
+        lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols)),
+        flat,
+        batch_size=min(HEAD_PATCHES, b * p),
+    )
+    return Offsets(value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3]))
+
+
+def build(c: Model, seed: int) -> Refiner:
+    """A refiner with weights drawn from the seed, the same on any mesh."""
+    return Refiner(c, nnx.Rngs(seed))
