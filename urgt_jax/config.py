@@ -44,6 +44,7 @@ class Model:
     features: int = 256  # channels of the heads' fusion path
     channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the heads' levels
     outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which heads there are
+    layer_scale: float = 0.01  # LayerScale of the alternating blocks at the start, VGGT's
     cross: bool = True  # attention across patches; without it every patch is on its own
     rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
     dtype: Literal["float32", "bfloat16"] = "float32"  # activations; parameters stay float32
@@ -78,7 +79,7 @@ class Model:
 
 SIZES: dict[str, Model] = {
     "tiny": Model(
-        width=96, heads=4, encoder_depth=3, depth=3, layers=(0, 0, 1, 2), process=(56, 98),
+        width=96, heads=4, encoder_depth=3, depth=3, layers=(0, 0, 1, 2), process=(56, 98), layer_scale=0.3,
         pretrain=98, features=32, channels=(24, 48, 64, 64),
     ),
     "small": Model(

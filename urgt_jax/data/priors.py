@@ -1,0 +1,122 @@
+"""Typed priors: what a coarse depth map means, and how scenes' truth is degraded into one.
+
+Everything here is numpy, since it runs in workers that must not touch an accelerator.
+"""
+
+import numpy as np
+from PIL import Image
+
+from urgt_jax.config import Prior
+
+
+def shrink(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Area average of a [H, W] float map."""
+    return np.asarray(Image.fromarray(x, "F").resize(size[::-1], Image.Resampling.BOX))
+
+
+def enlarge(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear enlargement of a [H, W] float map, pixel centres at one half."""
+    return np.asarray(Image.fromarray(x, "F").resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
+    """Noise of unit deviation whose features are a `cells`-th of the picture."""
+    knots = rng.standard_normal((cells + 1, cells + 1)).astype(np.float32)
+    return np.asarray(Image.fromarray(knots, "F").resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def blur(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of a [H, W] map, borders repeated."""
+    reach = max(1, int(3 * sigma + 0.5))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
+    taps /= taps.sum()
+    for axis in (0, 1):
+        pad = np.pad(x, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], "edge")
+        n = x.shape[axis]
+        x = sum(t * np.take(pad, np.arange(i, i + n), axis) for i, t in enumerate(taps))
+    return x
+
+
+def median(x: np.ndarray) -> np.ndarray:
+    """Median over 3 x 3 pixels: what is thinner than two pixels is lost."""
+    pad = np.pad(x, 1, "edge")
+    h, w = x.shape
+    return np.median([pad[i : i + h, j : j + w] for i in range(3) for j in range(3)], 0)
+
+
+def _warp(x: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """The [H, W] map sampled bilinearly where the [2, H, W] flow points, in pixels."""
+    h, w = x.shape
+    row = np.clip(np.arange(h)[:, None] + flow[0], 0, h - 1)
+    col = np.clip(np.arange(w)[None] + flow[1], 0, w - 1)
+    top, left = np.minimum(row.astype(int), h - 2), np.minimum(col.astype(int), w - 2)
+    down, right = row - top, col - left
+    upper = x[top, left] * (1 - right) + x[top, left + 1] * right
+    lower = x[top + 1, left] * (1 - right) + x[top + 1, left + 1] * right
+    return upper * (1 - down) + lower * down
+
+
+def degrade(
+    depth: np.ndarray,
+    normal: np.ndarray,
+    valid: np.ndarray,
+    prior: Prior,
+    rng: np.random.Generator,
+    max_depth: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse depth (in the prior's unit) and unit normals as a small network would see the picture.
+
+    Low resolution, thin things lost, edges displaced and blurred, low-frequency distortion.
+    """
+    size = depth.shape
+    factor = np.exp(rng.uniform(*np.log(prior.shrink)))
+    small = tuple(max(2, round(n / factor)) for n in size)
+    flow = [prior.displace * blur(rng.standard_normal(small), 2.0) * 7.0 for _ in range(2)]
+    flow = np.stack(flow)  # blurring by 2 pixels leaves about a seventh of the deviation
+    sigma = rng.uniform(*prior.blur)
+
+    def soften(x):
+        x = median(_warp(shrink(x.astype(np.float32), small), flow))
+        return blur(x, sigma).astype(np.float32)
+
+    disparity = soften(np.where(valid, 1 / np.maximum(depth, 1e-3), 1 / max_depth))
+    wave = smooth_noise(rng, small, int(rng.integers(2, 5)))
+    disparity = enlarge(disparity * np.exp(prior.distort * wave).astype(np.float32), size)
+    coarse = np.stack([soften(normal[..., i]) for i in range(3)], -1)
+    tilt = np.stack([smooth_noise(rng, small, 3) for _ in range(2)], -1)
+    coarse[..., :2] += np.float32(np.radians(prior.tilt)) * tilt
+    coarse = np.stack([enlarge(coarse[..., i], size) for i in range(3)], -1)
+    return encode(disparity, prior, max_depth), _unit(coarse)
+
+
+def _unit(normal: np.ndarray) -> np.ndarray:
+    """Unit normals; towards the camera where there is none."""
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    facing = np.array([0, 0, -1], np.float32)
+    return np.where(length > 1e-3, normal / np.maximum(length, 1e-3), facing).astype(np.float32)
+
+
+def encode(disparity: np.ndarray, prior: Prior, max_depth: float) -> np.ndarray:
+    """A disparity map in the unit a network works in.
+
+    Relative disparity is stretched to [0, 1] per picture; metric depth is a share of max_depth.
+    """
+    if prior.kind == "depth":
+        return 1 / (np.maximum(disparity, 1 / max_depth) * max_depth)
+    low, high = disparity.min(), disparity.max()
+    return ((disparity - low) / (high - low + 1e-8)).astype(np.float32)
+
+
+def target(
+    depth: np.ndarray, valid: np.ndarray, coarse: np.ndarray, prior: Prior, max_depth: float
+) -> np.ndarray:
+    """True depth in the prior's unit: disparity fitted onto the coarse map by least squares."""
+    if prior.kind == "depth":
+        return (depth / max_depth).astype(np.float32)
+    disparity = np.where(valid, 1 / np.maximum(depth, 1e-3), 0).astype(np.float64)
+    count = max(int(valid.sum()), 1)
+    mean, goal = disparity.sum() / count, (coarse * valid).sum(dtype=np.float64) / count
+    spread = ((disparity - mean) ** 2 * valid).sum()
+    shared = ((disparity - mean) * (coarse - goal) * valid).sum()
+    scale = shared / spread if spread > 0 else 0.0
+    return np.where(valid, scale * (disparity - mean) + goal, 0).astype(np.float32)
