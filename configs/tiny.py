@@ -1,0 +1,15 @@
+"""The demo: a small refiner on analytic scenes, a few minutes on two CPU cores.
+
+    python train.py configs/tiny.py --workdir runs/tiny
+"""
+
+from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Train
+
+config = Config(
+    model=SIZES["tiny"],
+    data=Data(size=(224, 392), batch=2),
+    loss=Loss(depth=10.0, target="exact"),
+    optim=Optim(rate=2e-3, steps=600, warmup=0.05),
+    train=Train(save_every=100, log_every=20),
+    eval=Eval(images=32, grid=(4, 4)),
+)

@@ -1,0 +1,155 @@
+"""The one place with jit: initial state, training step, and a forward pass over patches."""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from urgt_jax import grid, losses, sharding
+from urgt_jax.config import Config, Model
+from urgt_jax.geometry import normals_from_depth
+from urgt_jax.model import refiner
+from urgt_jax.optim import optimiser
+
+Batch = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """All that a run needs to go on."""
+
+    step: jax.Array
+    params: dict
+    opt: tuple
+
+
+@cache
+def structure(model: Model):
+    """The model without its weights, and the weights' shapes."""
+    abstract = nnx.eval_shape(lambda: refiner.build(model, 0))
+    graph, state = nnx.split(abstract, nnx.Param)
+    return graph, nnx.to_pure_dict(state)
+
+
+def assemble(model: Model, params: dict) -> refiner.Refiner:
+    """The model with these weights."""
+    abstract = nnx.eval_shape(lambda: refiner.build(model, 0))
+    graph, state = nnx.split(abstract, nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def initial_params(model: Model, seed: int) -> dict:
+    """Weights drawn from the seed."""
+    return nnx.to_pure_dict(nnx.state(refiner.build(model, seed), nnx.Param))
+
+
+def abstract_state(config: Config) -> State:
+    """Shapes and dtypes of a state."""
+    params = structure(config.model)[1]
+    opt = jax.eval_shape(optimiser(config.optim).init, params)
+    return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt)
+
+
+def state_shardings(config: Config, mesh: Mesh) -> State:
+    """How a state lies on the mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    state = abstract_state(config)
+    params = sharding.parameters(state.params, mesh)
+    opt = optax.tree_utils.tree_map_params(
+        optimiser(config.optim), lambda _, s: s, state.opt, params,
+        transform_non_params=lambda _: whole,
+    )  # fmt: skip
+    return State(whole, params, opt)
+
+
+def initial_state(config: Config, mesh: Mesh) -> State:
+    """Step 0, already laid out over the mesh."""
+
+    def make():
+        params = initial_params(config.model, config.seed)
+        return State(jnp.zeros((), jnp.int32), params, optimiser(config.optim).init(params))
+
+    return jax.jit(make, out_shardings=state_shardings(config, mesh))()
+
+
+def refine(model: refiner.Refiner, batch: Batch, patch: tuple[int, int]) -> dict:
+    """Refined maps of every patch and their confidences; a missing head leaves the coarse map.
+
+    `patch` is the size of a patch in pixels of the picture, which origins are measured in.
+    """
+    image = batch["image"].astype(jnp.float32)
+    if batch["image"].dtype == jnp.uint8:
+        image = image / 255
+    depth, normal = batch["coarse_depth"], batch["coarse_normal"]
+    spots = grid.positions(batch["origins"], patch, model.config.tokens)
+    out = model(image, depth, normal, spots)
+    result = {"depth": depth, "normal": normal}
+    if "depth" in out:
+        result["depth"] = depth + out["depth"].value[..., 0]
+        result["depth_confidence"] = out["depth"].confidence
+    if "normal" in out:
+        result["normal"] = normal + out["normal"].value
+        result["normal_confidence"] = out["normal"].confidence
+    return result
+
+
+def loss_terms(config: Config, params: dict, batch: Batch) -> dict[str, jax.Array]:
+    """The paper's terms, unweighted, each a masked mean over the batch."""
+    height, width = config.data.size
+    patch = grid.cover(height, width, 4, 4).patch
+    result = refine(assemble(config.model, params), batch, patch)
+    valid, terms = batch["valid"], {}
+    if "depth" in config.model.outputs:
+        terms["depth"] = losses.mse(result["depth"], batch["target"], valid)
+        terms["gradient"] = losses.gradient_matching(result["depth"], batch["target"], valid)
+    if "normal" in config.model.outputs:
+        target = batch["normal"]
+        if config.loss.target == "pseudo":
+            target, valid = normals_from_depth(batch["depth"], batch["intrinsics"], valid)
+        terms["angular"] = losses.angular(result["normal"], target, valid)
+        terms["alignment"] = losses.alignment(result["normal"], target, valid)
+    return terms
+
+
+def total(config: Config, terms: dict[str, jax.Array]) -> jax.Array:
+    """L = depth (MSE + gradient) + normal (angular + alignment), weighted."""
+    c = config.loss
+    weights = {
+        "depth": c.depth,
+        "gradient": c.depth * c.gradient,
+        "angular": c.normal,
+        "alignment": c.normal * c.alignment,
+    }
+    return sum(weights[name] * term for name, term in terms.items())
+
+
+@cache
+def train_step(config: Config, mesh: Mesh):
+    """(state, batch) -> (state, metrics); compiled once for each number of patches."""
+    layout, rows = state_shardings(config, mesh), sharding.images(mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def objective(params, batch):
+        terms = loss_terms(config, params, batch)
+        return total(config, terms), terms
+
+    def step(state: State, batch: Batch):
+        (loss, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch)
+        updates, opt = optimiser(config.optim).update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
+        return State(state.step + 1, params, opt), metrics
+
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole)
+    )
+
+
+@cache
+def forward(model: Model, patch: tuple[int, int]):
+    """(params, batch) -> refined patches."""
+    return jax.jit(lambda params, batch: refine(assemble(model, params), batch, patch))

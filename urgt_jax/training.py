@@ -1,0 +1,147 @@
+"""Trains a refiner: resumes where it was, saves in the background, tells how it goes."""
+
+import argparse
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from urgt_jax import checkpoints, sharding
+from urgt_jax import config as configs
+from urgt_jax.config import Config
+from urgt_jax.data import pipeline
+from urgt_jax.log import Log, Progress, duration
+from urgt_jax.step import State, initial_state, train_step
+
+
+class Stop:
+    """Set by SIGTERM or Ctrl-C: the run saves after the step it is in, and ends."""
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_):
+        self.asked = True
+
+
+def train(config: Config, workdir: Path) -> State:
+    """Runs the configuration to its end, or until asked to stop."""
+    mesh = sharding.mesh_of(config)
+    checkpoints.claim(workdir, config)
+    saved, stop = checkpoints.Checkpoints(workdir, config), Stop()
+    start = saved.latest() or 0
+    state = saved.restore(mesh) if start else initial_state(config, mesh)
+    _introduce(config, workdir, start, state, mesh)
+    if start < config.optim.steps:
+        state = _loop(config, workdir, mesh, state, start, saved, stop)
+    done = int(state.step)
+    saved.save(state, done)
+    saved.close()
+    if done == config.optim.steps:
+        checkpoints.save_weights(workdir / "weights.safetensors", state.params, config)
+        print(f"trained {done} steps: {workdir / 'weights.safetensors'}")
+    else:
+        print(f"stopped after step {done} and saved: the same command goes on from there")
+    return state
+
+
+def _introduce(config: Config, workdir: Path, start: int, state: State, mesh) -> None:
+    size = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
+    begin = f"resumes at step {start}" if start else "starts"
+    print(
+        f"{workdir} {begin} of {config.optim.steps}: {size:.2f} M parameters, "
+        f"{mesh.devices.size} x {mesh.devices.flat[0].platform}, {config.model.dtype}",
+        flush=True,
+    )
+
+
+def _loop(config: Config, workdir: Path, mesh, state: State, start: int, saved, stop) -> State:
+    """Steps until the end; the metrics of a step are read while the next one runs."""
+    step_of, rows = train_step(config, mesh), sharding.images(mesh)
+    ahead = pipeline.batches(config, start)
+    told = Telling(config, Log(workdir, start), start)
+    for step in range(start, config.optim.steps):
+        if step > start and step % config.train.save_every == 0:
+            saved.save(state, step)
+        if stop.asked:
+            break
+        began = time.monotonic()
+        batch = next(ahead)
+        waited = time.monotonic() - began
+        state, metrics = step_of(state, jax.device_put(batch, rows))
+        told.step(step + 1, metrics, batch["valid"].shape[:2], waited)
+    told.flush()
+    return state
+
+
+class Telling:
+    """Collects what steps report, and tells it once per interval."""
+
+    def __init__(self, config: Config, log: Log, start: int):
+        self.config, self.log = config, log
+        self.progress = Progress("train", config.optim.steps, start)
+        self.since, self.pending = time.monotonic(), []
+        self.images = self.patches = 0
+        self.waited = 0.0
+
+    def step(self, step: int, metrics: dict, shape: tuple[int, int], waited: float) -> None:
+        """Notes a step's metrics, which may still be in the making."""
+        self.pending.append(metrics)
+        self.images, self.patches = self.images + shape[0], self.patches + shape[0] * shape[1]
+        self.waited += waited
+        if step % self.config.train.log_every == 0 or step == self.config.optim.steps:
+            self._tell(step)
+
+    def _tell(self, step: int) -> None:
+        fetched = jax.device_get(self.pending)
+        spent = time.monotonic() - self.since
+        values = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+        if not np.isfinite(values["loss"]):
+            raise configs.UserError(f"the loss is not finite near step {step}: lower optim.rate")
+        speed = {
+            "images_per_second": self.images / spent,
+            "patches_per_second": self.patches / spent,
+            "waiting_for_data": self.waited / spent,
+        }
+        self.log.write(step, values | speed)
+        self._print(step, values, speed)
+        self.pending, self.since = [], time.monotonic()
+        self.images = self.patches = 0
+        self.waited = 0.0
+
+    def _print(self, step: int, values: dict, speed: dict) -> None:
+        terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(
+            f"step {step}/{self.config.optim.steps}  {terms}  "
+            f"{speed['images_per_second']:.1f} images/s  data {speed['waiting_for_data']:.0%}  "
+            f"{duration(self.progress.left(step))} left",
+            flush=True,
+        )
+
+    def flush(self) -> None:
+        """Waits for steps that are still in the making."""
+        jax.block_until_ready(self.pending)
+
+
+def main() -> None:
+    """The command line of train.py."""
+    parser = Parser(
+        prog="train.py",
+        description="Trains a refiner; a second call with the same workdir goes on.",
+        epilog="Any field of the configuration can be set: --model.depth 12",
+    )
+    parser.add_argument("config", help="a file like configs/tiny.py")
+    parser.add_argument("--workdir", type=Path, required=True, help="where the run is kept")
+    told, rest = parser.parse_known_args()
+    train(configs.override(configs.load(told.config), rest), told.workdir)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str):
+        raise configs.UserError(f"{message} (see --help)")
