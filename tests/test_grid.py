@@ -1,0 +1,30 @@
+"""Patches: cut then place is the identity for every grid, overlap and odd size."""
+
+import numpy as np
+import pytest
+
+from urgt_jax import grid
+from urgt_jax.errors import UserError
+
+CASES = [(37, 53, 4, 4, 0.3), (64, 64, 1, 1, 0.0), (51, 20, 3, 5, 0.0), (9, 41, 2, 7, 0.5)]
+
+
+@pytest.mark.parametrize("height,width,rows,cols,overlap", CASES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cut_then_place_is_the_identity(height, width, rows, cols, overlap, weighted):
+    picture = np.random.default_rng(0).standard_normal((height, width, 2)).astype(np.float32)
+    windows = grid.cover(height, width, rows, cols, overlap)
+    weight = grid.centre_weight(*windows.patch) if weighted else np.ones(windows.patch, np.float32)
+    again = grid.place(grid.cut(picture, windows), windows, weight)
+    np.testing.assert_allclose(again, picture, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_of_touching_patches_make_one_lattice():
+    windows = grid.cover(40, 60, 2, 3)
+    spots = np.asarray(grid.positions(windows.origins, windows.patch, (2, 2)))
+    assert sorted(map(tuple, spots.reshape(-1, 2))) == [(r, c) for r in (1, 2, 3, 4) for c in range(1, 7)]
+
+
+def test_a_grid_finer_than_the_picture_is_told():
+    with pytest.raises(UserError, match="grid of 9 x 2"):
+        grid.cover(8, 8, 9, 2)
