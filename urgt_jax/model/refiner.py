@@ -17,7 +17,7 @@ EPS = 1e-5
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in [0, 1]
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 SPECIAL = 1 + REGISTERS  # camera token and registers of every patch
-HEAD_PATCHES = 8  # patches a head works on at a time, to bound memory
+HEAD_PATCHES = 64  # patches a head works on at a time, to bound memory
 
 
 class Offsets(NamedTuple):
@@ -114,11 +114,11 @@ def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols
     """The head on all patches, a few at a time, whichever number there is."""
     b, p = layers[0].shape[:2]
     flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
-    value, confidence = jax.lax.map(
-        lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols)),
-        flat,
-        batch_size=min(HEAD_PATCHES, b * p),
-    )
+    if b * p <= HEAD_PATCHES:
+        value, confidence = head(flat, rows, cols)
+    else:
+        one = lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols))  # noqa: E731
+        value, confidence = jax.lax.map(one, flat, batch_size=HEAD_PATCHES)
     return Offsets(value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3]))
 
 
