@@ -1,6 +1,6 @@
 """The demo: a small refiner on analytic scenes, a few minutes on two CPU cores.
 
-    python train.py configs/tiny.py --workdir runs/tiny
+python train.py configs/tiny.py --workdir runs/tiny
 """
 
 from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Train

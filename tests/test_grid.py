@@ -22,7 +22,9 @@ def test_cut_then_place_is_the_identity(height, width, rows, cols, overlap, weig
 def test_positions_of_touching_patches_make_one_lattice():
     windows = grid.cover(40, 60, 2, 3)
     spots = np.asarray(grid.positions(windows.origins, windows.patch, (2, 2)))
-    assert sorted(map(tuple, spots.reshape(-1, 2))) == [(r, c) for r in (1, 2, 3, 4) for c in range(1, 7)]
+    assert sorted(map(tuple, spots.reshape(-1, 2))) == [
+        (r, c) for r in (1, 2, 3, 4) for c in range(1, 7)
+    ]
 
 
 def test_a_grid_finer_than_the_picture_is_told():

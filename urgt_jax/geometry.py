@@ -21,23 +21,28 @@ def resize(
     x: Float[Array, "*B H W C"], height: int, width: int, align_corners: bool = False
 ) -> Float[Array, "*B h w C"]:
     """Bilinear resampling without antialias; pixel centres at one half, or corners on corners."""
-    return _lerp(_lerp(x, height, -3, align_corners), width, -2, align_corners)
+    # As matrices: gathers are slow on TPUs, and their gradients, scatters, everywhere.
+    if x.shape[-3] != height:
+        rows = _lerp(x.shape[-3], height, align_corners).astype(x.dtype)
+        x = jnp.einsum("oi,...iwc->...owc", rows, x, precision=jax.lax.Precision.HIGHEST)
+    if x.shape[-2] != width:
+        columns = _lerp(x.shape[-2], width, align_corners).astype(x.dtype)
+        x = jnp.einsum("oi,...hic->...hoc", columns, x, precision=jax.lax.Precision.HIGHEST)
+    return x
 
 
-def _lerp(x, size: int, axis: int, align_corners: bool):
-    """Takes two neighbours along an axis and mixes them: far faster than a matrix on CPU."""
-    have = x.shape[axis]
-    if have == size:
-        return x
+def _lerp(have: int, want: int, align_corners: bool) -> np.ndarray:
+    """[want, have] shares of the two neighbours of each new pixel."""
     if align_corners:
-        place = np.arange(size) * ((have - 1) / max(size - 1, 1))
+        place = np.arange(want) * ((have - 1) / max(want - 1, 1))
     else:
-        place = np.clip((np.arange(size) + 0.5) * (have / size) - 0.5, 0, have - 1)
+        place = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
     low = np.minimum(place.astype(np.int32), max(have - 2, 0))
-    share = (place - low).astype(np.float32).reshape((-1,) + (1,) * (-1 - axis))
-    first = jnp.take(x, low, axis)
-    second = jnp.take(x, np.minimum(low + 1, have - 1), axis)
-    return first + (second - first) * share.astype(x.dtype)
+    share = place - low
+    matrix = np.zeros((want, have), np.float32)
+    matrix[np.arange(want), np.minimum(low + 1, have - 1)] = share
+    matrix[np.arange(want), low] += 1 - share
+    return matrix
 
 
 def shrink(x: Float[Array, "*B H W C"], height: int, width: int) -> Float[Array, "*B h w C"]:

@@ -55,9 +55,7 @@ def cover(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -
 def block(height: int, width: int, m: int, row: int, col: int) -> Grid:
     """GridMix's block of m x m patches, each a quarter of the picture's sides."""
     full = cover(height, width, 4, 4)
-    return Grid(
-        full.picture, full.patch, full.tops[row : row + m], full.lefts[col : col + m]
-    )
+    return Grid(full.picture, full.patch, full.tops[row : row + m], full.lefts[col : col + m])
 
 
 def cut(picture: Float[Array, "H W C"], grid: Grid) -> Float[Array, "P h w C"]:

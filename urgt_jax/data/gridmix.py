@@ -53,7 +53,9 @@ def block_of(picture: Picture, config: Config, windows: grid.Grid) -> Batch:
         "valid": (p.valid, False),
     }
     batch = {
-        name: np.stack([_resized(_cut(x, at, windows.patch), process, lerp) for at in windows.origins])
+        name: np.stack(
+            [_resized(_cut(x, at, windows.patch), process, lerp) for at in windows.origins]
+        )
         for name, (x, lerp) in maps.items()
     }
     batch["intrinsics"] = np.stack([_camera(p.intrinsics, at, scale) for at in windows.origins])
@@ -77,11 +79,17 @@ def _resized(x: np.ndarray, size: tuple[int, int], lerp: bool) -> np.ndarray:
     if x.shape[:2] == tuple(size):
         return x
     if not lerp:
-        index = [((np.arange(n) + 0.5) * have / n).astype(int) for n, have in zip(size, x.shape, strict=False)]
+        index = [
+            ((np.arange(n) + 0.5) * have / n).astype(int)
+            for n, have in zip(size, x.shape, strict=False)
+        ]
         return x[index[0][:, None], index[1]]
     how = Image.Resampling.BILINEAR
     if x.dtype == np.uint8:
         return np.asarray(Image.fromarray(x).resize(size[::-1], how))
     planes = x[..., None] if x.ndim == 2 else x
-    parts = [np.asarray(Image.fromarray(planes[..., i]).resize(size[::-1], how)) for i in range(planes.shape[-1])]
+    parts = [
+        np.asarray(Image.fromarray(planes[..., i]).resize(size[::-1], how))
+        for i in range(planes.shape[-1])
+    ]
     return np.stack(parts, -1).reshape(*size, *x.shape[2:])

@@ -8,18 +8,10 @@ from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.geometry import resize
-from urgt_jax.model.layers import Norm
+from urgt_jax.model.convolution import Conv
+from urgt_jax.model.layers import Norm, linear
 
 EPS = 1e-5
-
-
-def conv(size: int, fan_in: int, out: int, dtype, rngs, *, stride=1, bias=True, init=None):
-    """A convolution whose zero padding keeps the size at stride 1."""
-    init = init or nnx.initializers.he_normal()
-    return nnx.Conv(
-        fan_in, out, (size, size), strides=stride, padding=size // 2, use_bias=bias,
-        kernel_init=init, dtype=dtype, rngs=rngs,
-    )  # fmt: skip
 
 
 class Spread(nnx.Module):
@@ -27,7 +19,7 @@ class Spread(nnx.Module):
 
     def __init__(self, channels: int, times: int, dtype, rngs: nnx.Rngs):
         self.times = times
-        self.linear = nnx.Linear(channels, channels * times * times, dtype=dtype, rngs=rngs)
+        self.linear = linear(channels, channels * times * times, dtype, rngs)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B k*H k*W C"]:
         b, h, w, c = x.shape
@@ -40,8 +32,8 @@ class Residual(nnx.Module):
     """Two convolutions added to relu(x), not to x: the released code's ReLU works in place."""
 
     def __init__(self, features: int, dtype, rngs: nnx.Rngs):
-        self.conv1 = conv(3, features, features, dtype, rngs)
-        self.conv2 = conv(3, features, features, dtype, rngs)
+        self.conv1 = Conv(3, features, features, dtype, rngs)
+        self.conv2 = Conv(3, features, features, dtype, rngs)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         x = jax.nn.relu(x)
@@ -54,7 +46,7 @@ class Fusion(nnx.Module):
     def __init__(self, features: int, deepest: bool, dtype, rngs: nnx.Rngs):
         self.level = None if deepest else Residual(features, dtype, rngs)
         self.both = Residual(features, dtype, rngs)
-        self.out = conv(1, features, features, dtype, rngs)
+        self.out = linear(features, features, dtype, rngs)
 
     def __call__(self, x, level, size: tuple[int, int]):
         if self.level is not None:
@@ -84,17 +76,20 @@ class Head(nnx.Module):
         dtype, f = jnp.dtype(c.dtype), c.features
         self.dtype = dtype
         self.norm = Norm(2 * c.width, EPS, rngs)
-        self.projects = nnx.List([conv(1, 2 * c.width, n, dtype, rngs) for n in c.channels])
+        self.projects = nnx.List([linear(2 * c.width, n, dtype, rngs) for n in c.channels])
         self.spread4 = Spread(c.channels[0], 4, dtype, rngs)
         self.spread2 = Spread(c.channels[1], 2, dtype, rngs)
-        self.halve = conv(3, c.channels[3], c.channels[3], dtype, rngs, stride=2)
-        self.levels = nnx.List([conv(3, n, f, dtype, rngs, bias=False) for n in c.channels])
+        self.halve = nnx.Conv(
+            c.channels[3], c.channels[3], (3, 3), strides=2, padding=1,
+            kernel_init=nnx.initializers.he_uniform(), dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.levels = nnx.List([Conv(3, n, f, dtype, rngs, bias=False) for n in c.channels])
         self.fusions = nnx.List([Fusion(f, i == 3, dtype, rngs) for i in range(4)])
-        self.smooth = conv(3, f, f // 2, dtype, rngs)
-        self.detail = conv(3, f // 2, 32, dtype, rngs)
+        self.smooth = Conv(3, f, f // 2, dtype, rngs)
+        self.detail = Conv(3, f // 2, 32, dtype, rngs)
         # Near zero, so that training starts at the coarse map.
         near_zero = nnx.initializers.normal(1e-4)
-        self.last = conv(1, 32, outputs + 1, jnp.float32, rngs, init=near_zero)
+        self.last = linear(32, outputs + 1, jnp.float32, rngs, near_zero)
 
     def __call__(
         self, tokens: list[Float[Array, "B N C"]], rows: int, cols: int
@@ -115,7 +110,9 @@ class Head(nnx.Module):
         """Maps at 4, 2, 1 and 1/2 times the tokens' lattice, all with the same channels."""
         shapes = (self.spread4, self.spread2, lambda x: x, self.halve)
         maps = []
-        for x, project, shape, level in zip(tokens, self.projects, shapes, self.levels, strict=True):
+        for x, project, shape, level in zip(
+            tokens, self.projects, shapes, self.levels, strict=True
+        ):
             x = self.norm(x).reshape(x.shape[0], rows, cols, -1)
             x = project(x)
             x = x + 0.1 * uv_embedding(rows, cols, x.shape[-1], aspect).astype(x.dtype)

@@ -119,7 +119,9 @@ def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols
     else:
         one = lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols))  # noqa: E731
         value, confidence = jax.lax.map(one, flat, batch_size=HEAD_PATCHES)
-    return Offsets(value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3]))
+    return Offsets(
+        value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3])
+    )
 
 
 def build(c: Model, seed: int) -> Refiner:
