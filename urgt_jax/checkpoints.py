@@ -1,7 +1,6 @@
 """Orbax checkpoints of a run, and weight files that carry their configuration."""
 
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -14,6 +13,7 @@ from safetensors.numpy import save
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.errors import UserError
+from urgt_jax.files import folder, replacing, write_text
 from urgt_jax.step import State, abstract_state, state_shardings, structure
 
 
@@ -59,22 +59,6 @@ class Checkpoints:
         self.manager.close()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file so that it is there whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
 def _flat(params: dict) -> dict:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in leaves}
@@ -83,7 +67,8 @@ def _flat(params: dict) -> dict:
 def save_weights(path: Path, params: dict, config: Config) -> None:
     """One safetensors file: our names, and the configuration in the metadata."""
     arrays = {name: np.asarray(x) for name, x in _flat(params).items()}
-    write_bytes(path, save(arrays, {"config": configs.to_json(config), "fidelity": "exact"}))
+    with replacing(path) as file:
+        file.write(save(arrays, {"config": configs.to_json(config), "fidelity": "exact"}))
 
 
 def load_weights(path: str | Path) -> tuple[dict, Config]:
@@ -121,11 +106,7 @@ def _fill(shapes: dict, arrays: dict, path: Path) -> dict:
 
 def claim(workdir: Path, config: Config) -> None:
     """Makes the work directory this configuration's, or fails if it is another's."""
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the work directory {workdir}: {error.strerror}") from error
+    path = folder(workdir) / "config.json"
     if not path.exists():
         write_text(path, configs.to_json(config))
         return

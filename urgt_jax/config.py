@@ -44,6 +44,7 @@ class Model:
     features: int = 256  # channels of the heads' fusion path
     channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the heads' levels
     outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which heads there are
+    encoder_scale: float = 1.0  # LayerScale of the encoder's blocks at the start
     layer_scale: float = 0.01  # LayerScale of the alternating blocks at the start, VGGT's
     cross: bool = True  # attention across patches; without it every patch is on its own
     rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
@@ -79,7 +80,8 @@ class Model:
 
 SIZES: dict[str, Model] = {
     "tiny": Model(
-        width=96, heads=4, encoder_depth=3, depth=3, layers=(0, 0, 1, 2), process=(56, 98), layer_scale=0.3,
+        width=96, heads=4, encoder_depth=3, depth=3, layers=(0, 0, 1, 2), process=(56, 98), 
+        encoder_scale=0.2, layer_scale=0.2,
         pretrain=98, features=32, channels=(24, 48, 64, 64),
     ),
     "small": Model(
@@ -99,17 +101,19 @@ class Prior:
     """What is known coarsely, and for scenes how the truth is degraded into it."""
 
     kind: Literal["disparity", "depth"] = "disparity"  # relative disparity in [0, 1], or metres
-    shrink: tuple[float, float] = (3.0, 7.0)  # the coarse network's pixel, in picture pixels
-    blur: tuple[float, float] = (0.4, 1.0)  # blur of edges, in coarse pixels (standard deviation)
-    displace: float = 0.6  # how far edges are displaced, in coarse pixels (standard deviation)
-    distort: float = 0.04  # low-frequency distortion of depth (standard deviation of log depth)
-    tilt: float = 8.0  # low-frequency distortion of normals, degrees
+    lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse network's map, pixels
+    blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, in coarse pixels (standard deviation)
+    displace: float = 0.25  # how far edges are displaced, in coarse pixels (standard deviation)
+    grain: float = 0.05  # noise of a coarse pixel's depth (standard deviation of log depth)
+    rough: float = 10.0  # noise of a coarse pixel's normal, degrees
+    distort: float = 0.015  # low-frequency distortion of depth (standard deviation of log depth)
+    tilt: float = 3.0  # low-frequency distortion of normals, degrees
 
     def __post_init__(self) -> None:
-        for name in ("shrink", "blur"):
+        for name in ("lines", "blur"):
             low, high = getattr(self, name)
             require(0 < low <= high, f"prior.{name} {(low, high)} must be a rising pair above 0")
-        for name in ("displace", "distort", "tilt"):
+        for name in ("displace", "grain", "rough", "distort", "tilt"):
             require(getattr(self, name) >= 0, f"prior.{name} must not be negative")
 
 

@@ -1,5 +1,6 @@
 """The one exception that means: the user can fix this."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -9,10 +10,17 @@ class UserError(Exception):
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command line tool and returns its exit status: 2 after a user error, told on stderr."""
+    """Runs a command line tool and returns its exit status: 2 after a user error."""
     try:
         command()
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see --help)")

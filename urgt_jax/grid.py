@@ -1,9 +1,9 @@
 """Patches of a picture: where they lie, how they are cut and put back, where their tokens are."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -58,29 +58,26 @@ def block(height: int, width: int, m: int, row: int, col: int) -> Grid:
     return Grid(full.picture, full.patch, full.tops[row : row + m], full.lefts[col : col + m])
 
 
-def cut(picture: Float[Array, "H W C"], grid: Grid) -> Float[Array, "P h w C"]:
-    """The windows of a picture."""
-    size = (*grid.patch, picture.shape[-1])
-    take = lambda at: jax.lax.dynamic_slice(picture, (at[0], at[1], 0), size)  # noqa: E731
-    return jax.vmap(take)(jnp.asarray(grid.origins))
+def cut(picture: Float[np.ndarray, "H W *C"], grid: Grid) -> Iterator[Float[np.ndarray, "h w *C"]]:
+    """The windows of a picture, one after the other."""
+    h, w = grid.patch
+    return (picture[top : top + h, left : left + w] for top, left in grid.origins)
 
 
 def place(
-    patches: Float[Array, "P h w C"], grid: Grid, weight: Float[Array, "h w"]
-) -> Float[Array, "H W C"]:
+    patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "H W C"]:
     """The picture that windows make together, where they overlap averaged with the weight."""
-    height, width = grid.picture
-    channels = patches.shape[-1]
-
-    def add(total, item):
-        at, patch = item
-        seen = jax.lax.dynamic_slice(total, (at[0], at[1], 0), (*grid.patch, channels + 1))
-        both = jnp.concatenate([patch * weight[..., None], weight[..., None]], -1)
-        return jax.lax.dynamic_update_slice(total, seen + both, (at[0], at[1], 0)), None
-
-    empty = jnp.zeros((height, width, channels + 1), patches.dtype)
-    total, _ = jax.lax.scan(add, empty, (jnp.asarray(grid.origins), patches))
-    return total[..., :-1] / jnp.maximum(total[..., -1:], 1e-12)
+    total, weights = None, np.zeros((*grid.picture, 1), np.float32)
+    h, w = grid.patch
+    for (top, left), patch in zip(grid.origins, patches, strict=True):
+        if total is None:
+            total = np.zeros((*grid.picture, patch.shape[-1]), np.float32)
+        here = slice(top, top + h), slice(left, left + w)
+        total[here] += patch * weight[..., None]
+        weights[here] += weight[..., None]
+    total /= weights
+    return total
 
 
 def centre_weight(height: int, width: int) -> np.ndarray:

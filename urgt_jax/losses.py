@@ -50,5 +50,5 @@ def angular(
 def alignment(
     pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"], mask: Bool[Array, "*B"]
 ) -> Float[Array, ""]:
-    """Mean squared distance between the prediction and the unit target."""
-    return masked_mean(jnp.sum((pred - target) ** 2, -1), mask)
+    """Mean squared distance of the unit normals; the prediction need not be of unit length."""
+    return masked_mean(jnp.sum((unit(pred) - target) ** 2, -1), mask)

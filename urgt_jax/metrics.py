@@ -1,10 +1,13 @@
 """The field's metrics, per picture, in float32; NaN where a picture has no valid pixel."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from urgt_jax.geometry import angle
+from urgt_jax.grid import Grid
 
 Depth = Float[Array, "B H W"]
 Mask = Bool[Array, "B H W"]
@@ -18,16 +21,27 @@ def mean(x: Depth, mask: Mask) -> Float[Array, "B"]:
     return jnp.where(count > 0, jnp.where(mask, x, 0).sum(axes) / jnp.maximum(count, 1), jnp.nan)
 
 
-def align_disparity(disparity: Depth, depth: Depth, mask: Mask, max_depth: float) -> Depth:
-    """Depth in metres from relative disparity: least squares per picture onto 1/depth, PRO's way."""
-    safe = jnp.where(mask, depth, 1.0)
-    goal = jnp.where(mask, 1 / safe, 0.0)
-    wide = lambda x: x[:, None, None]  # noqa: E731
-    centre, middle = wide(mean(disparity, mask)), wide(mean(goal, mask))
-    shifted = disparity - centre
-    spread = wide(mean(shifted**2, mask))
-    scale = wide(mean(shifted * (goal - middle), mask)) / jnp.maximum(spread, 1e-12)
-    return 1 / jnp.maximum(scale * shifted + middle, 1 / max_depth)
+class Alignment(NamedTuple):
+    """Least squares fit of relative disparity to 1/depth, per picture: PRO's way."""
+
+    scale: Float[Array, "B"]
+    shift: Float[Array, "B"]
+
+    def depth(self, disparity: Float[Array, "B *S"], max_depth: float) -> Float[Array, "B *S"]:
+        """Depth in metres, at most max_depth."""
+        wide = lambda x: x.reshape(-1, *(1,) * (disparity.ndim - 1))  # noqa: E731
+        fitted = wide(self.scale) * disparity + wide(self.shift)
+        return 1 / jnp.maximum(fitted, 1 / max_depth)
+
+
+def align(disparity: Depth, depth: Depth, mask: Mask) -> Alignment:
+    """The fit over valid pixels, in sums about the means, which keeps float32 exact."""
+    goal = jnp.where(mask, 1 / jnp.where(mask, depth, 1.0), 0.0)
+    centre, middle = mean(disparity, mask), mean(goal, mask)
+    shifted = disparity - centre[:, None, None]
+    spread = mean(shifted**2, mask)
+    slope = mean(shifted * (goal - middle[:, None, None]), mask) / jnp.maximum(spread, 1e-12)
+    return Alignment(slope, middle - slope * centre)
 
 
 def depth_metrics(pred: Depth, depth: Depth, mask: Mask) -> PerPicture:
@@ -97,3 +111,37 @@ def normal_metrics(
             for t in (5, 7.5, 11.25, 22.5, 30)
         },
     }
+
+
+def consistency(
+    patches: Float[np.ndarray, "P h w"], origins: np.ndarray, max_value: float
+) -> float:
+    """Mean absolute difference where overlapping patches in a lattice see the same pixels.
+
+    As PatchRefinerV2's code: the strips that a patch shares with its left and with its upper
+    neighbour, all pixels pooled. Give it 16 patches at `consistency_windows`.
+    """
+    rows, columns = np.unique(origins[:, 0]), np.unique(origins[:, 1])
+    at = {tuple(origin): patch for origin, patch in zip(origins, patches, strict=True)}
+    h, w = patches.shape[1:]
+    total, count = 0.0, 0
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            here, pairs = at[top, left], []
+            if j:
+                step = left - columns[j - 1]
+                pairs.append((here[:, : w - step], at[top, columns[j - 1]][:, step:]))
+            if i:
+                step = top - rows[i - 1]
+                pairs.append((here[: h - step], at[rows[i - 1], left][step:]))
+            for a, b in pairs:
+                total += float(np.abs(np.minimum(a, max_value) - np.minimum(b, max_value)).sum())
+                count += a.size
+    return total / count if count else float("nan")
+
+
+def consistency_windows(height: int, width: int) -> Grid:
+    """The 4 x 4 overlapping windows of PatchRefinerV2's consistency error, at any size."""
+    tops = [round(height * start / 2160) for start in (405, 675, 945, 1215)]
+    lefts = [round(width * start / 3840) for start in (405, 1095, 1785, 2475)]
+    return Grid((height, width), (height // 4, width // 4), tuple(tops), tuple(lefts))

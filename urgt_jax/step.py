@@ -1,5 +1,6 @@
 """The one place with jit: initial state, training step, and a forward pass over patches."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -81,12 +82,9 @@ def refine(model: refiner.Refiner, batch: Batch, patch: tuple[int, int]) -> dict
 
     `patch` is the size of a patch in pixels of the picture, which origins are measured in.
     """
-    image = batch["image"].astype(jnp.float32)
-    if batch["image"].dtype == jnp.uint8:
-        image = image / 255
     depth, normal = batch["coarse_depth"], batch["coarse_normal"]
     spots = grid.positions(batch["origins"], patch, model.config.tokens)
-    out = model(image, depth, normal, spots)
+    out = model(_in_unit(batch["image"]), depth, normal, spots)
     result = {"depth": depth, "normal": normal}
     if "depth" in out:
         result["depth"] = depth + out["depth"].value[..., 0]
@@ -149,7 +147,31 @@ def train_step(config: Config, mesh: Mesh):
     )
 
 
+class Stages(NamedTuple):
+    """The forward pass in jitted parts, so that few patches need to be held at a time."""
+
+    encode: Callable  # (params, image, depth, normal) -> tokens, every patch on its own
+    attend: Callable  # (params, tokens, spots) -> the layers that the heads read
+    heads: Callable  # (params, layers) -> offsets, every patch on its own
+
+
 @cache
-def forward(model: Model, patch: tuple[int, int]):
-    """(params, batch) -> refined patches."""
-    return jax.jit(lambda params, batch: refine(assemble(model, params), batch, patch))
+def stages(model: Model) -> Stages:
+    """The stages of a model."""
+
+    def encode(params, image, depth, normal):
+        return assemble(model, params).encode(_in_unit(image), depth, normal)
+
+    def attend(params, tokens, spots):
+        return assemble(model, params).attend(tokens, spots)
+
+    def heads(params, layers):
+        return assemble(model, params).heads(layers, model.tokens)
+
+    return Stages(jax.jit(encode), jax.jit(attend), jax.jit(heads))
+
+
+def _in_unit(image: jax.Array) -> jax.Array:
+    """A picture of 8 bits as numbers in [0, 1]."""
+    scale = 255.0 if image.dtype == jnp.uint8 else 1.0
+    return image.astype(jnp.float32) / scale

@@ -1,6 +1,5 @@
 """Trains a refiner: resumes where it was, saves in the background, tells how it goes."""
 
-import argparse
 import signal
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from urgt_jax import checkpoints, sharding
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
+from urgt_jax.errors import Parser
 from urgt_jax.log import Log, Progress, duration
 from urgt_jax.step import State, initial_state, train_step
 
@@ -138,10 +138,3 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="where the run is kept")
     told, rest = parser.parse_known_args()
     train(configs.override(configs.load(told.config), rest), told.workdir)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
-
-    def error(self, message: str):
-        raise configs.UserError(f"{message} (see --help)")

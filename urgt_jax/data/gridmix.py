@@ -1,12 +1,12 @@
 """GridMix: at each step one block of M x M patches of every image, M drawn for all hosts alike."""
 
 import numpy as np
-from PIL import Image
 
 from urgt_jax import grid
 from urgt_jax.config import Config
 from urgt_jax.data import priors
 from urgt_jax.data.sources import Picture
+from urgt_jax.pictures import resized
 
 Batch = dict[str, np.ndarray]
 
@@ -53,9 +53,7 @@ def block_of(picture: Picture, config: Config, windows: grid.Grid) -> Batch:
         "valid": (p.valid, False),
     }
     batch = {
-        name: np.stack(
-            [_resized(_cut(x, at, windows.patch), process, lerp) for at in windows.origins]
-        )
+        name: np.stack([resized(window, process, lerp) for window in grid.cut(x, windows)])
         for name, (x, lerp) in maps.items()
     }
     batch["intrinsics"] = np.stack([_camera(p.intrinsics, at, scale) for at in windows.origins])
@@ -63,33 +61,8 @@ def block_of(picture: Picture, config: Config, windows: grid.Grid) -> Batch:
     return batch
 
 
-def _cut(x: np.ndarray, at: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return x[at[0] : at[0] + size[0], at[1] : at[1] + size[1]]
-
-
 def _camera(intrinsics: np.ndarray, at: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Intrinsics of a window that was enlarged by `scale` (rows, columns)."""
     fx, fy, cx, cy = intrinsics
     y, x = scale
     return np.array([fx * x, fy * y, (cx - at[1]) * x, (cy - at[0]) * y], np.float32)
-
-
-def _resized(x: np.ndarray, size: tuple[int, int], lerp: bool) -> np.ndarray:
-    """Bilinear for what is seen, nearest for truth, whose edges must not be mixed."""
-    if x.shape[:2] == tuple(size):
-        return x
-    if not lerp:
-        index = [
-            ((np.arange(n) + 0.5) * have / n).astype(int)
-            for n, have in zip(size, x.shape, strict=False)
-        ]
-        return x[index[0][:, None], index[1]]
-    how = Image.Resampling.BILINEAR
-    if x.dtype == np.uint8:
-        return np.asarray(Image.fromarray(x).resize(size[::-1], how))
-    planes = x[..., None] if x.ndim == 2 else x
-    parts = [
-        np.asarray(Image.fromarray(planes[..., i]).resize(size[::-1], how))
-        for i in range(planes.shape[-1])
-    ]
-    return np.stack(parts, -1).reshape(*size, *x.shape[2:])

@@ -3,10 +3,13 @@
 Everything here is numpy, since it runs in workers that must not touch an accelerator.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
 from urgt_jax.config import Prior
+from urgt_jax.pictures import unit
 
 
 def shrink(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -66,11 +69,11 @@ def degrade(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coarse depth (in the prior's unit) and unit normals as a small network would see the picture.
 
-    Low resolution, thin things lost, edges displaced and blurred, low-frequency distortion.
+    Low resolution, thin things lost, edges displaced and blurred, noise, low-frequency distortion.
     """
     size = depth.shape
-    factor = np.exp(rng.uniform(*np.log(prior.shrink)))
-    small = tuple(max(2, round(n / factor)) for n in size)
+    factor = np.exp(rng.uniform(*np.log(prior.lines))) / size[0]
+    small = tuple(min(max(3, round(n * factor)), n) for n in size)
     flow = [prior.displace * blur(rng.standard_normal(small), 2.0) * 7.0 for _ in range(2)]
     flow = np.stack(flow)  # blurring by 2 pixels leaves about a seventh of the deviation
     sigma = rng.uniform(*prior.blur)
@@ -81,30 +84,43 @@ def degrade(
 
     disparity = soften(np.where(valid, 1 / np.maximum(depth, 1e-3), 1 / max_depth))
     wave = smooth_noise(rng, small, int(rng.integers(2, 5)))
-    disparity = enlarge(disparity * np.exp(prior.distort * wave).astype(np.float32), size)
+    grain = prior.grain * rng.standard_normal(small)
+    disparity = disparity * np.exp(prior.distort * wave + grain)
+    disparity = enlarge(disparity.astype(np.float32), size)
     coarse = np.stack([soften(normal[..., i]) for i in range(3)], -1)
     tilt = np.stack([smooth_noise(rng, small, 3) for _ in range(2)], -1)
     coarse[..., :2] += np.float32(np.radians(prior.tilt)) * tilt
+    rough = rng.standard_normal(coarse.shape, np.float32)
+    coarse += np.float32(np.radians(prior.rough)) * rough
     coarse = np.stack([enlarge(coarse[..., i], size) for i in range(3)], -1)
-    return encode(disparity, prior, max_depth), _unit(coarse)
+    return encode(disparity, prior, max_depth), unit(coarse)
 
 
-def _unit(normal: np.ndarray) -> np.ndarray:
-    """Unit normals; towards the camera where there is none."""
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    facing = np.array([0, 0, -1], np.float32)
-    return np.where(length > 1e-3, normal / np.maximum(length, 1e-3), facing).astype(np.float32)
+class Unit(NamedTuple):
+    """How a coarse map in its own unit was brought into the network's."""
+
+    low: float
+    scale: float
+
+    def back(self, x: np.ndarray) -> np.ndarray:
+        """A map of the network in the coarse map's own unit."""
+        return (x * np.float32(self.scale) + np.float32(self.low)).astype(np.float32)
+
+
+def normalise(coarse: np.ndarray, prior: Prior, max_depth: float) -> tuple[np.ndarray, Unit]:
+    """The map as the network takes it: disparity stretched to [0, 1], metres over max_depth."""
+    if prior.kind == "depth":
+        unit = Unit(0.0, max_depth)
+    else:
+        low, high = float(coarse.min()), float(coarse.max())
+        unit = Unit(low, max(high - low, 1e-8))
+    return ((coarse - np.float32(unit.low)) / np.float32(unit.scale)).astype(np.float32), unit
 
 
 def encode(disparity: np.ndarray, prior: Prior, max_depth: float) -> np.ndarray:
-    """A disparity map in the unit a network works in.
-
-    Relative disparity is stretched to [0, 1] per picture; metric depth is a share of max_depth.
-    """
-    if prior.kind == "depth":
-        return 1 / (np.maximum(disparity, 1 / max_depth) * max_depth)
-    low, high = disparity.min(), disparity.max()
-    return ((disparity - low) / (high - low + 1e-8)).astype(np.float32)
+    """A disparity map, 1 / metres, as the network takes it."""
+    metric = 1 / np.maximum(disparity, 1 / max_depth)
+    return normalise(metric if prior.kind == "depth" else disparity, prior, max_depth)[0]
 
 
 def target(

@@ -68,8 +68,8 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([zlib.crc32(split.encode()), seed])
-    room = rng.random() < 0.5
-    far = rng.uniform(6, 25) if room else 45.0
+    room = rng.random() < 0.65
+    far = rng.uniform(5, 15) if room else 25.0
     things = _things(rng, far)
     light = rng.normal(size=3) + np.array([0, -1.5, -1.0])
     return Scene(
@@ -87,8 +87,8 @@ def _look(rng: np.random.Generator, size: float) -> Look:
     return Look(
         colour=rng.uniform(0.12, 0.95, 3).astype(F),
         spread=(rng.normal(size=(3, 2)) * grain).astype(F),
-        noise=rng.uniform(0.05, 0.5),
-        pattern=rng.uniform(0, 0.5) * (rng.random() < 0.5),
+        noise=rng.uniform(0.03, 0.2),
+        pattern=rng.uniform(0, 0.25) * (rng.random() < 0.4),
         checks=bool(rng.random() < 0.5),
         shift=rng.uniform(0, TILE),
     )
@@ -103,7 +103,7 @@ def _plane(rng, normal, point, size: float) -> Solid:
 def _walls(rng: np.random.Generator, room: bool, far: float) -> list[Solid]:
     height = rng.uniform(1.0, 2.5)
     walls = [_plane(rng, (0, -1, 0.15 * rng.normal()), (0, height, 0), 2.0)]
-    if room or rng.random() < 0.3:
+    if room or rng.random() < 0.5:
         walls.append(_plane(rng, (0.3 * rng.normal(), 0, -1), (0, 0, far), 3.0))
     if room:
         side = rng.uniform(2.5, 7, 2)
@@ -120,22 +120,22 @@ def _rotation(rng: np.random.Generator) -> np.ndarray:
 
 def _things(rng: np.random.Generator, far: float) -> list[Solid]:
     """Solids at all depths, spread over the picture."""
-    makers = (_box, _box, _sphere, _pole, _pole, _wire, _fence)
+    makers = (_box, _box, _box, _sphere, _sphere, _pole, _wire, _fence)
     found: list[Solid] = []
-    for _ in range(rng.integers(14, 26)):
-        z = np.exp(rng.uniform(np.log(1.5), np.log(far * 0.95)))
+    for _ in range(rng.integers(8, 16)):
+        z = np.exp(rng.uniform(np.log(1.8), np.log(far * 0.95)))
         place = z * np.array([rng.uniform(-1.1, 1.1), rng.uniform(-0.6, 0.6), 1.0])
         found += makers[rng.integers(len(makers))](rng, place, z)
     return found
 
 
 def _box(rng, place, z) -> list[Solid]:
-    half = z * rng.uniform(0.03, 0.16, 3)
+    half = z * rng.uniform(0.05, 0.2, 3)
     return [Solid("box", place, _rotation(rng), half, _look(rng, half.max()))]
 
 
 def _sphere(rng, place, z) -> list[Solid]:
-    radius = z * rng.uniform(0.03, 0.14)
+    radius = z * rng.uniform(0.05, 0.2)
     return [Solid("sphere", place, np.eye(3), np.full(3, radius), _look(rng, radius))]
 
 

@@ -10,6 +10,10 @@ from urgt_jax.data import scenes
 from urgt_jax.data.priors import degrade
 
 
+CACHE = 1e9  # bytes of rendered pictures that are kept in memory
+BYTES = 36  # per pixel of a Picture
+
+
 class Picture(NamedTuple):
     """A picture, its truth and its priors."""
 
@@ -28,11 +32,20 @@ class Scenes(Sequence):
     def __init__(self, config: Config, split: str, size: tuple[int, int] | None = None):
         self.config, self.split = config, split
         self.size = size or config.data.size
+        self.kept: dict[int, Picture] = {}  # few scenes are soon rendered, and then only read
 
     def __len__(self) -> int:
         return self.config.data.scenes if self.split == "train" else self.config.eval.images
 
     def __getitem__(self, index: int) -> Picture:
+        if index not in self.kept:
+            picture = self._render(index)
+            if len(self.kept) * picture.depth.size * BYTES < CACHE:
+                self.kept[index] = picture
+            return picture
+        return self.kept[index]
+
+    def _render(self, index: int) -> Picture:
         data = self.config.data
         view = scenes.render(scenes.sample_scene(index, self.split), *self.size)
         valid = view.valid & (view.depth < data.max_depth)

@@ -33,7 +33,7 @@ def _attend(q, k, v):
 
 
 def rotate(x: Float[Array, "B N H D"], spots: Float[Array, "B N 2"]) -> Float[Array, "B N H D"]:
-    """Rotary embedding in two dimensions: the first half turns with the row, the second the column."""
+    """Rotary embedding in two dimensions: first half by the row, second by the column."""
     quarter = x.shape[-1] // 4
     speed = ROPE_BASE ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
     angle = spots[..., None, :, None] * speed  # B N 1 2 quarter

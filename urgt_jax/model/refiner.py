@@ -1,4 +1,4 @@
-"""URGT: patches of one picture as views of one transformer, which predicts offsets to its priors."""
+"""URGT: patches of a picture as views of one transformer, which predicts offsets to its priors."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ EPS = 1e-5
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in [0, 1]
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 SPECIAL = 1 + REGISTERS  # camera token and registers of every patch
-HEAD_PATCHES = 64  # patches a head works on at a time, to bound memory
+HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a head works on at a time, to bound memory
 
 
 class Offsets(NamedTuple):
@@ -56,14 +56,28 @@ class Refiner(nnx.Module):
         normal: Float[Array, "B P H W 3"],
         spots: Float[Array, "B P N 2"],
     ) -> dict[str, Offsets]:
-        b, p, h, w, _ = image.shape
+        layers = self.attend(self.encode(image, depth, normal), spots)
+        return self.heads(layers, (image.shape[2] // TOKEN, image.shape[3] // TOKEN))
+
+    def encode(
+        self,
+        image: Float[Array, "B P H W 3"],
+        depth: Float[Array, "B P H W"],
+        normal: Float[Array, "B P H W 3"],
+    ) -> Float[Array, "B P N D"]:
+        """Tokens of every patch on its own."""
+        b, p = image.shape[:2]
         flat = lambda x: x.reshape(b * p, *x.shape[2:])  # noqa: E731
         tokens = self.encoder(flat((image - MEAN) / STD), flat(depth), flat(normal))
-        layers = self.attend(tokens.reshape(b, p, *tokens.shape[1:]), spots)
+        return tokens.reshape(b, p, *tokens.shape[1:])
+
+    def heads(
+        self, layers: list[Float[Array, "B P N C"]], tokens: tuple[int, int]
+    ) -> dict[str, Offsets]:
+        """Offsets of every patch on its own, from the four layers that `attend` gives."""
         heads = {"depth": self.depth_head, "normal": self.normal_head}
-        rows, cols = h // TOKEN, w // TOKEN
         return {
-            name: _run_head(head, layers, rows, cols)
+            name: _run_head(head, layers, *tokens)
             for name, head in heads.items()
             if head is not None
         }
@@ -114,11 +128,12 @@ def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols
     """The head on all patches, a few at a time, whichever number there is."""
     b, p = layers[0].shape[:2]
     flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
-    if b * p <= HEAD_PATCHES:
+    chunk = max(HEAD_PIXELS // (rows * cols * TOKEN * TOKEN), 1)
+    if b * p <= chunk:
         value, confidence = head(flat, rows, cols)
     else:
         one = lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols))  # noqa: E731
-        value, confidence = jax.lax.map(one, flat, batch_size=HEAD_PATCHES)
+        value, confidence = jax.lax.map(one, flat, batch_size=chunk)
     return Offsets(
         value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3])
     )

@@ -12,6 +12,16 @@ REGISTERS = 4
 EPS = 1e-6
 
 
+def contrast(deviation: float, channels: int):
+    """Random filters that answer to what varies within a token five times as much as to its mean."""
+
+    def draw(key, shape, dtype=jnp.float32):
+        kernel = deviation * jax.random.normal(key, (TOKEN * TOKEN, channels, shape[-1]), dtype)
+        return (kernel - 0.8 * kernel.mean(0)).reshape(shape)
+
+    return draw
+
+
 class TokenEmbed(nnx.Module):
     """One linear map from each 14 x 14 square of pixels to a token."""
 
@@ -32,11 +42,9 @@ class Encoder(nnx.Module):
     def __init__(self, c: Model, rngs: nnx.Rngs):
         dtype, side = jnp.dtype(c.dtype), c.pretrain // TOKEN
         normal = nnx.initializers.normal(0.02)
-        # The paper's code starts the priors' embeddings at N(0, 1e-4), so that training starts
-        # from DINOv2 undisturbed; a model trained from scratch learns faster from the usual scale.
-        self.image = TokenEmbed(3, c.width, normal, dtype, rngs)
-        self.depth = TokenEmbed(1, c.width, normal, dtype, rngs)
-        self.normal = TokenEmbed(3, c.width, normal, dtype, rngs)
+        self.image = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
+        self.depth = TokenEmbed(1, c.width, contrast(0.2, 1), dtype, rngs)
+        self.normal = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
         self.cls = nnx.Param(normal(rngs.params(), (1, 1, c.width)))
         self.registers = nnx.Param(normal(rngs.params(), (1, REGISTERS, c.width)))
         self.positions = nnx.Param(normal(rngs.params(), (1, 1 + side * side, c.width)))
@@ -44,7 +52,7 @@ class Encoder(nnx.Module):
             c.encoder_depth,
             rngs,
             lambda r: Block(
-                c.width, c.heads, eps=EPS, qk_norm=False, scale=1.0, dtype=dtype, rngs=r
+                c.width, c.heads, eps=EPS, qk_norm=False, scale=c.encoder_scale, dtype=dtype, rngs=r
             ),
         )
         self.norm = Norm(c.width, EPS, rngs)

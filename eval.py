@@ -1,0 +1,9 @@
+"""Scores a trained refiner: python eval.py --workdir runs/tiny [--eval.images 8 ...]"""
+
+import sys
+
+from urgt_jax.errors import exit_status
+from urgt_jax.evaluation import main
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

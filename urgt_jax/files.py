@@ -1,0 +1,43 @@
+"""Files that are there whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from urgt_jax.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name `path` only once it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with part.open("wb") as file:
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder itself is gone or read-only, and so is the part
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def folder(path: Path) -> Path:
+    """The folder, made if it is missing; fails at once where nothing can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the folder {path}: it is read-only")
+    return path
