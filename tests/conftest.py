@@ -1,6 +1,29 @@
 """Tests run on eight fake CPU devices and in full float32."""
 
-import jax
+import sys
+from pathlib import Path
 
+import jax
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def micro() -> Config:
+    """The smallest model that has every part, on the smallest scenes."""
+    return Config(
+        model=Model(
+            width=16, heads=2, encoder_depth=1, depth=2, layers=(0, 0, 1, 1), process=(28, 42),
+            pretrain=42, features=8, channels=(8, 8, 8, 8), layer_scale=0.3,
+        ),
+        data=Data(size=(48, 72), scenes=6, batch=8, mix=(0.25, 0.25, 0.25, 0.25)),
+        optim=Optim(rate=1e-3, steps=8),
+        train=Train(save_every=2, log_every=1),
+        eval=Eval(images=2, examples=1),
+        mesh=Mesh(data=1),
+    )  # fmt: skip

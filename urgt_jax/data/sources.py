@@ -9,7 +9,6 @@ from urgt_jax.config import Config
 from urgt_jax.data import scenes
 from urgt_jax.data.priors import degrade
 
-
 CACHE = 1e9  # bytes of rendered pictures that are kept in memory
 BYTES = 36  # per pixel of a Picture
 

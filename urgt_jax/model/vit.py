@@ -13,7 +13,7 @@ EPS = 1e-6
 
 
 def contrast(deviation: float, channels: int):
-    """Random filters that answer to what varies within a token five times as much as to its mean."""
+    """Random filters that answer less to the mean of a token than to what varies within it."""
 
     def draw(key, shape, dtype=jnp.float32):
         kernel = deviation * jax.random.normal(key, (TOKEN * TOKEN, channels, shape[-1]), dtype)

@@ -1,0 +1,158 @@
+"""What a run promises: same bits after kills, same bits again, same results on another mesh."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from urgt_jax import checkpoints, sharding, step
+from urgt_jax import config as configs
+from urgt_jax.data import gridmix, pipeline
+
+ROOT = Path(__file__).parents[1]
+
+
+def _train(config, folder: Path, name: str, wait=True):
+    """Runs train.py as a user would, with the configuration in a file of its own."""
+    file = folder / "micro.py"
+    text = configs.to_json(config)
+    file.write_text(
+        "from urgt_jax.config import Config, from_json\n"
+        f"config = from_json(Config, {text!r}, 'micro.py')\n"
+    )
+    command = [sys.executable, ROOT / "train.py", file, "--workdir", folder / name]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if wait:
+        out = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, out
+    return process
+
+
+def _wait_for_step(workdir: Path, wanted: int) -> None:
+    for _ in range(3000):
+        log = workdir / "metrics.jsonl"
+        if log.exists() and len(log.read_text().splitlines()) >= wanted:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{workdir} did not reach step {wanted}")
+
+
+def _weights(workdir: Path):
+    return (workdir / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def short(micro):
+    """A run that is long enough to be killed in the middle."""
+    data = dataclasses.replace(micro.data, mix=(0, 1, 0, 0), batch=2)
+    return dataclasses.replace(micro, data=data, optim=dataclasses.replace(micro.optim, steps=40))
+
+
+@pytest.fixture(scope="module")
+def left_alone(short, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    _train(short, folder, "run")
+    return folder / "run"
+
+
+def test_two_runs_agree_bit_for_bit(short, left_alone, tmp_path):
+    _train(short, tmp_path, "run")
+    assert _weights(tmp_path / "run") == _weights(left_alone)
+
+
+@pytest.mark.parametrize("sign,moment", [("SIGKILL", 5), ("SIGKILL", 18), ("SIGTERM", 9)])
+def test_a_stopped_run_ends_with_the_same_bits(short, left_alone, tmp_path, sign, moment):
+    process = _train(short, tmp_path, "run", wait=False)
+    _wait_for_step(tmp_path / "run", moment)
+    os.kill(process.pid, getattr(signal, sign))
+    out = process.communicate(timeout=60)[0]
+    if sign == "SIGTERM":
+        assert process.returncode == 0 and "goes on from there" in out, out
+    else:
+        assert process.returncode == -signal.SIGKILL
+    again = _train(short, tmp_path, "run", wait=False)
+    out = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and ("resumes at step" in out or moment < 6), out
+    assert _weights(tmp_path / "run") == _weights(left_alone)
+    steps = [line.split(",")[0] for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert steps == [f'{{"step": {k}' for k in range(1, 41)]
+
+
+@pytest.fixture(scope="module")
+def by_devices(micro):
+    """Loss terms and gradients on one and on eight devices, from the same state and batch."""
+    batch = pipeline.Batches(micro)[_step_of(micro, 2)]
+    found = {}
+    for count in (1, 8):
+        config = dataclasses.replace(micro, mesh=configs.Mesh(data=count))
+        mesh = sharding.mesh_of(config)
+        state = step.initial_state(config, mesh)
+
+        def objective(params, batch, config=config):
+            terms = step.loss_terms(config, params, batch)
+            return step.total(config, terms), terms
+
+        rows = sharding.images(mesh)
+        run = jax.jit(jax.value_and_grad(objective, has_aux=True), in_shardings=(None, rows))
+        start = jax.device_get(state.params)  # before the step donates it
+        (loss, terms), grads = run(state.params, batch)
+        after, metrics = step.train_step(config, mesh)(state, batch)
+        found[count] = jax.device_get((start, loss, terms, grads, metrics))
+    return found
+
+
+def _step_of(config, m: int) -> int:
+    return next(k for k in range(99) if gridmix.block_side(config, k) == m)
+
+
+def test_eight_devices_start_with_the_weights_of_one(by_devices):
+    jax.tree.map(np.testing.assert_array_equal, by_devices[1][0], by_devices[8][0])
+
+
+def test_eight_devices_give_the_results_of_one(by_devices):
+    one, eight = by_devices[1], by_devices[8]
+    for part in (1, 2, 4):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one[part], eight[part]
+        )
+    norm = lambda tree: np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree)))  # noqa: E731
+    apart = jax.tree.map(lambda a, b: a - b, one[3], eight[3])
+    assert norm(apart) <= 1e-5 * norm(one[3])
+
+
+def test_each_side_compiles_once(micro):
+    config = dataclasses.replace(micro, data=dataclasses.replace(micro.data, batch=1))
+    mesh = sharding.mesh_of(config)
+    state, run = step.initial_state(config, mesh), step.train_step(config, mesh)
+    batches = pipeline.Batches(config)
+    sides = set()
+    for k in range(8):
+        sides.add(gridmix.block_side(config, k))
+        state, _ = run(state, jax.device_put(batches[k], sharding.images(mesh)))
+        assert run._cache_size() == len(sides)
+    assert len(sides) >= 3
+
+
+def test_a_workdir_keeps_to_its_configuration(micro, tmp_path):
+    checkpoints.claim(tmp_path / "run", micro)
+    checkpoints.claim(tmp_path / "run", micro)
+    other = dataclasses.replace(micro, seed=7)
+    with pytest.raises(configs.UserError, match="differs in seed"):
+        checkpoints.claim(tmp_path / "run", other)
+
+
+def test_weights_come_back_as_they_were(micro, tmp_path):
+    params = jax.device_get(step.initial_params(micro.model, 0))
+    checkpoints.save_weights(tmp_path / "w.safetensors", params, micro)
+    again, config = checkpoints.load_weights(tmp_path / "w.safetensors")
+    assert config == micro
+    jax.tree.map(np.testing.assert_array_equal, params, again)
