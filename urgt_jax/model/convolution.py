@@ -13,7 +13,7 @@ class Conv(nnx.Module):
 
     def __init__(self, size: int, fan_in: int, out: int, dtype, rngs: nnx.Rngs, *, bias=True):
         # A uniform draw compiles several times faster than a truncated normal one.
-        kernel = nnx.initializers.he_uniform()(rngs.params(), (size, size, fan_in, out))
+        kernel = nnx.initializers.lecun_uniform()(rngs.params(), (size, size, fan_in, out))
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(out)) if bias else None
         self.dtype = dtype

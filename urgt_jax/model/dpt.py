@@ -81,7 +81,7 @@ class Head(nnx.Module):
         self.spread2 = Spread(c.channels[1], 2, dtype, rngs)
         self.halve = nnx.Conv(
             c.channels[3], c.channels[3], (3, 3), strides=2, padding=1,
-            kernel_init=nnx.initializers.he_uniform(), dtype=dtype, rngs=rngs,
+            kernel_init=nnx.initializers.lecun_uniform(), dtype=dtype, rngs=rngs,
         )  # fmt: skip
         self.levels = nnx.List([Conv(3, n, f, dtype, rngs, bias=False) for n in c.channels])
         self.fusions = nnx.List([Fusion(f, i == 3, dtype, rngs) for i in range(4)])
