@@ -23,7 +23,7 @@ def micro() -> Config:
         ),
         data=Data(size=(48, 72), scenes=6, batch=8, mix=(0.25, 0.25, 0.25, 0.25)),
         optim=Optim(rate=1e-3, steps=8),
-        train=Train(save_every=2, log_every=1),
+        train=Train(save_every=6, log_every=1),
         eval=Eval(images=2, examples=1),
         mesh=Mesh(data=1),
     )  # fmt: skip

@@ -7,13 +7,14 @@ import importlib.util
 import io
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_type_hints
 
 import tyro
 
-from urgt_jax.errors import UserError
+from urgt_jax.errors import Parser, UserError
 
 TOKEN = 14  # pixels of the process shape per token and side, DINOv2's
 
@@ -104,7 +105,7 @@ class Prior:
     lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse network's map, pixels
     blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, in coarse pixels (standard deviation)
     displace: float = 0.25  # how far edges are displaced, in coarse pixels (standard deviation)
-    grain: float = 0.05  # noise of a coarse pixel's depth (standard deviation of log depth)
+    grain: float = 0.12  # noise of a coarse pixel's depth (standard deviation of log depth)
     rough: float = 10.0  # noise of a coarse pixel's normal, degrees
     distort: float = 0.015  # low-frequency distortion of depth (standard deviation of log depth)
     tilt: float = 3.0  # low-frequency distortion of normals, degrees
@@ -264,19 +265,27 @@ def paths(kind: type = Config, prefix: str = "") -> list[str]:
     return found
 
 
+class FieldsParser(Parser):
+    """A command line that takes fields of the configuration too, and lists them in its help."""
+
+    def print_help(self, file=None) -> None:
+        """Prints the options, then every field."""
+        super().print_help(file)
+        sys.stdout.flush()
+        tyro.cli(Config, prog="any of these fields:", args=["--help"])
+
+
 def override(config: Config, arguments: list[str]) -> Config:
     """The configuration with `--model.depth 12` and the like applied."""
     known = paths()
     for argument in arguments:
         name = argument[2:].split("=")[0]
         plain = name.replace("-", "_").replace("no_", "")
-        if argument.startswith("--") and plain not in known and name != "help":
+        if argument.startswith("--") and plain not in known:
             near = difflib.get_close_matches(name, known, 1, 0.4)
             raise UserError(
                 f"unknown option --{name}" + (f"; did you mean --{near[0]}?" if near else "")
             )
-    if "--help" in arguments:
-        return tyro.cli(Config, default=config, args=["--help"])
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):

@@ -16,6 +16,9 @@ def exit_status(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, like `head`, has gone
+        sys.stderr.close()
+        return 1
     return 0
 
 

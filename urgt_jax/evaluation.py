@@ -13,10 +13,10 @@ from urgt_jax import config as configs
 from urgt_jax import grid, metrics, report
 from urgt_jax.config import Config
 from urgt_jax.data.sources import Picture, Scenes
-from urgt_jax.errors import Parser
 from urgt_jax.files import folder, write_text
 from urgt_jax.inference import Refiner, Result, load
 from urgt_jax.log import Progress
+from urgt_jax.pictures import write_image
 
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
 
@@ -105,7 +105,7 @@ def average(scores: list[Scores]) -> Scores:
 
 def main() -> None:
     """The command line of eval.py."""
-    parser = Parser(
+    parser = configs.FieldsParser(
         prog="eval.py",
         description="Scores a trained refiner on held-out pictures.",
         epilog="Any field of the run's configuration can be set: --eval.images 8",
@@ -135,9 +135,10 @@ def main() -> None:
     print(report.table(coarse, refined))
     print(f"mean over {len(scored)} held-out scenes; {summary['alignment']}")
     write_text(told.workdir / "metrics.json", _json(summary))
-    page = report.page(summary, [report.rows(*_maps(item, config)) for item in examples])
-    write_text(told.workdir / "report.html", page)
-    print(f"wrote {told.workdir / 'metrics.json'} and {told.workdir / 'report.html'}")
+    shown = [report.rows(*_maps(item, config)) for item in examples]
+    write_text(told.workdir / "report.html", report.page(summary, shown))
+    write_image(told.workdir / "examples.png", report.sheet(shown[:3]))
+    print(f"wrote metrics.json, report.html and examples.png in {told.workdir}")
 
 
 def _alignment(config: Config) -> str:

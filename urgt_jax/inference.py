@@ -39,13 +39,6 @@ def load(path: str | Path, dtype: str | None = None) -> "Refiner":
     return Refiner(params, config)
 
 
-def default_grid(process: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """4 x 4 patches as in training; more once a patch would be shrunk more than twice."""
-    sides = zip((height, width), process, strict=True)
-    count = max(4, *(-(-have // (2 * seen)) for have, seen in sides))
-    return min(count, height), min(count, width)
-
-
 class Refiner:
     """Refines coarse maps of one picture at a time; memory grows slowly with the patches."""
 
@@ -63,11 +56,14 @@ class Refiner:
         overlap: float = 0.0,
         progress: Callable[[int, int], None] = lambda done, count: None,
     ) -> Result:
-        """Refined maps; `progress(done, count)` is called as patches go through the network."""
+        """Refined maps; `progress(done, count)` is called as patches go through the network.
+
+        Without a grid the picture is cut as it was for the model's own evaluation.
+        """
         height, width = _check(image)
         depth = pictures.check_map(np.asarray(coarse_depth), (height, width), "coarse depth")
         normal = pictures.check_map(np.asarray(coarse_normal), (height, width, 3), "coarse normal")
-        rows, cols = grid or default_grid(self.config.model.process, height, width)
+        rows, cols = grid or self.config.eval.grid
         windows = grids.cover(height, width, rows, cols, overlap)
         coarse, unit = priors.normalise(depth, self.config.prior, self.config.data.max_depth)
         found = self.refine(image, coarse, pictures.unit(normal), windows, progress)

@@ -11,7 +11,7 @@ from urgt_jax import grid as grids
 from urgt_jax import pictures
 from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder
-from urgt_jax.inference import Refiner, Result, default_grid, load
+from urgt_jax.inference import Refiner, Result, load
 from urgt_jax.log import Progress, duration
 
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder for what is made")
     add("--coarse-depth", type=Path, metavar="F.npy", help="float [H, W], the prior's unit")
     add("--coarse-normal", type=Path, metavar="F.npy", help="float [H, W, 3]")
-    add("--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="patches; else by size")
+    add("--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="patches; else as evaluated")
     add("--overlap", type=float, default=0.0, help="share of a patch its neighbour sees too")
     add("--fidelity", choices=["exact"], default="exact", help="what to compute exactly like")
     add("--dtype", choices=["float32", "bfloat16"], help="of activations; else as trained")
@@ -90,7 +90,7 @@ def _refine(refiner: Refiner, path: Path, coarse: tuple[Path, Path], told, out: 
     size = image.shape[:2]
     depth = pictures.read_map(coarse[0], size, "coarse depth")
     normal = pictures.read_map(coarse[1], (*size, 3), "coarse normal")
-    sides = tuple(told.grid) if told.grid else default_grid(refiner.config.model.process, *size)
+    sides = tuple(told.grid or refiner.config.eval.grid)
     count = grids.cover(*size, *sides, told.overlap).count
     print(f"{path}: {size[1]} x {size[0]} pixels, {count} patches", flush=True)
     progress = Progress(path.name, 1)

@@ -79,6 +79,15 @@ def rows(image, depths, normals, valid) -> list[list[tuple[str, np.ndarray]]]:
     return [depth, normal]
 
 
+def sheet(examples: list[list[list[tuple[str, np.ndarray]]]]) -> np.ndarray:
+    """All pictures of all rows as one, with white between them."""
+    lines = []
+    for row in (row for example in examples for row in example):
+        padded = [np.pad(x, ((0, 4), (0, 4), (0, 0)), constant_values=255) for _, x in row]
+        lines.append(np.concatenate(padded, 1))
+    return np.concatenate(lines, 0)
+
+
 def page(summary: dict, examples: list[list[list[tuple[str, np.ndarray]]]]) -> str:
     """The whole report as HTML that needs no other file."""
     lines = _lines(summary["coarse"], summary["refined"])

@@ -11,7 +11,6 @@ from urgt_jax import checkpoints, sharding
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
-from urgt_jax.errors import Parser
 from urgt_jax.log import Log, Progress, duration
 from urgt_jax.step import State, initial_state, train_step
 
@@ -129,7 +128,7 @@ class Telling:
 
 def main() -> None:
     """The command line of train.py."""
-    parser = Parser(
+    parser = configs.FieldsParser(
         prog="train.py",
         description="Trains a refiner; a second call with the same workdir goes on.",
         epilog="Any field of the configuration can be set: --model.depth 12",
