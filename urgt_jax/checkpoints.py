@@ -1,6 +1,6 @@
 """Orbax checkpoints of a run, and weight files that carry their configuration."""
 
-import json
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -111,7 +111,8 @@ def claim(workdir: Path, config: Config) -> None:
     if not path.exists():
         write_text(path, configs.to_json(config))
         return
-    theirs, ours = json.loads(path.read_text()), json.loads(configs.to_json(config))
+    saved = configs.from_json(Config, path.read_text(), str(path))
+    theirs, ours = dataclasses.asdict(saved), dataclasses.asdict(config)
     differing = sorted(_differences(theirs, ours))
     if differing:
         raise UserError(
@@ -129,11 +130,3 @@ def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
         elif one != two:
             found.append(prefix + name)
     return found
-
-
-def run_config(workdir: Path) -> Config:
-    """The configuration that a run was started with."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{workdir} is not the work directory of a run: it has no config.json")
-    return configs.from_json(Config, path.read_text(), str(path))

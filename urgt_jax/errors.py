@@ -19,6 +19,9 @@ def exit_status(command: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of our output, like `head`, has gone
         sys.stderr.close()
         return 1
+    except OSError as error:  # a full disk, a folder that went away
+        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -31,7 +31,9 @@ def optimiser(c: Optim) -> optax.GradientTransformation:
 
     def adamw(share: float):
         rate = lambda step: share * schedule(c)(step)  # noqa: E731
-        return optax.adamw(rate, b2=0.99, weight_decay=c.decay, mask=matrices)
+        # The heads end in weights near zero, behind which gradients are tiny at first. At Adam's
+        # usual eps of 1e-8 they move as fast as any, in one direction, until every ReLU is dead.
+        return optax.adamw(rate, b2=0.99, eps=1e-6, weight_decay=c.decay, mask=matrices)
 
     if c.encoder == 1.0:
         return optax.chain(optax.clip_by_global_norm(c.clip), adamw(1.0))
