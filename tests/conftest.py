@@ -1,10 +1,14 @@
 """Tests run on eight fake CPU devices and in full float32."""
 
+import os
 import sys
 from pathlib import Path
 
-import jax
-import pytest
+# Tests compile much and compute little. Programs that tests start take this over.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 jax.config.update("jax_num_cpu_devices", 8)

@@ -71,6 +71,7 @@ def _loop(config: Config, workdir: Path, mesh, state: State, start: int, saved, 
         began = time.monotonic()
         batch = next(ahead)
         waited = time.monotonic() - began
+        told.compiling(batch["valid"].shape[1])
         state, metrics = step_of(state, jax.device_put(batch, rows))
         told.step(step + 1, metrics, batch["valid"].shape[:2], waited)
     told.flush()
@@ -86,6 +87,13 @@ class Telling:
         self.since, self.pending = time.monotonic(), []
         self.images = self.patches = 0
         self.waited = 0.0
+        self.compiled: set[int] = set()
+
+    def compiling(self, patches: int) -> None:
+        """Tells of a step that is about to be compiled, which can take a minute."""
+        if patches not in self.compiled:
+            self.compiled.add(patches)
+            print(f"compiling the step for {patches} patches a picture ...", flush=True)
 
     def step(self, step: int, metrics: dict, shape: tuple[int, int], waited: float) -> None:
         """Notes a step's metrics, which may still be in the making."""
