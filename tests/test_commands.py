@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import urgt_jax
-from urgt_jax import checkpoints, evaluation, pictures, predict, step, training
+from urgt_jax import checkpoints, evaluation, pictures, predict, sharding, step
 from urgt_jax.data import example
 from urgt_jax.errors import UserError
 
@@ -219,28 +219,17 @@ def test_an_output_folder_that_cannot_be_made_is_told(call, weights, scene, tmp_
         call(predict.main, scene, "--weights", weights, "--out", tmp_path / "file" / "out")
 
 
-def test_a_damaged_checkpoint_is_told(call, tmp_path, micro):
-    config = tmp_path / "c.py"
-    config.write_text(
-        "from urgt_jax.config import *\n"
-        f"config = from_json(Config, {configs_json(micro)!r}, 'c.py')\n"
-    )
-    call(training.main, config, "--workdir", tmp_path / "run")
-    for file in (tmp_path / "run/checkpoints/step_8").rglob("*"):
-        if file.is_file() and "d" in file.parts[-2:-1]:
-            file.write_bytes(b"damaged")
+def test_a_damaged_checkpoint_is_told(tmp_path, micro):
+    mesh = sharding.mesh_of(micro)
+    kept = checkpoints.Checkpoints(tmp_path, micro)
+    kept.save(step.initial_state(micro, mesh), 8)
+    kept.close()
+    damaged = [f for f in tmp_path.rglob("*") if f.is_file() and f.parts[-2] == "d"]
+    assert damaged
+    for file in damaged:
+        file.write_bytes(b"damaged")
     with pytest.raises(UserError, match="checkpoint 8 in .* cannot be read"):
-        call(training.main, config, "--workdir", tmp_path / "run")
-
-
-def configs_json(config) -> str:
-    """A configuration as JSON, with one step length for every test."""
-    import dataclasses
-
-    from urgt_jax import config as configs
-
-    data = dataclasses.replace(config.data, mix=(0, 1, 0, 0), batch=2)
-    return configs.to_json(dataclasses.replace(config, data=data))
+        checkpoints.Checkpoints(tmp_path, micro).restore(mesh)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from urgt_jax import checkpoints, sharding, step
@@ -69,7 +70,14 @@ def test_two_runs_agree_bit_for_bit(short, left_alone, tmp_path):
     assert _weights(tmp_path / "run") == _weights(left_alone)
 
 
-@pytest.mark.parametrize("sign,moment", [("SIGKILL", 5), ("SIGKILL", 18), ("SIGTERM", 9)])
+@pytest.mark.parametrize(
+    "sign,moment",
+    [
+        pytest.param("SIGKILL", 5, marks=pytest.mark.slow),
+        ("SIGKILL", 18),
+        ("SIGTERM", 9),
+    ],
+)
 def test_a_stopped_run_ends_with_the_same_bits(short, left_alone, tmp_path, sign, moment):
     process = _train(short, tmp_path, "run", wait=False)
     _wait_for_step(tmp_path / "run", moment)
@@ -89,24 +97,18 @@ def test_a_stopped_run_ends_with_the_same_bits(short, left_alone, tmp_path, sign
 
 @pytest.fixture(scope="module")
 def by_devices(micro):
-    """Loss terms and gradients on one and on eight devices, from the same state and batch."""
+    """One training step on one and on eight devices, from the same seed and batch."""
     batch = pipeline.Batches(micro)[_step_of(micro, 2)]
     found = {}
     for count in (1, 8):
         config = dataclasses.replace(micro, mesh=configs.Mesh(data=count))
         mesh = sharding.mesh_of(config)
         state = step.initial_state(config, mesh)
-
-        def objective(params, batch, config=config):
-            terms = step.loss_terms(config, params, batch)
-            return step.total(config, terms), terms
-
-        rows = sharding.images(mesh)
-        run = jax.jit(jax.value_and_grad(objective, has_aux=True), in_shardings=(None, rows))
         start = jax.device_get(state.params)  # before the step donates it
-        (loss, terms), grads = run(state.params, batch)
         after, metrics = step.train_step(config, mesh)(state, batch)
-        found[count] = jax.device_get((start, loss, terms, grads, metrics))
+        # Adam's first moment after one step is a tenth of the clipped gradient.
+        gradient = optax.tree_utils.tree_get(after.opt, "mu")
+        found[count] = jax.device_get((start, metrics, gradient))
     return found
 
 
@@ -119,14 +121,12 @@ def test_eight_devices_start_with_the_weights_of_one(by_devices):
 
 
 def test_eight_devices_give_the_results_of_one(by_devices):
-    one, eight = by_devices[1], by_devices[8]
-    for part in (1, 2, 4):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one[part], eight[part]
-        )
+    (_, metrics, gradient), (_, other_metrics, other_gradient) = by_devices[1], by_devices[8]
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)  # noqa: E731
+    jax.tree.map(close, metrics, other_metrics)
     norm = lambda tree: np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree)))  # noqa: E731
-    apart = jax.tree.map(lambda a, b: a - b, one[3], eight[3])
-    assert norm(apart) <= 1e-5 * norm(one[3])
+    apart = jax.tree.map(lambda a, b: a - b, gradient, other_gradient)
+    assert norm(apart) <= 1e-5 * norm(gradient)
 
 
 def test_each_side_compiles_once(micro):
