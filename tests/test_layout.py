@@ -21,7 +21,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["data.priors", "data.scenes"],
     ["grid", "geometry", "pictures"],
     ["config"],
-    ["files"],
+    ["files", "resampling"],
     ["errors"],
 ]
 LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}

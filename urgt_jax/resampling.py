@@ -1,0 +1,105 @@
+"""Resizing in numpy as OpenCV does it, for networks whose preprocessing was written with it.
+
+Pixel centres lie at one half, the border is repeated, and nothing is smoothed before shrinking.
+OpenCV itself rounds the places of pixels to float32, which is off by up to 1e-4 of a pixel; on x86
+its wheels leave floats, except cubic float64, to Intel's IPP, which does not round them.
+"""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from urgt_jax.errors import UserError
+
+BITS = 11  # of the fixed-point shares by which OpenCV mixes bytes
+CUBIC = np.float32(-0.75)  # slope of OpenCV's cubic kernel at a distance of one pixel
+
+Picture = Float[np.ndarray, "H W *C"]
+
+
+def resize_linear(picture: Picture, height: int, width: int) -> Float[np.ndarray, "h w *C"]:
+    """Bilinear resampling of float32 or float64, which is kept (INTER_LINEAR)."""
+    return _resize(picture, height, width, _linear, rounded=False)
+
+
+def resize_cubic(picture: Picture, height: int, width: int) -> Float[np.ndarray, "h w *C"]:
+    """Bicubic resampling of float32 or float64, which is kept (INTER_CUBIC)."""
+    return _resize(picture, height, width, _cubic, rounded=picture.dtype == np.float64)
+
+
+def resize_linear_u8(
+    picture: UInt8[np.ndarray, "H W *C"], height: int, width: int
+) -> UInt8[np.ndarray, "h w *C"]:
+    """Bilinear resampling of bytes, equal to OpenCV's to the last bit (INTER_LINEAR)."""
+    _check(picture, height, width)
+    h, w = picture.shape[:2]
+    if (height, width) == (h, w):
+        return picture.copy()
+    if (h, w) == (2 * height, 2 * width):  # OpenCV takes the mean here, rounded once
+        blocks = picture.reshape(height, 2, width, 2, *picture.shape[2:])
+        return ((blocks.sum((1, 3), dtype=np.int32) + 2) >> 2).astype(np.uint8)
+    columns, shares = _linear(_places(w, width, True))
+    outside = (columns < 0) | (columns > w - 1)  # at the side borders one pixel counts alone,
+    shares = np.where(outside.any(1)[:, None], np.float32([1, 0]), shares)
+    rows, heights = _linear(_places(h, height, True))  # at top and bottom the same row counts twice
+    wide = _mix(picture.astype(np.int32), columns, _fixed(shares), 1) >> 4
+    low, high = (_take(wide, rows[:, i], 0) for i in (0, 1))
+    first, second = (_along(_fixed(heights)[:, i], 0, wide.ndim) for i in (0, 1))
+    return (((low * first >> 16) + (high * second >> 16) + 2) >> 2).astype(np.uint8)
+
+
+def _resize(picture, height: int, width: int, taps, rounded: bool):
+    _check(picture, height, width)
+    h, w = picture.shape[:2]
+    if (height, width) == (h, w):
+        return picture.copy()
+    wide = _mix(picture, *taps(_places(w, width, rounded)), 1)
+    return _mix(wide, *taps(_places(h, height, rounded)), 0)
+
+
+def _check(picture, height: int, width: int) -> None:
+    if min(picture.shape[:2]) < 1 or min(height, width) < 1:
+        raise UserError(f"a picture of {picture.shape[:2]} cannot become {(height, width)} pixels")
+
+
+def _places(have: int, want: int, rounded: bool) -> np.ndarray:
+    """Where new pixels lie among the old ones."""
+    places = (np.arange(want) + 0.5) * (1 / (want / have)) - 0.5
+    return places.astype(np.float32) if rounded else places
+
+
+def _linear(places):
+    """[n, 2] old pixels, also beyond the border, and their shares."""
+    low = np.floor(places)
+    share = (places - low).astype(np.float32)
+    return low.astype(np.int64)[:, None] + np.arange(2), np.stack([1 - share, share], 1)
+
+
+def _cubic(places):
+    """[n, 4] old pixels, also beyond the border, and their shares."""
+    low = np.floor(places)
+    x, a, one = (places - low).astype(np.float32), CUBIC, np.float32(1)
+    far = ((a * (x + one) - 5 * a) * (x + one) + 8 * a) * (x + one) - 4 * a
+    near, next_ = (((a + 2) * d - (a + 3)) * d * d + one for d in (x, one - x))
+    shares = np.stack([far, near, next_, one - far - near - next_], 1)
+    return low.astype(np.int64)[:, None] + np.arange(-1, 3), shares
+
+
+def _fixed(shares):
+    return np.rint(shares * np.float32(1 << BITS)).astype(np.int32)
+
+
+def _take(picture, index, axis: int):
+    return np.take(picture, np.clip(index, 0, picture.shape[axis] - 1), axis)
+
+
+def _along(share, axis: int, rank: int):
+    return share.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _mix(picture, index, shares, axis: int):
+    """The sum of `index.shape[1]` pixels times their shares along an axis."""
+    total = 0
+    for i in range(index.shape[1]):
+        share = _along(shares[:, i], axis, picture.ndim)
+        total = total + _take(picture, index[:, i], axis) * share
+    return total
