@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
-from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train  # noqa: E402
+from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train, Vit  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +22,8 @@ def micro() -> Config:
     """The smallest model that has every part, on the smallest scenes."""
     return Config(
         model=Model(
-            width=16, heads=2, encoder_depth=1, depth=2, layers=(0, 0, 1, 1), process=(28, 42),
-            pretrain=42, features=8, channels=(8, 8, 8, 8), layer_scale=0.3,
+            Vit(width=16, depth=1, heads=2, pretrain=42), heads=2, depth=2, layers=(0, 0, 1, 1),
+            process=(28, 42), features=8, channels=(8, 8, 8, 8), layer_scale=0.3,
         ),
         data=Data(size=(48, 72), scenes=6, batch=8, mix=(0.25, 0.25, 0.25, 0.25)),
         optim=Optim(rate=1e-3, steps=8),

@@ -25,7 +25,8 @@ def weights(micro, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("weights")
     params = jax.device_get(step.initial_params(micro.model, 0))
     for head in ("depth_head", "normal_head"):
-        params[head]["last"]["kernel"] = params[head]["last"]["kernel"] * 300
+        last = params[head]["pyramid"]["last"]
+        last["kernel"] = last["kernel"] * 300
     checkpoints.save_weights(workdir / "weights.safetensors", params, micro)
     return workdir
 

@@ -27,7 +27,7 @@ def test_overrides():
     [
         (["--model.dept", "12"], "did you mean --model.depth"),
         (["--model.depth", "many"], "depth"),
-        (["--model.width", "30"], "model.width 30"),
+        (["--model.encoder.width", "48"], "model.encoder.width 48"),
         (["--model.process", "50", "56"], "multiples of 14"),
         (["--data.mix", "1", "1", "0", "0"], "sum to 1"),
         (["--optim.rate", "-1"], "optim.rate"),

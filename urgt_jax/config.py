@@ -31,47 +31,79 @@ def _positive(owner: str, config, *names: str) -> None:
         require(value > 0, f"{owner}.{name} {value} is out of range: it must be above 0")
 
 
+def _layers(owner: str, layers: tuple[int, ...], depth: int) -> None:
+    require(
+        list(layers) == sorted(layers) and 0 <= layers[0],
+        f"{owner}.layers {layers} must be in rising order",
+    )
+    require(
+        layers[-1] < depth,
+        f"{owner}.layers {layers} reads beyond the depth {depth}: lower the layers",
+    )
+
+
+@dataclass(frozen=True)
+class Vit:
+    """A DINOv2 vision transformer's shape."""
+
+    width: int = 1024  # channels of a token
+    depth: int = 24  # blocks
+    heads: int = 16  # attention heads
+    registers: Literal[0, 4] = 4  # register tokens beside the class token
+    ffn: Literal["mlp", "swiglu"] = "mlp"  # the blocks' second half; DINOv2's giant has swiglu
+    pretrain: int = 518  # side of the pictures the position embedding was made for, pixels
+    resample: Literal["antialias", "offset"] = "antialias"  # of positions: VGGT's way or DINOv2's
+    scale: float = 1.0  # LayerScale at the start
+
+    def __post_init__(self) -> None:
+        _positive("encoder", self, "width", "depth", "heads", "pretrain")
+        require(
+            self.width % self.heads == 0,
+            f"encoder.width {self.width} is not a multiple of encoder.heads {self.heads}",
+        )
+        require(
+            self.pretrain % TOKEN == 0,
+            f"encoder.pretrain {self.pretrain} is not a multiple of {TOKEN}",
+        )
+
+
 @dataclass(frozen=True)
 class Model:
     """The refiner's shape."""
 
-    width: int = 1024  # channels of a token
-    heads: int = 16  # attention heads
-    encoder_depth: int = 24  # blocks of the DINOv2 encoder
+    encoder: Vit = field(default_factory=Vit)
+    heads: int = 16  # attention heads of the pairs
     depth: int = 24  # pairs of blocks: within a patch, then across patches
     layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # pairs whose outputs the heads read
     process: tuple[int, int] = (518, 518)  # height and width a patch is resized to, pixels
-    pretrain: int = 518  # side of the pictures the position embedding was made for, pixels
     features: int = 256  # channels of the heads' fusion path
     channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the heads' levels
     outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which heads there are
-    encoder_scale: float = 1.0  # LayerScale of the encoder's blocks at the start
-    layer_scale: float = 0.01  # LayerScale of the alternating blocks at the start, VGGT's
+    layer_scale: float = 0.01  # LayerScale of the pairs at the start, VGGT's
     cross: bool = True  # attention across patches; without it every patch is on its own
     rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
     dtype: Literal["float32", "bfloat16"] = "float32"  # activations; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass instead of keeping them
 
     def __post_init__(self) -> None:
-        _positive("model", self, "width", "heads", "encoder_depth", "depth", "features", "pretrain")
+        _positive("model", self, "heads", "depth", "features")
         require(
             self.width % self.heads == 0 and self.width // self.heads % 4 == 0,
-            f"model.width {self.width} over model.heads {self.heads} must be a multiple of 4",
+            f"model.encoder.width {self.width} over model.heads {self.heads} must be a multiple "
+            "of 4",
         )
         require(
             all(side >= TOKEN and side % TOKEN == 0 for side in self.process),
             f"model.process {self.process} is out of range: sides must be multiples of {TOKEN}",
         )
-        require(
-            list(self.layers) == sorted(self.layers) and 0 <= self.layers[0],
-            f"model.layers {self.layers} must be in rising order",
-        )
-        require(
-            self.layers[-1] < self.depth,
-            f"model.layers {self.layers} reads beyond model.depth {self.depth}: lower the layers",
-        )
+        _layers("model", self.layers, self.depth)
         require(len(self.outputs) > 0, "model.outputs is empty: name depth, normal or both")
         require(self.features % 8 == 0, f"model.features {self.features} is not a multiple of 8")
+
+    @property
+    def width(self) -> int:
+        """Channels of a token, the encoder's."""
+        return self.encoder.width
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -81,20 +113,35 @@ class Model:
 
 SIZES: dict[str, Model] = {
     "tiny": Model(
-        width=96, heads=4, encoder_depth=3, depth=3, layers=(0, 0, 1, 2), process=(56, 98), 
-        encoder_scale=0.2, layer_scale=0.2,
-        pretrain=98, features=32, channels=(24, 48, 64, 64),
+        Vit(width=96, depth=3, heads=4, pretrain=98, scale=0.2), heads=4, depth=3,
+        layers=(0, 0, 1, 2), process=(56, 98), layer_scale=0.2,
+        features=32, channels=(24, 48, 64, 64),
     ),
     "small": Model(
-        width=384, heads=6, encoder_depth=12, depth=12, layers=(2, 5, 8, 11),
+        Vit(width=384, depth=12, heads=6), heads=6, depth=12, layers=(2, 5, 8, 11),
         features=64, channels=(48, 96, 192, 384),
     ),
     "base": Model(
-        width=768, heads=12, encoder_depth=12, depth=12, layers=(2, 5, 8, 11),
+        Vit(width=768, depth=12, heads=12), heads=12, depth=12, layers=(2, 5, 8, 11),
         features=128, channels=(96, 192, 384, 768),
     ),
     "large": Model(),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DepthAnything:
+    """Depth Anything V2: relative disparity from a picture."""
+
+    vit: Vit = field(default_factory=lambda: Vit(registers=0, resample="offset"))
+    layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # blocks whose outputs the head reads
+    features: int = 256  # channels of the head's fusion path
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the head's levels
+    size: int = 518  # least side a picture is resized to, pixels
+
+    def __post_init__(self) -> None:
+        _positive("depth_anything", self, "features", "size")
+        _layers("depth_anything", self.layers, self.vit.depth)
 
 
 @dataclass(frozen=True)

@@ -45,18 +45,28 @@ def _lerp(have: int, want: int, align_corners: bool) -> np.ndarray:
     return matrix
 
 
-def shrink(x: Float[Array, "*B H W C"], height: int, width: int) -> Float[Array, "*B h w C"]:
-    """Area average over each pixel of the smaller map."""
-    x = jnp.einsum("oi,...iwc->...owc", _area(x.shape[-3], height), x)
-    return jnp.einsum("oi,...hic->...hoc", _area(x.shape[-2], width), x)
+def resize_cubic(
+    x: Float[Array, "*B H W C"], height: int, width: int, steps: tuple[float, float]
+) -> Float[Array, "*B h w C"]:
+    """Bicubic resampling as torch's without antialias (a = -0.75); `steps` old pixels a new one."""
+    rows = _cubic(x.shape[-3], height, steps[0]).astype(x.dtype)
+    columns = _cubic(x.shape[-2], width, steps[1]).astype(x.dtype)
+    x = jnp.einsum("oi,...iwc->...owc", rows, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("oi,...hic->...hoc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _area(have: int, want: int) -> np.ndarray:
-    """[want, have] share of each pixel in the average."""
-    edges = np.arange(want + 1) * (have / want)
-    low = np.maximum(edges[:-1, None], np.arange(have))
-    high = np.minimum(edges[1:, None], np.arange(have) + 1)
-    return (np.maximum(high - low, 0) * (want / have)).astype(np.float32)
+def _cubic(have: int, want: int, step: float) -> np.ndarray:
+    """[want, have] shares of the four neighbours of each new pixel, the border repeated."""
+    a = -0.75
+    place = (np.arange(want) + 0.5) * step - 0.5
+    low = np.floor(place).astype(int)
+    matrix = np.zeros((want, have))
+    for tap in range(-1, 3):
+        d = np.abs(place - (low + tap))
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        share = np.where(d <= 1, near, ((d - 5) * d + 8) * d * a - 4 * a)
+        np.add.at(matrix, (np.arange(want), np.clip(low + tap, 0, have - 1)), share)
+    return matrix.astype(np.float32)
 
 
 def normals_from_depth(

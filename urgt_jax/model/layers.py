@@ -92,16 +92,30 @@ class Mlp(nnx.Module):
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
+class SwiGlu(nnx.Module):
+    """A gated layer and one back, DINOv2's giant's."""
+
+    def __init__(self, width: int, dtype, rngs: nnx.Rngs):
+        hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8
+        self.w12 = linear(width, 2 * hidden, dtype, rngs)
+        self.w3 = linear(hidden, width, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        gate, value = jnp.split(self.w12(x), 2, -1)
+        return self.w3(jax.nn.silu(gate) * value)
+
+
 class Block(nnx.Module):
     """Pre-norm attention and MLP, each scaled by a learned LayerScale."""
 
     def __init__(
-        self, width: int, heads: int, *, eps: float, qk_norm: bool, scale: float, dtype, rngs
-    ):
+        self, width: int, heads: int, *, ffn: str = "mlp", eps: float, qk_norm: bool,
+        scale: float, dtype, rngs: nnx.Rngs,
+    ):  # fmt: skip
         self.norm1 = Norm(width, eps, rngs)
         self.attn = Attention(width, heads, eps if qk_norm else None, dtype, rngs)
         self.norm2 = Norm(width, eps, rngs)
-        self.mlp = Mlp(width, dtype, rngs)
+        self.mlp = {"mlp": Mlp, "swiglu": SwiGlu}[ffn](width, dtype, rngs)
         self.scale1 = nnx.Param(jnp.full((width,), scale, jnp.float32))
         self.scale2 = nnx.Param(jnp.full((width,), scale, jnp.float32))
 

@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.model.dpt import Head
 from urgt_jax.model.layers import Block, stack
-from urgt_jax.model.vit import REGISTERS, Encoder
+from urgt_jax.model.vit import VisionTransformer
 
 EPS = 1e-5
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in [0, 1]
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+REGISTERS = 4
 SPECIAL = 1 + REGISTERS  # camera token and registers of every patch
 HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a head works on at a time, to bound memory
 
@@ -34,7 +35,7 @@ class Refiner(nnx.Module):
         self.config = c
         dtype = jnp.dtype(c.dtype)
         small = nnx.initializers.normal(0.02)
-        self.encoder = Encoder(c, rngs)
+        self.encoder = VisionTransformer(c.encoder, dtype, rngs, priors=True, remat=c.remat)
         # One set of special tokens for the first patch, one for all others.
         self.camera = nnx.Param(small(rngs.params(), (2, 1, c.width)))
         self.registers = nnx.Param(small(rngs.params(), (2, REGISTERS, c.width)))

@@ -1,15 +1,16 @@
-"""DINOv2's vision transformer with registers, which also takes coarse depth and normals."""
+"""DINOv2's vision transformer, which also takes coarse depth and normals where asked."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from urgt_jax.config import TOKEN, Model
+from urgt_jax.config import TOKEN, Vit
+from urgt_jax.geometry import resize_cubic
 from urgt_jax.model.layers import Block, Norm, run, stack
 
-REGISTERS = 4
 EPS = 1e-6
+OFFSET = 0.1  # what DINOv2 adds to the wanted number of tokens, against rounding
 
 
 def contrast(deviation: float, channels: int):
@@ -36,51 +37,88 @@ class TokenEmbed(nnx.Module):
         return self.proj(squares.reshape(b, -1, TOKEN * TOKEN * c))
 
 
-class Encoder(nnx.Module):
-    """Patch tokens of pictures with their priors added to the embedding."""
+class VisionTransformer(nnx.Module):
+    """Class token, registers and patch tokens of pictures, after any of its blocks."""
 
-    def __init__(self, c: Model, rngs: nnx.Rngs):
-        dtype, side = jnp.dtype(c.dtype), c.pretrain // TOKEN
+    def __init__(self, c: Vit, dtype, rngs: nnx.Rngs, *, priors: bool = False, remat: bool = False):
+        side = c.pretrain // TOKEN
         normal = nnx.initializers.normal(0.02)
         self.image = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
-        self.depth = TokenEmbed(1, c.width, contrast(0.2, 1), dtype, rngs)
-        self.normal = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
+        self.depth = TokenEmbed(1, c.width, contrast(0.2, 1), dtype, rngs) if priors else None
+        self.normal = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs) if priors else None
         self.cls = nnx.Param(normal(rngs.params(), (1, 1, c.width)))
-        self.registers = nnx.Param(normal(rngs.params(), (1, REGISTERS, c.width)))
-        self.positions = nnx.Param(normal(rngs.params(), (1, 1 + side * side, c.width)))
-        self.blocks = stack(
-            c.encoder_depth,
-            rngs,
-            lambda r: Block(
-                c.width, c.heads, eps=EPS, qk_norm=False, scale=c.encoder_scale, dtype=dtype, rngs=r
-            ),
+        self.registers = (
+            nnx.Param(normal(rngs.params(), (1, c.registers, c.width))) if c.registers else None
         )
+        self.positions = nnx.Param(normal(rngs.params(), (1, 1 + side * side, c.width)))
+
+        def make(r):
+            return Block(
+                c.width, c.heads, ffn=c.ffn, eps=EPS, qk_norm=False, scale=c.scale, dtype=dtype,
+                rngs=r,
+            )  # fmt: skip
+
+        self.blocks = stack(c.depth, rngs, make)
         self.norm = Norm(c.width, EPS, rngs)
-        self.remat = c.remat
-        self.dtype = dtype
+        self.config, self.remat, self.dtype = c, remat, dtype
+
+    @property
+    def special(self) -> int:
+        """Tokens before those of the patches."""
+        return 1 + self.config.registers
+
+    def embed(
+        self,
+        image: Float[Array, "B H W 3"],
+        depth: Float[Array, "B H W"] | None = None,
+        normal: Float[Array, "B H W 3"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Tokens before the first block, priors added before positions."""
+        b, h, w, _ = image.shape
+        tokens = self.image(image)
+        if depth is not None:
+            tokens = tokens + self.depth(depth[..., None])
+        if normal is not None:
+            tokens = tokens + self.normal(normal)
+        cls, grid = self.places(h // TOKEN, w // TOKEN)
+        every = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:]))  # noqa: E731
+        parts = [every(self.cls[...] + cls)]
+        if self.registers is not None:
+            parts.append(every(self.registers[...]))  # they have no position
+        return jnp.concatenate([*parts, tokens + grid], 1).astype(self.dtype)
+
+    def layers(
+        self, tokens: Float[Array, "B N D"], which: tuple[int, ...]
+    ) -> list[Float[Array, "B N D"]]:
+        """Tokens after some of the blocks, counted from 0, not normed."""
+        kept, done = {}, 0
+        for last in sorted(set(which)):
+            part = jax.tree.map(lambda a: a[done : last + 1], self.blocks)  # noqa: B023
+            tokens = run(part, tokens, lambda x, block: block(x), remat=self.remat)
+            kept[last], done = tokens, last + 1
+        return [kept[i] for i in which]
 
     def __call__(
         self,
         image: Float[Array, "B H W 3"],
-        depth: Float[Array, "B H W"],
-        normal: Float[Array, "B H W 3"],
+        depth: Float[Array, "B H W"] | None = None,
+        normal: Float[Array, "B H W 3"] | None = None,
     ) -> Float[Array, "B N D"]:
-        b, h, w, _ = image.shape
-        tokens = self.image(image) + self.depth(depth[..., None]) + self.normal(normal)
-        cls, grid = self._positions(h // TOKEN, w // TOKEN)
-        first = jnp.broadcast_to(self.cls[...] + cls, (b, 1, tokens.shape[-1]))
-        registers = jnp.broadcast_to(self.registers[...], (b, REGISTERS, tokens.shape[-1]))
-        x = jnp.concatenate([first, registers, tokens + grid], 1).astype(self.dtype)
-        x = run(self.blocks, x, lambda x, block: block(x), remat=self.remat)
-        return self.norm(x)[:, 1 + REGISTERS :]
+        """Normed tokens of the patches after the last block."""
+        (last,) = self.layers(self.embed(image, depth, normal), (self.config.depth - 1,))
+        return self.norm(last)[:, self.special :]
 
-    def _positions(self, rows: int, cols: int):
+    def places(self, rows: int, cols: int) -> tuple[Float[Array, "1 1 D"], Float[Array, "1 N D"]]:
         """The position embedding of the class token and, resampled, of rows x cols tokens."""
         cls, grid = self.positions[...][:, :1], self.positions[...][:, 1:]
-        side = round(grid.shape[1] ** 0.5)
+        side = self.config.pretrain // TOKEN
         if (rows, cols) == (side, side):
             return cls, grid
         square = grid.reshape(1, side, side, -1)
-        # torch's antialiased bicubic has JAX's coefficient, a = -0.5.
-        resized = jax.image.resize(square, (1, rows, cols, square.shape[-1]), "cubic")
+        if self.config.resample == "antialias":
+            # torch's antialiased bicubic has JAX's coefficient, a = -0.5.
+            resized = jax.image.resize(square, (1, rows, cols, square.shape[-1]), "cubic")
+        else:
+            steps = side / (rows + OFFSET), side / (cols + OFFSET)
+            resized = resize_cubic(square, rows, cols, steps)
         return cls, resized.reshape(1, rows * cols, -1)
