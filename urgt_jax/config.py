@@ -145,6 +145,41 @@ class DepthAnything:
 
 
 @dataclass(frozen=True)
+class Metric3D:
+    """Metric3D v2: depth in metres and normals from a picture."""
+
+    vit: Vit = field(default_factory=lambda: Vit(resample="offset"))
+    reads: Literal["last", "quarters"] = "last"  # normed last tokens, or raw at every quarter
+    channels: tuple[int, int] = (256, 512)  # of the maps at 1/4 and 1/7; at 1/14 the tokens'
+    hidden: int = 128  # channels of the recurrent maps
+    iters: int = 8  # rounds of refinement
+    bins: int = 256  # depths between which the first guess chooses
+    nearest: float = 0.1  # least depth, metres
+    farthest: float = 200.0  # largest depth, metres
+    process: tuple[int, int] = (616, 1064)  # height and width a picture is fitted into, pixels
+
+    def __post_init__(self) -> None:
+        _positive("metric3d", self, "hidden", "iters", "bins", "nearest")
+        require(
+            self.nearest < self.farthest,
+            f"metric3d.nearest {self.nearest} must be below metric3d.farthest {self.farthest}",
+        )
+        # Others come out smaller than they went in, and normals would be laid out askew.
+        require(
+            all(side > 0 and side % (2 * TOKEN) == 0 for side in self.process),
+            f"metric3d.process {self.process}: sides must be multiples of {2 * TOKEN}",
+        )
+
+    @property
+    def layers(self) -> tuple[int, int, int, int]:
+        """Blocks whose tokens are decoded, for the finest map first."""
+        if self.reads == "last":
+            return (self.vit.depth - 1,) * 4
+        first, second, third, last = (self.vit.depth // 4 * i - 1 for i in range(1, 5))
+        return first, second, third, last
+
+
+@dataclass(frozen=True)
 class Prior:
     """What is known coarsely, and for scenes how the truth is degraded into it."""
 
