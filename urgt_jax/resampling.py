@@ -26,6 +26,45 @@ def resize_cubic(picture: Picture, height: int, width: int) -> Float[np.ndarray,
     return _resize(picture, height, width, _cubic, rounded=picture.dtype == np.float64)
 
 
+def resize_corners(picture: Picture, height: int, width: int) -> Float[np.ndarray, "h w *C"]:
+    """Bilinear resampling with the corners' centres on each other (torch's align_corners=True)."""
+    _check(picture, height, width)
+    h, w = picture.shape[:2]
+    if (height, width) == (h, w):
+        return picture.copy()
+    wide = _mix(picture, *_linear(_corners(w, width)), 1)
+    return _mix(wide, *_linear(_corners(h, height)), 0)
+
+
+def _corners(have: int, want: int) -> np.ndarray:
+    return np.arange(want) * ((have - 1) / max(want - 1, 1))
+
+
+def crop_average(
+    picture: Picture, box: tuple[float, float, float, float], height: int, width: int
+) -> Float[np.ndarray, "h w *C"]:
+    """The box (top, left, bottom, right) of a picture as torchvision's roi_align(aligned=True).
+
+    Each new pixel is the mean of as many evenly spread bilinear samples as it has old pixels,
+    rounded up; samples more than a pixel outside are 0.
+    """
+    top, left, bottom, right = box
+    wide = _mix(picture, *_samples(left, right, width, picture.shape[1]), 1)
+    return _mix(wide, *_samples(top, bottom, height, picture.shape[0]), 0)
+
+
+def _samples(start: float, stop: float, want: int, have: int):
+    """[want, 2 n] old pixels and shares of n samples in each of `want` equal parts."""
+    count = max(int(np.ceil((stop - start) / want)), 1)
+    step = (stop - start) / want
+    parts = (np.arange(want)[:, None] + (np.arange(count) + 0.5) / count) * step
+    places = (start - 0.5 + parts).reshape(-1)
+    inside = (places >= -1) & (places <= have)
+    index, shares = _linear(np.clip(places, 0, have - 1))
+    shares = shares * (inside / count).astype(np.float32)[:, None]
+    return index.reshape(want, -1), shares.reshape(want, -1)
+
+
 def resize_linear_u8(
     picture: UInt8[np.ndarray, "H W *C"], height: int, width: int
 ) -> UInt8[np.ndarray, "h w *C"]:

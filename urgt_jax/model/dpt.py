@@ -33,7 +33,7 @@ class Spread(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Two convolutions added to x or, where a ReLU of the released code works in place, to relu(x)."""
+    """Two convolutions added to x or, where the released ReLU works in place, to relu(x)."""
 
     def __init__(self, features: int, rectified: bool, dtype, rngs: nnx.Rngs):
         self.conv1 = Conv(3, features, features, dtype, rngs)
