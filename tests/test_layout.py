@@ -12,7 +12,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["step"],
     ["optim", "sharding"],
     ["losses", "metrics"],
-    ["model.refiner"],
+    ["model.refiner", "model.metric3d"],
     ["model.dpt", "model.vit"],
     ["model.layers", "model.convolution"],
     ["data.example", "data.pipeline"],

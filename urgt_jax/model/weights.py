@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from urgt_jax.config import TOKEN, Config, DepthAnything, Vit
+from urgt_jax.config import TOKEN, Config, DepthAnything, Metric3D, Vit
 
 
 class Rule(NamedTuple):
@@ -140,10 +140,81 @@ def encoder(c: Vit) -> list[Rule]:
     return vit(c, "", "")
 
 
+def metric3d(c: Metric3D) -> list[Rule]:
+    """Metric3D v2."""
+    decoder = "depth_model.decoder."
+    return [
+        *vit(c.vit, "depth_model.encoder.", "vit.", block="blocks.0.{}"),
+        *_reassembly(f"{decoder}token2feature."),
+        *_guess(decoder),
+        *_contexts(decoder),
+        *_update(f"{decoder}update_block."),
+    ]
+
+
+def _reassembly(theirs: str) -> list[Rule]:
+    """Metric3D's maps from tokens."""
+    rules = []
+    for i in range(4):
+        read, mine = f"{theirs}read_{i}.readoper.project_", f"reassembly.reads.{i}."
+        rules += affine(f"{read}patch", f"{mine}patch", "linear")
+        rules.append(Rule(f"{read}learn.weight", f"{mine}special.kernel", "linear"))
+    rules += affine(f"{theirs}read_0.sample.0", "reassembly.finest", "point")
+    return rules + affine(f"{theirs}read_1.sample", "reassembly.spread", "spread2")
+
+
+def _guess(theirs: str) -> list[Rule]:
+    """Metric3D's fusion and first guess."""
+    rules = []
+    for i in range(3):
+        fuse, mine = f"{theirs}decoder_mono.upconv_{i + 1}.", f"guess.fuses.{i}."
+        rules += affine(f"{fuse}out_conv", f"{mine}out", "point")
+        for way in ("trunk", "branch") if i < 2 else ("trunk",):
+            for conv in ("conv1", "conv2"):
+                rules += affine(f"{fuse}way_{way}.{conv}", f"{mine}{way}.{conv}", "conv")
+    for head, mine, count in (("depth_regressor", "depth", 2), ("normal_predictor", "normal", 4)):
+        for i in range(count):  # every other layer of theirs is a ReLU
+            form = "point" if i else "conv"
+            rules += affine(f"{theirs}{head}.{2 * i}", f"guess.{mine}.{i}", form)
+    return rules
+
+
+def _contexts(theirs: str) -> list[Rule]:
+    """Metric3D's context encoder."""
+    rules = []
+    for i, scale in enumerate(("04", "08", "16")):
+        for j, mine in enumerate((f"states.{i}", f"contexts.{i}")):
+            context = f"{theirs}context_feature_encoder.outputs{scale}.{j}."
+            rules += affine(f"{context}1", f"{mine}.out", "conv")
+            rules += affine(f"{context}0.downsample.0", f"{mine}.skip", "point")
+            for norm in ("norm1", "norm2"):
+                rules += affine(f"{context}0.{norm}", f"{mine}.{norm}", "same", "scale")
+            # It is stored twice, and torch loads this name last.
+            rules += affine(f"{context}0.downsample.1", f"{mine}.norm3", "same", "scale")
+            for conv in ("conv1", "conv2"):
+                rules += affine(f"{context}0.{conv}", f"{mine}.{conv}", "conv")
+        rules += affine(f"{theirs}context_zqr_convs.{i}", f"gates.{i}", "conv")
+    return rules
+
+
+def _update(theirs: str) -> list[Rule]:
+    """Metric3D's recurrent units and their heads."""
+    rules = []
+    for i, scale in enumerate(("08", "16", "32")):
+        for gate in "zrq":
+            rules += affine(f"{theirs}gru{scale}.conv{gate}", f"update.grus.{i}.{gate}", "conv")
+    for i in (1, 2):
+        rules += affine(f"{theirs}flow_head.conv{i}d", f"update.depth.{i - 1}", "conv")
+        rules += affine(f"{theirs}flow_head.conv{i}n", f"update.normal.{i - 1}", "conv")
+    rules += affine(f"{theirs}mask.0", "update.mask.0", "conv")
+    return rules + affine(f"{theirs}mask.2", "update.mask.1", "point")
+
+
 # Official tensors that no output depends on. They travel along, so that the way back is whole.
 UNUSED = (
     r"(^|\.)mask_token$",  # of DINOv2's training
     r"^depth_head\.scratch\.refinenet4\.resConfUnit1\.",  # Depth Anything's deepest level is alone
+    r"\.context_feature_encoder\..*\.norm3\.",  # Metric3D's second name for downsample.1
 )
 
 
