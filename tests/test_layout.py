@@ -21,6 +21,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["data.priors", "data.scenes"],
     ["grid", "geometry", "pictures"],
     ["config"],
+    ["tensorfiles"],
     ["files", "resampling"],
     ["errors"],
 ]
