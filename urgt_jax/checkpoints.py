@@ -1,20 +1,25 @@
 """Orbax checkpoints of a run, and weight files that carry their configuration."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.errors import UserError
-from urgt_jax.files import folder, replacing, write_text
+from urgt_jax.files import folder, write_text
+from urgt_jax.model import families
 from urgt_jax.step import State, abstract_state, state_shardings, structure
+from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
+
+ENTRY = "urgt_jax"  # of the metadata of weight files
+UNUSED = "unused."  # before official names of tensors that only travel along
 
 
 class Checkpoints:
@@ -59,50 +64,87 @@ class Checkpoints:
         self.manager.close()
 
 
-def _flat(params: dict) -> dict:
+def flat(params: dict) -> dict:
+    """Leaves by their dotted names."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in leaves}
 
 
-def save_weights(path: Path, params: dict, config: Config) -> None:
+def description(config) -> dict[str, str]:
+    """What a weight file carries beside its tensors: the kind of model and its configuration."""
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    told = {"kind": families.kind_of(config), **dataclasses.asdict(config)}
+    return {ENTRY: json.dumps(told, indent=1)}
+
+
+def save_weights(path: Path, params: dict, config) -> None:
     """One safetensors file: our names, and the configuration in the metadata."""
-    arrays = {name: np.asarray(x) for name, x in _flat(params).items()}
-    with replacing(path) as file:
-        # One entry only: safetensors writes several in an order that changes from run to run.
-        file.write(save(arrays, {"config": configs.to_json(config)}))
+    arrays = {name: np.asarray(x) for name, x in flat(params).items()}
+    shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    write_safetensors(path, shapes, arrays.__getitem__, description(config))
 
 
-def load_weights(path: str | Path) -> tuple[dict, Config]:
-    """Weights and configuration from a file, or from the work directory of a run."""
+def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]:
+    """Weights and configuration of a model, from a file or from a run's work directory."""
     path = Path(path)
     path = path / "weights.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"no weights at {path}: train first, or give --weights another file")
+        raise UserError(f"no weights at {path}: train or convert first, or give another file")
+    file = open_tensors(path)
+    found, config = described(file, path)
+    if found != kind:
+        titles = families.FAMILIES[found].title, families.FAMILIES[kind].title
+        raise UserError(f"{path} holds weights of {titles[0]}, but {titles[1]} is asked for here")
+    shapes = structure(families.network(config))[1]
+    return _fill(shapes, file.tensors, path), config
+
+
+def kind_in(path: Path) -> str:
+    """The kind of model in a weight file."""
+    return described(open_tensors(path), path)[0]
+
+
+def described(file: TensorFile, path: Path):
+    """The kind of model and the configuration that a weight file carries."""
+    if ENTRY not in file.metadata:
+        raise UserError(
+            f"{path} carries no configuration, so it was not written by urgt_jax: official "
+            f"weights go through `python -m urgt_jax.convert {path} NEW.safetensors` first"
+        )
     try:
-        with safe_open(path, "numpy") as file:
-            meta = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
-    if "config" not in meta:
-        raise UserError(f"{path} carries no configuration: it was not written by urgt_jax")
-    config = configs.from_json(Config, meta["config"], str(path))
-    shapes = structure(config.model)[1]
-    return _fill(shapes, arrays, path), config
+        told = json.loads(file.metadata[ENTRY])
+        kind = told.pop("kind")
+        family = families.FAMILIES[kind]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} carries a configuration of another program: {error!r}") from error
+    return kind, configs.from_json(family.config, json.dumps(told), str(path))
 
 
-def _fill(shapes: dict, arrays: dict, path: Path) -> dict:
-    """The arrays in the model's tree; all that does not fit is told at once."""
-    wanted = _flat(shapes)
-    missing = sorted(set(wanted) - set(arrays))
-    extra = sorted(set(arrays) - set(wanted))
-    wrong = [n for n in wanted if n in arrays and wanted[n].shape != arrays[n].shape]
-    problems = {"missing": missing, "unexpected": extra, "of another shape": wrong}
-    told = [f"{len(n)} {what} ({', '.join(n[:5])})" for what, n in problems.items() if n]
-    if told:
-        raise UserError(f"{path} does not fit its own configuration: {'; '.join(told)}")
-    leaves = [arrays[name] for name in wanted]
+def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
+    """The tensors in the model's tree; all that does not fit is told at once."""
+    wanted = flat(shapes)
+    problems = misfits(
+        {name: x.shape for name, x in wanted.items()},
+        {name: x.shape for name, x in tensors.items() if not name.startswith(UNUSED)},
+    )
+    if problems:
+        raise UserError(f"{path} does not fit its own configuration: {problems}")
+    # One by one, so that a large model is not held twice.
+    leaves = [jnp.asarray(tensors[name].read()) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def misfits(wanted: dict[str, tuple], found: dict[str, tuple]) -> str:
+    """All missing, unexpected and mis-shaped names in one line; empty where all fits."""
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    wrong = [
+        f"{name} {found[name]} for {wanted[name]}"
+        for name in wanted
+        if name in found and tuple(found[name]) != tuple(wanted[name])
+    ]
+    problems = {"missing": missing, "unexpected": extra, "of another shape": wrong}
+    return "; ".join(f"{len(n)} {what} ({', '.join(n)})" for what, n in problems.items() if n)
 
 
 def claim(workdir: Path, config: Config) -> None:

@@ -280,6 +280,7 @@ class Eval:
     images: int = 200  # held-out pictures
     grid: tuple[int, int] = (4, 4)  # rows and columns of patches
     overlap: float = 0.0  # share of a patch that its neighbour sees too
+    fidelity: Literal["exact", "official"] = "exact"  # as the paper has it, or the released code
     examples: int = 6  # pictures in the report
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from urgt_jax import config as configs
 from urgt_jax import grid, metrics, report
 from urgt_jax.config import Config
 from urgt_jax.data.sources import Picture, Scenes
+from urgt_jax.fidelity import Maps
 from urgt_jax.files import folder, write_text
 from urgt_jax.inference import Refiner, Result, load
 from urgt_jax.log import Progress
@@ -42,14 +43,17 @@ def evaluate(refiner: Refiner, config: Config) -> Iterator[Scored]:
 def score(refiner: Refiner, picture: Picture, config: Config) -> Scored:
     """One picture, coarse and refined."""
     c = config.eval
-    maps = picture.image, picture.coarse_depth, picture.coarse_normal
     windows = grid.cover(*picture.depth.shape, *c.grid, c.overlap)
-    result = refiner.refine(*maps, windows)
+    result = refiner.refine(_priors(picture), windows)
     coarse = score_maps(picture, picture.coarse_depth, picture.coarse_normal, config)
     refined = score_maps(picture, result.depth, result.normal, config)
     coarse["depth"]["ce"] = float("nan")  # one map of the whole picture has no seams
     refined["depth"]["ce"] = consistency_error(refiner, picture, result, config)
     return Scored(picture, result, coarse, refined)
+
+
+def _priors(picture: Picture) -> Maps:
+    return Maps(picture.image, picture.coarse_depth, picture.coarse_normal)
 
 
 @partial(jax.jit, static_argnames=("config",))
@@ -79,8 +83,7 @@ def _to_metres(depth, true_depth, valid, config: Config):
 def consistency_error(refiner: Refiner, picture: Picture, result: Result, config: Config) -> float:
     """Metres by which overlapping patches of one forward pass differ, under the map's alignment."""
     windows = metrics.consistency_windows(*picture.depth.shape)
-    maps = picture.image, picture.coarse_depth, picture.coarse_normal
-    patches = refiner.patches(*maps, windows)
+    patches = refiner.patches(_priors(picture), windows)
     if patches is None:
         return float("nan")
     limit = config.data.max_depth

@@ -25,6 +25,11 @@ class Grid:
         """[P, 2] first row and column of every window, pixels."""
         return np.array([(top, left) for top in self.tops for left in self.lefts], np.int32)
 
+    def window(self, k: int) -> tuple[slice, slice]:
+        """Rows and columns of window k."""
+        (top, left), (h, w) = self.origins[k], self.patch
+        return slice(top, top + h), slice(left, left + w)
+
     @property
     def count(self) -> int:
         """The number of windows."""
@@ -60,8 +65,7 @@ def block(height: int, width: int, m: int, row: int, col: int) -> Grid:
 
 def cut(picture: Float[np.ndarray, "H W *C"], grid: Grid) -> Iterator[Float[np.ndarray, "h w *C"]]:
     """The windows of a picture, one after the other."""
-    h, w = grid.patch
-    return (picture[top : top + h, left : left + w] for top, left in grid.origins)
+    return (picture[grid.window(k)] for k in range(grid.count))
 
 
 def place(
@@ -69,11 +73,10 @@ def place(
 ) -> Float[np.ndarray, "H W C"]:
     """The picture that windows make together, where they overlap averaged with the weight."""
     total, weights = None, np.zeros((*grid.picture, 1), np.float32)
-    h, w = grid.patch
-    for (top, left), patch in zip(grid.origins, patches, strict=True):
+    for k, patch in zip(range(grid.count), patches, strict=True):
         if total is None:
             total = np.zeros((*grid.picture, patch.shape[-1]), np.float32)
-        here = slice(top, top + h), slice(left, left + w)
+        here = grid.window(k)
         total[here] += patch * weight[..., None]
         weights[here] += weight[..., None]
     total /= weights

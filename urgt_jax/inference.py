@@ -1,25 +1,31 @@
 """A trained refiner as a function from a picture and its coarse maps to refined maps."""
 
-import dataclasses
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from urgt_jax import coarse
 from urgt_jax import grid as grids
-from urgt_jax import pictures
-from urgt_jax.checkpoints import load_weights
+from urgt_jax.checkpoints import kind_in, load_weights
 from urgt_jax.config import Config, require
-from urgt_jax.data import priors
-from urgt_jax.model.refiner import HEAD_PIXELS, Offsets
+from urgt_jax.fidelity import FIDELITIES, Maps
+from urgt_jax.grid import Grid
+from urgt_jax.model.refiner import CHANNELS, HEAD_PIXELS, Offsets
 from urgt_jax.step import stages
 
 Depth = Float[np.ndarray, "H W"]
 Normal = Float[np.ndarray, "H W 3"]
+Progress = Callable[[int, int], None]  # (done, count)
+
+
+def quiet(done: int, count: int) -> None:
+    """Tells nothing."""
 
 
 class Result(NamedTuple):
@@ -31,11 +37,20 @@ class Result(NamedTuple):
     normal_confidence: Depth | None  # 1 and above
 
 
-def load(path: str | Path, dtype: str | None = None) -> "Refiner":
-    """The refiner in a weight file, or in the work directory of a finished run."""
+def load(path: str | Path, dtype: str | None = None, fidelity: str | None = None):
+    """The model in a weight file, or in the work directory of a finished run, as a function.
+
+    A refiner, unless the file holds Depth Anything V2 or Metric3D v2.
+    """
+    path = Path(path)
+    kind = "refiner" if path.is_dir() else kind_in(path)
+    if kind in coarse.MODELS:
+        return coarse.load(path, kind)
     params, config = load_weights(path)
     if dtype:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+        config = replace(config, model=replace(config.model, dtype=dtype))
+    if fidelity:
+        config = replace(config, eval=replace(config.eval, fidelity=fidelity))
     return Refiner(params, config)
 
 
@@ -46,6 +61,7 @@ class Refiner:
         self.config = config
         self.params = jax.device_put(params)
         self.stages = stages(config.model)
+        self.way = FIDELITIES[config.eval.fidelity](config)
 
     def __call__(
         self,
@@ -53,76 +69,89 @@ class Refiner:
         coarse_depth: Depth,
         coarse_normal: Normal,
         grid: tuple[int, int] | None = None,
-        overlap: float = 0.0,
-        progress: Callable[[int, int], None] = lambda done, count: None,
+        overlap: float | None = None,
+        progress: Progress = quiet,
     ) -> Result:
         """Refined maps; `progress(done, count)` is called as patches go through the network.
 
-        Without a grid the picture is cut as it was for the model's own evaluation.
+        Without a grid or an overlap the picture is cut as the weights' own evaluation does.
         """
-        height, width = _check(image)
-        depth = pictures.check_map(np.asarray(coarse_depth), (height, width), "coarse depth")
-        normal = pictures.check_map(np.asarray(coarse_normal), (height, width, 3), "coarse normal")
-        rows, cols = grid or self.config.eval.grid
-        windows = grids.cover(height, width, rows, cols, overlap)
-        coarse, unit = priors.normalise(depth, self.config.prior, self.config.data.max_depth)
-        found = self.refine(image, coarse, pictures.unit(normal), windows, progress)
-        return found._replace(depth=unit.back(found.depth))
+        size = _check(image)
+        split, overlap = self.split(grid, overlap)
+        view = self.way.view(image, split)
+        maps = self.way.prepare(view, np.asarray(coarse_depth), np.asarray(coarse_normal))
+        windows = grids.cover(*maps.size, *split, overlap)
+        found = self.refine(maps, windows, progress)
+        finished = (x if x is None else self.way.finish(x, size) for x in found)
+        depth, normal, *sure = finished
+        return Result(maps.unit.back(depth), self.way.unit(normal), *sure)
 
-    def refine(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        depth: Depth,
-        normal: Normal,
-        windows: grids.Grid,
-        progress: Callable[[int, int], None] = lambda done, count: None,
-    ) -> Result:
-        """Refined maps from maps as the network takes them, in the same units."""
-        found = self.offsets(image, depth, normal, windows, progress)
-        add, sure = _placed(found.get("depth"), windows)
-        turn, certain = _placed(found.get("normal"), windows)
-        depth = depth if add is None else depth + add[..., 0]
-        normal = normal if turn is None else pictures.unit(normal + turn)
-        return Result(depth, normal, sure, certain)
+    def split(
+        self, grid: tuple[int, int] | None, overlap: float | None
+    ) -> tuple[tuple[int, int], float]:
+        """Rows and columns of patches and their overlap, the weights' own where none is given."""
+        c = self.config.eval
+        return tuple(grid or c.grid), c.overlap if overlap is None else overlap
+
+    def refine(self, maps: Maps, windows: Grid, progress: Progress = quiet) -> Result:
+        """Refined maps, in the units and at the size of the maps."""
+        parts = self._parts(maps, windows, progress)
+        whole = grids.place(parts, windows, self.way.weight(windows))
+        found, at = {}, 0
+        for kind in self.config.model.outputs:
+            channels = CHANNELS[kind]
+            found[kind] = whole[..., at : at + channels], whole[..., at + channels]
+            at += channels + 1
+        depth, sure = found.get("depth", (None, None))
+        normal, certain = found.get("normal", (None, None))
+        depth = maps.depth if depth is None else self.way.refined(depth[..., 0], maps.depth)
+        normal = maps.normal if normal is None else self.way.refined(normal, maps.normal)
+        return Result(depth, self.way.unit(normal), sure, certain)
+
+    def _parts(self, maps: Maps, windows: Grid, progress: Progress) -> Iterator[np.ndarray]:
+        """What is placed at each window: values of every head, each before its confidence."""
+        coarse = {"depth": maps.depth, "normal": maps.normal}
+        for k, offsets in enumerate(self.offsets(maps, windows, progress)):
+            parts = []
+            for kind in self.config.model.outputs:
+                value, confidence = offsets[kind]
+                both = np.concatenate([value, confidence[..., None]], -1)
+                parts.append(self.way.patch(both, coarse[kind], windows, k))
+            yield np.concatenate(parts, -1)
 
     def offsets(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        depth: Depth,
-        normal: Normal,
-        windows: grids.Grid,
-        progress: Callable[[int, int], None] = lambda done, count: None,
-    ) -> dict[str, Offsets]:
-        """Offsets of every window at the process shape, from maps as the network takes them."""
+        self, maps: Maps, windows: Grid, progress: Progress = quiet
+    ) -> Iterator[dict[str, Offsets]]:
+        """Offsets of one window after the other at the process shape."""
         process, count = self.config.model.process, windows.count
         size = min(max(HEAD_PIXELS // (process[0] * process[1]), 1), count)
         chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
         tokens, steps = [], 2 * len(chunks) + 1
         for i, chunk in enumerate(chunks):
-            maps = [_windows(x, windows, chunk, process) for x in (image, depth, normal)]
-            coded = self.stages.encode(self.params, *(_padded(x, size)[None] for x in maps))
-            tokens.append(coded[0, : len(chunk)])
+            cut = zip(*(self.way.cut(maps, windows, k) for k in chunk), strict=True)
+            cut = [_padded(np.stack(x), size)[None] for x in cut]
+            tokens.append(self.stages.encode(self.params, *cut)[0, : len(chunk)])
             progress(i + 1, steps)
-        whole = jax.numpy.concatenate(tokens)[None]
-        spots = grids.positions(windows.origins, windows.patch, self.config.model.tokens)
-        layers = self.stages.attend(self.params, whole, spots[None])
-        found = []
+        whole = jnp.concatenate(tokens)[None]
+        del tokens
+        layers = self.stages.attend(self.params, whole, self.way.spots(windows)[None])
+        del whole
         for i, chunk in enumerate(chunks):
             part = [_padded(x[0, chunk.start : chunk.stop], size)[None] for x in layers]
             out = jax.device_get(self.stages.heads(self.params, part))
-            found.append(jax.tree.map(lambda x: x[0], out))
             progress(len(chunks) + 2 + i, steps)
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+            for k in range(len(chunk)):
+                yield jax.tree.map(lambda x: x[0, k], out)  # noqa: B023
 
-    def patches(
-        self, image: UInt8[np.ndarray, "H W 3"], depth: Depth, normal: Normal, windows: grids.Grid
-    ) -> Float[np.ndarray, "P h w"] | None:
-        """Refined depth of every window at its own size, from maps as the network takes them."""
-        found = self.offsets(image, depth, normal, windows).get("depth")
-        if found is None:
+    def patches(self, maps: Maps, windows: Grid) -> Float[np.ndarray, "P h w"] | None:
+        """Refined depth of every window at its own size, in the maps' unit."""
+        if "depth" not in self.config.model.outputs:
             return None
-        add = [pictures.resized(x[..., 0], windows.patch) for x in found.value]
-        return np.stack([a + b for a, b in zip(grids.cut(depth, windows), add, strict=True)])
+        found = []
+        for k, offsets in enumerate(self.offsets(maps, windows)):
+            placed = self.way.patch(offsets["depth"].value, maps.depth, windows, k)[..., 0]
+            found.append(self.way.refined(placed, maps.depth[windows.window(k)]))
+        return np.stack(found)
 
 
 def _check(image: np.ndarray) -> tuple[int, int]:
@@ -133,24 +162,8 @@ def _check(image: np.ndarray) -> tuple[int, int]:
     return image.shape[:2]
 
 
-def _windows(x, windows: grids.Grid, chunk: range, process: tuple[int, int]) -> np.ndarray:
-    """Some windows of a map at the process shape."""
-    parts = islice(grids.cut(x, windows), chunk.start, chunk.stop)
-    return np.stack([pictures.resized(part, process) for part in parts])
-
-
 def _padded(x, size: int):
     """The last of the windows repeated, so that every chunk has the same shape."""
     missing = size - len(x)
-    xp = np if isinstance(x, np.ndarray) else jax.numpy
+    xp = np if isinstance(x, np.ndarray) else jnp
     return xp.concatenate([x, xp.repeat(x[-1:], missing, 0)]) if missing else x
-
-
-def _placed(found: Offsets | None, windows: grids.Grid):
-    """Offsets and confidences of all windows, put together at the picture's size."""
-    if found is None:
-        return None, None
-    both = np.concatenate([found.value, found.confidence[..., None]], -1)
-    patches = (pictures.resized(patch, windows.patch) for patch in both)
-    whole = grids.place(patches, windows, grids.centre_weight(*windows.patch))
-    return whole[..., :-1], whole[..., -1]

@@ -41,8 +41,8 @@ def read_image(path: Path) -> RGB:
     return pixels
 
 
-def read_map(path: Path, shape: tuple[int, ...], what: str) -> Float[np.ndarray, "..."]:
-    """A float map of the given shape from a .npy file."""
+def load_map(path: Path, what: str) -> np.ndarray:
+    """The array in a .npy file; `check_map` tells whether it is a map."""
     if not path.is_file():
         raise UserError(f"no {what} at {path}")
     try:
@@ -51,7 +51,7 @@ def read_map(path: Path, shape: tuple[int, ...], what: str) -> Float[np.ndarray,
         raise UserError(f"{path} is not a whole .npy file of numbers: {error}") from error
     if not isinstance(values, np.ndarray):
         raise UserError(f"{path} is an archive: {what} must be one array in a .npy file")
-    return check_map(values, shape, f"{what} {path}")
+    return values
 
 
 def check_map(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -99,11 +99,11 @@ def _resized_plane(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def unit(normal: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
-    """Unit normals; towards the camera where there is none."""
+def unit(normal: Float[np.ndarray, "H W 3"], least: float = 1e-3) -> Float[np.ndarray, "H W 3"]:
+    """Unit normals; towards the camera where one is shorter than `least`."""
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     facing = np.array([0, 0, -1], np.float32)
-    return np.where(length > 1e-3, normal / np.maximum(length, 1e-3), facing).astype(np.float32)
+    return np.where(length > least, normal / np.maximum(length, least), facing).astype(np.float32)
 
 
 def ramp(x: Float[np.ndarray, "H W"], low: float, high: float) -> RGB:

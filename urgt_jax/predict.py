@@ -4,34 +4,49 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from urgt_jax import coarse, pictures
 from urgt_jax import grid as grids
-from urgt_jax import pictures
+from urgt_jax.config import require
 from urgt_jax.errors import Parser, UserError, exit_status
+from urgt_jax.fidelity import FIDELITIES
 from urgt_jax.files import folder
 from urgt_jax.inference import Refiner, Result, load
 from urgt_jax.log import Progress, duration
+
+
+class Sources(NamedTuple):
+    """Where coarse maps come from: a network, or files."""
+
+    depth: coarse.Disparity | None
+    normal: coarse.Normals | None
 
 
 def main() -> None:
     """The command line."""
     told = _parser().parse_args()
     images = _images(told.images)
-    coarse = [_coarse(image, told) for image in images]
+    files = [_coarse_files(image, told) for image in images]
     out = folder(told.out)
-    refiner = load(told.weights, told.dtype)
-    for image, maps in zip(images, coarse, strict=True):
-        _refine(refiner, image, maps, told, out)
+    refiner = load(told.weights, told.dtype, told.fidelity)
+    require(isinstance(refiner, Refiner), f"{told.weights} holds no refiner: it makes coarse maps")
+    sources = Sources(
+        coarse.load(told.depth_weights, "depth_anything") if told.depth_weights else None,
+        coarse.load(told.normal_weights, "metric3d") if told.normal_weights else None,
+    )
+    for image, paths in zip(images, files, strict=True):
+        _refine(refiner, sources, image, paths, told, out)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m urgt_jax.predict",
         description="Refines coarse depth and normals of pictures, at their own size.",
-        epilog="Coarse maps not given by option are looked for beside the picture: "
-        "photo_coarse_depth.npy and photo_coarse_normal.npy for photo.jpg.",
+        epilog="Coarse maps given neither as files nor by weights are looked for beside the "
+        "picture: photo_coarse_depth.npy and photo_coarse_normal.npy for photo.jpg.",
     )
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE|DIR", help="pictures or folders of them")
@@ -39,9 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder for what is made")
     add("--coarse-depth", type=Path, metavar="F.npy", help="float [H, W], the prior's unit")
     add("--coarse-normal", type=Path, metavar="F.npy", help="float [H, W, 3]")
-    add("--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="patches; else as evaluated")
-    add("--overlap", type=float, default=0.0, help="share of a patch its neighbour sees too")
-    add("--fidelity", choices=["exact"], default="exact", help="what to compute exactly like")
+    add("--depth-weights", type=Path, metavar="FILE", help="Depth Anything V2, for coarse depth")
+    add("--normal-weights", type=Path, metavar="FILE", help="Metric3D v2, for coarse normals")
+    add("--depth-size", type=int, metavar="PIXELS", help="shorter side that Depth Anything sees")
+    add("--save-coarse", action="store_true", help="keep the coarse maps too")
+    add(
+        "--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="patches; else the weights' own"
+    )
+    add("--overlap", type=float, help="share of a patch its neighbour sees too")
+    add("--fidelity", choices=sorted(FIDELITIES), help="as the paper has it (exact) or the "
+        "released code (official); else what the weights were made for")  # fmt: skip
     add("--dtype", choices=["float32", "bfloat16"], help="of activations; else as trained")
     return parser
 
@@ -67,45 +89,63 @@ def _images(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _coarse(image: Path, told: argparse.Namespace) -> tuple[Path, Path]:
-    """The files with the coarse maps of a picture."""
+def _coarse_files(image: Path, told: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The files with the coarse maps of a picture; None where a network makes the map."""
     found = []
     for kind in ("depth", "normal"):
-        given = getattr(told, f"coarse_{kind}")
-        if given and len(told.images) + told.images[0].is_dir() > 1:
-            raise UserError(f"--coarse-{kind} is for one picture; for more, put NAME_coarse_{kind}"
-                            ".npy beside each picture")  # fmt: skip
-        path = given or image.with_name(f"{image.stem}_coarse_{kind}.npy")
-        if not path.is_file():
-            hint = "" if given else f": give --coarse-{kind} or put it there"
-            raise UserError(f"no coarse {kind} at {path}{hint}")
+        given, network = getattr(told, f"coarse_{kind}"), getattr(told, f"{kind}_weights")
+        require(
+            not (given and network), f"give --coarse-{kind} or --{kind}-weights, not both of them"
+        )
+        require(
+            not given or len(told.images) + told.images[0].is_dir() == 1,
+            f"--coarse-{kind} is for one picture; for more, put NAME_coarse_{kind}.npy "
+            "beside each picture",
+        )
+        path = None if network else given or image.with_name(f"{image.stem}_coarse_{kind}.npy")
+        hint = "" if given else f": give --coarse-{kind} or --{kind}-weights, or put it there"
+        require(path is None or path.is_file(), f"no coarse {kind} at {path}{hint}")
         found.append(path)
     return found[0], found[1]
 
 
-def _refine(refiner: Refiner, path: Path, coarse: tuple[Path, Path], told, out: Path) -> None:
+def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Path) -> None:
     """One picture from files to files."""
     began = time.monotonic()
     image = pictures.read_image(path)
-    size = image.shape[:2]
-    depth = pictures.read_map(coarse[0], size, "coarse depth")
-    normal = pictures.read_map(coarse[1], (*size, 3), "coarse normal")
-    sides = tuple(told.grid or refiner.config.eval.grid)
-    count = grids.cover(*size, *sides, told.overlap).count
-    print(f"{path}: {size[1]} x {size[0]} pixels, {count} patches", flush=True)
+    split, overlap = refiner.split(told.grid, told.overlap)
+    view = refiner.way.view(image, split)
+    count = grids.cover(*view.shape[:2], *split, overlap).count
+    print(f"{path}: {image.shape[1]} x {image.shape[0]} pixels, {count} patches", flush=True)
+    depth, normal = _coarse_maps(sources, view, files, told)
     progress = Progress(path.name, 1)
 
     def tell(done: int, steps: int) -> None:
         progress.count = steps
         progress.tell(done)
 
-    result = refiner(image, depth, normal, grid=sides, overlap=told.overlap, progress=tell)
+    result = refiner(image, depth, normal, grid=split, overlap=overlap, progress=tell)
     if not (np.isfinite(result.depth).all() and np.isfinite(result.normal).all()):
         raise UserError(f"{told.weights} gives NaN for {path}: the weights are damaged")
     write(result, refiner, out, path.stem)
+    if told.save_coarse:
+        write(Result(depth, normal, None, None), refiner, out, f"{path.stem}_coarse")
     print(
         f"{path}: refined in {duration(time.monotonic() - began)}, {out / path.stem}_*", flush=True
     )
+
+
+def _coarse_maps(sources: Sources, view: np.ndarray, files, told) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse depth and normals of the picture that is worked on, as files or networks give them."""
+    if files[0]:
+        depth = pictures.load_map(files[0], "coarse depth")
+    else:
+        print("  coarse depth ...", flush=True)
+        depth = sources.depth(view, told.depth_size)
+    if files[1]:
+        return depth, pictures.load_map(files[1], "coarse normal")
+    print("  coarse normals ...", flush=True)
+    return depth, sources.normal(view)
 
 
 def write(result: Result, refiner: Refiner, out: Path, stem: str) -> None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from urgt_jax import grid, losses, sharding
 from urgt_jax.config import Config, Model
 from urgt_jax.geometry import normals_from_depth
-from urgt_jax.model import refiner
+from urgt_jax.model import families, refiner
 from urgt_jax.optim import optimiser
 
 Batch = dict[str, jax.Array]
@@ -28,19 +28,21 @@ class State(NamedTuple):
 
 
 @cache
-def structure(model: Model):
-    """The model without its weights, and the weights' shapes."""
-    abstract = nnx.eval_shape(lambda: refiner.build(model, 0))
-    graph, state = nnx.split(abstract, nnx.Param)
+def structure(network):
+    """Any family's network without its weights, and the weights' shapes."""
+    graph, state = _abstract(network)
     return graph, nnx.to_pure_dict(state)
 
 
-def assemble(model: Model, params: dict) -> refiner.Refiner:
-    """The model with these weights."""
-    abstract = nnx.eval_shape(lambda: refiner.build(model, 0))
-    graph, state = nnx.split(abstract, nnx.Param)
+def assemble(network, params: dict) -> nnx.Module:
+    """The network with these weights."""
+    graph, state = _abstract(network)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
+
+
+def _abstract(network):
+    return nnx.split(nnx.eval_shape(lambda: families.build(network, 0)), nnx.Param)
 
 
 def initial_params(model: Model, seed: int) -> dict:

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Model
-from urgt_jax.model.dpt import Head
+from urgt_jax.model.dpt import DETAIL, Head
 from urgt_jax.model.layers import Block, stack
 from urgt_jax.model.vit import VisionTransformer
 
@@ -18,6 +18,7 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 REGISTERS = 4
 SPECIAL = 1 + REGISTERS  # camera token and registers of every patch
+CHANNELS = {"depth": 1, "normal": 3}  # of what each head predicts, beside its confidence
 HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a head works on at a time, to bound memory
 
 
@@ -47,8 +48,8 @@ class Refiner(nnx.Module):
 
         self.within = stack(c.depth, rngs, make)
         self.across = stack(c.depth, rngs, make)
-        self.depth_head = Head(c, 1, rngs) if "depth" in c.outputs else None
-        self.normal_head = Head(c, 3, rngs) if "normal" in c.outputs else None
+        self.depth_head = Head(c, CHANNELS["depth"], rngs) if "depth" in c.outputs else None
+        self.normal_head = Head(c, CHANNELS["normal"], rngs) if "normal" in c.outputs else None
 
     def __call__(
         self,
@@ -143,3 +144,28 @@ def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols
 def build(c: Model, seed: int) -> Refiner:
     """A refiner with weights drawn from the seed, the same on any mesh."""
     return Refiner(c, nnx.Rngs(seed))
+
+
+def fresh(c: Model) -> dict[str, dict]:
+    """What the released code draws anew when it starts from VGGT, in the shape of the weights.
+
+    The embeddings of the priors and the last layer of the depth head are N(0, 1e-4) with biases of
+    0. How the normal head starts is not published: here as when nothing is known.
+    """
+    small, rngs = nnx.initializers.normal(1e-4), nnx.Rngs(0)
+
+    def layer(size: int, out: int):
+        return {"kernel": small(rngs.params(), (size, out)), "bias": jnp.zeros(out)}
+
+    found = {
+        "encoder": {
+            kind: {"proj": layer(TOKEN * TOKEN * channels, c.width)}
+            for kind, channels in CHANNELS.items()
+        }
+    }
+    if "depth" in c.outputs:
+        found["depth_head"] = {"pyramid": {"last": layer(DETAIL, 1 + CHANNELS["depth"])}}
+    if "normal" in c.outputs:
+        head = nnx.state(Head(c, CHANNELS["normal"], rngs), nnx.Param)
+        found["normal_head"] = nnx.to_pure_dict(head)
+    return found

@@ -217,6 +217,15 @@ UNUSED = (
     r"\.context_feature_encoder\..*\.norm3\.",  # Metric3D's second name for downsample.1
 )
 
+DROPPED = (r"^(camera|point|track)_head\.",)  # VGGT's, which URGT lacks
+
+
+def unused(config) -> dict[str, tuple[int, ...]]:
+    """Official tensors without use that a strict loader asks for, by name, with their shapes."""
+    if isinstance(config, Config):
+        return {"aggregator.patch_embed.mask_token": (1, config.model.width)}
+    return {"mask_token": (1, config.width)} if isinstance(config, Vit) else {}
+
 
 def theirs(rule: Rule, shape: tuple[int, ...]) -> list[str]:
     """The official tensors of a parameter of this shape."""

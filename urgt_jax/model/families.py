@@ -1,0 +1,49 @@
+"""Every kind of model that a weight file can hold: its configuration, network and names."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flax import nnx
+
+from urgt_jax import config as configs
+from urgt_jax.model import depth_anything, metric3d, refiner, weights
+from urgt_jax.model.vit import VisionTransformer
+
+
+class Family(NamedTuple):
+    """One kind of model."""
+
+    title: str
+    config: type  # what travels in the weight file
+    build: Callable[..., nnx.Module]  # (network's configuration, seed) -> network
+    rules: Callable[..., list[weights.Rule]]
+
+
+def _encoder(c: configs.Vit, seed: int) -> VisionTransformer:
+    return VisionTransformer(c, "float32", nnx.Rngs(seed))
+
+
+FAMILIES: dict[str, Family] = {
+    "refiner": Family("URGT", configs.Config, refiner.build, weights.refiner),
+    "encoder": Family("DINOv2", configs.Vit, _encoder, weights.encoder),
+    "depth_anything": Family(
+        "Depth Anything V2", configs.DepthAnything, depth_anything.build, weights.depth_anything
+    ),
+    "metric3d": Family("Metric3D v2", configs.Metric3D, metric3d.build, weights.metric3d),
+}
+
+
+def kind_of(config) -> str:
+    """The family of a configuration."""
+    return next(name for name, family in FAMILIES.items() if isinstance(config, family.config))
+
+
+def network(config):
+    """The part of a configuration that tells the network's shape."""
+    return config.model if isinstance(config, configs.Config) else config
+
+
+def build(network, seed: int) -> nnx.Module:
+    """The network of a configuration's `network` part, with weights drawn from the seed."""
+    kind = "refiner" if isinstance(network, configs.Model) else kind_of(network)
+    return FAMILIES[kind].build(network, seed)
