@@ -5,14 +5,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "urgt_jax"
 FLOORS = [  # from the top; a module may import what stands below it, or beside it in its room
-    ["predict", "evaluation", "training"],
+    ["predict", "convert", "evaluation", "training", "scaling"],
     ["report"],
     ["inference"],
+    ["coarse", "fidelity", "published"],
     ["checkpoints", "log"],
     ["step"],
     ["optim", "sharding"],
     ["losses", "metrics"],
-    ["model.refiner", "model.metric3d"],
+    ["model.families"],
+    ["model.refiner", "model.depth_anything", "model.metric3d", "model.weights", "model.sizes"],
     ["model.dpt", "model.vit"],
     ["model.layers", "model.convolution"],
     ["data.example", "data.pipeline"],

@@ -148,7 +148,7 @@ def to_official(tensors: dict[str, Tensor], config) -> Plan:
 
 def _returning(rule: weights.Rule, mine: Tensor, part: int | None) -> Read:
     back = weights.FORMS[rule.form].back
-    return lambda: np.ascontiguousarray(back(mine.read() if part is None else mine.read()[part]))
+    return lambda: np.ascontiguousarray(back(mine.read() if part is None else mine.part(part)))
 
 
 def convert(source: Path, target: Path, given: dict | None = None) -> None:

@@ -55,6 +55,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    part: Callable[[int], np.ndarray] | None = None  # one entry of the first axis, of safetensors
 
 
 class TensorFile(NamedTuple):
@@ -173,7 +174,12 @@ def _safetensor(path: Path, name: str, entry: Any, start: int) -> tuple[Tensor, 
     if not _is_shape(shape) or end - begin != math.prod(shape) * dtype.itemsize:
         raise _damaged(path, f"{_shown(name)} has data of another size than its shape")
     read = partial(_array, partial(_mapped, path, start + begin, end - begin), shape, dtype)
-    return Tensor(shape, dtype, read), (begin, end)
+
+    def part(i: int) -> np.ndarray:
+        size = (end - begin) // shape[0]
+        return _array(partial(_mapped, path, start + begin + i * size, size), shape[1:], dtype)
+
+    return Tensor(shape, dtype, read, part), (begin, end)
 
 
 # torch: a zip with a pickle of the containers, and an entry for each storage
