@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from urgt_jax import config as configs
-from urgt_jax.config import Config
+from urgt_jax.config import Config, require
 from urgt_jax.errors import UserError
 from urgt_jax.files import folder, write_text
-from urgt_jax.model import families
+from urgt_jax.model import families, refiner
 from urgt_jax.step import State, abstract_state, state_shardings, structure
 from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
 
@@ -97,6 +97,24 @@ def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]
         raise UserError(f"{path} holds weights of {titles[0]}, but {titles[1]} is asked for here")
     shapes = structure(families.network(config))[1]
     return _fill(shapes, file.tensors, path), config
+
+
+def start_from(params: dict, config: Config) -> dict:
+    """Drawn weights with those of `config.init` in their place: a whole refiner or the encoder."""
+    path = Path(config.init)
+    if kind_in(path) == "refiner":
+        return _laid_out(load_weights(path)[0], params, path)
+    encoder, _ = load_weights(path, "encoder")
+    # Beside pretrained weights the priors start near zero, so that they disturb nothing.
+    encoder |= refiner.fresh(config.model)["encoder"]
+    return {**params, "encoder": _laid_out(encoder, params["encoder"], path)}
+
+
+def _laid_out(found: dict, params: dict, path: Path) -> dict:
+    """Weights in the place of others, on their devices; fails unless names and shapes agree."""
+    problems = misfits(*({n: x.shape for n, x in flat(tree).items()} for tree in (params, found)))
+    require(not problems, f"init: {path} does not fit the model of this configuration: {problems}")
+    return jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), found, params)
 
 
 def kind_in(path: Path) -> str:

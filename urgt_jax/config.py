@@ -304,6 +304,7 @@ class Config:
     """An experiment."""
 
     seed: int = 0  # every random draw follows from it
+    init: str = ""  # weights to start from: a converted DINOv2 (the encoder), VGGT-1B or URGT
     model: Model = field(default_factory=Model)
     prior: Prior = field(default_factory=Prior)
     data: Data = field(default_factory=Data)

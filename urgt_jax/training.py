@@ -34,6 +34,8 @@ def train(config: Config, workdir: Path) -> State:
     saved, stop = checkpoints.Checkpoints(workdir, config), Stop()
     start = saved.latest() or 0
     state = saved.restore(mesh) if start else initial_state(config, mesh)
+    if config.init and not start:
+        state = state._replace(params=checkpoints.start_from(state.params, config))
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
         state = _loop(config, workdir, mesh, state, start, saved, stop)
