@@ -44,6 +44,10 @@ class Fidelity(Protocol):
     def prepare(self, view: Image, depth, normal) -> Maps:
         """Picture and coarse maps as the network takes them; fails on a wrong shape or NaN."""
 
+    def cover(self, maps: Maps, split: tuple[int, int], overlap: float) -> Grid:
+        """The windows of a picture."""
+        return grids.cover(*maps.size, *split, overlap)
+
     def cut(self, maps: Maps, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
         """Image, depth and normal of window k at the process shape."""
 
@@ -66,7 +70,7 @@ class Fidelity(Protocol):
         """A map at the size of the user's picture."""
 
 
-class Exact:
+class Exact(Fidelity):
     """The paper's way."""
 
     def __init__(self, config: Config):
@@ -113,7 +117,7 @@ class Exact:
         return x
 
 
-class Official:
+class Official(Fidelity):
     """The released code's way; depth stays relative, as it writes it."""
 
     def __init__(self, config: Config):

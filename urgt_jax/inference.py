@@ -80,7 +80,7 @@ class Refiner:
         split, overlap = self.split(grid, overlap)
         view = self.way.view(image, split)
         maps = self.way.prepare(view, np.asarray(coarse_depth), np.asarray(coarse_normal))
-        windows = grids.cover(*maps.size, *split, overlap)
+        windows = self.way.cover(maps, split, overlap)
         found = self.refine(maps, windows, progress)
         finished = (x if x is None else self.way.finish(x, size) for x in found)
         depth, normal, *sure = finished

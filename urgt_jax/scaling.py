@@ -1,0 +1,201 @@
+"""Time and memory of a refiner of any size: python -m urgt_jax.scaling --patches 1 4 --sizes large
+
+Every size and number of patches runs in a process of its own, with random weights, through what
+`predict` runs, so that the peak of its memory is its own.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from urgt_jax.config import SIZES, Config, Model, require
+from urgt_jax.errors import Parser, UserError, exit_status
+from urgt_jax.files import folder
+from urgt_jax.inference import Refiner
+from urgt_jax.log import Progress
+from urgt_jax.model.refiner import SPECIAL
+from urgt_jax.step import Stages, structure
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass took; seconds with a CPU in their name are user and system time."""
+
+    size: str
+    dtype: str
+    parameters: int
+    patches: int
+    tokens: int
+    compile_seconds: float
+    cpu_seconds: float
+    wall_seconds: float
+    encode_cpu_seconds: float
+    attend_cpu_seconds: float
+    heads_cpu_seconds: float
+    peak_gb: float  # resident memory, 10^9 bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size} {self.dtype}: {self.parameters / 1e6:.0f} M parameters, "
+            f"{self.patches} patches, {self.tokens} tokens, compiled in {self.compile_seconds:.1f} "
+            f"s, {self.cpu_seconds:.1f} CPU-s (encode {self.encode_cpu_seconds:.1f}, attend "
+            f"{self.attend_cpu_seconds:.1f}, heads {self.heads_cpu_seconds:.1f}), "
+            f"{self.wall_seconds:.1f} s, peak {self.peak_gb:.2f} GB"
+        )
+
+
+def main() -> None:
+    """The command line."""
+    told = _parser().parse_args()
+    require(min(told.patches) >= 1, f"--patches {min(told.patches)}: there must be at least one")
+    require(told.repeat >= 1, f"--repeat {told.repeat}: there must be at least one pass")
+    if told.out:
+        folder(told.out.absolute().parent)
+    for size in told.sizes:
+        for patches in told.patches:
+            cost = _apart(size, patches, told.dtype, told.repeat)
+            print(cost, flush=True)
+            if told.out:
+                _append(told.out, cost)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m urgt_jax.scaling",
+        description="Measures time and memory of a forward pass with random weights.",
+    )
+    add = parser.add_argument
+    add("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the refiner")
+    add("--patches", nargs="+", type=int, default=[1, 4], metavar="N", help="in the picture")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
+    add("--repeat", type=int, default=1, metavar="N", help="passes, of which the cheapest counts")
+    add("--out", type=Path, metavar="F.csv", help="file that a line is added to for each")
+    return parser
+
+
+def _apart(*case) -> Cost:
+    """The cost, measured in a new process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(measure, *case).result()
+        except BrokenProcessPool as error:
+            size, patches, *_ = case
+            raise UserError(
+                f"the process for {size} and {patches} patches was killed: too little memory?"
+            ) from error
+
+
+def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
+    """The cost of the cheapest of some passes over a picture of that many patches."""
+    model = replace(SIZES[size], dtype=dtype)
+    name = f"{size}, {patches} patches"
+    print(f"{name}: drawing weights", file=sys.stderr, flush=True)
+    refiner = Refiner(random_weights(model), Config(model=model))
+    parts = [Part(stage) for stage in refiner.stages]
+    refiner.stages = Stages(*parts)
+    grid = _squarish(patches)
+    picture = _picture(grid[0] * model.process[0], grid[1] * model.process[1])
+    found = []
+    for i in range(repeat):
+        for part in parts:
+            part.compiling = part.running = np.zeros(2)
+        progress = Progress(f"{name}, pass {i + 1} of {repeat}: step", 1)
+
+        def tell(done: int, steps: int) -> None:
+            progress.count = steps  # noqa: B023
+            progress.tell(done)  # noqa: B023
+
+        before = _clocks()
+        refiner(*picture, grid=grid, overlap=0.0, progress=tell)
+        compiling = sum(part.compiling for part in parts)
+        found.append((_clocks() - before - compiling, compiling[1], [p.running[0] for p in parts]))
+    (cpu, wall), _, (encode, attend, heads) = min(found, key=lambda one: one[0][0])
+    rows, cols = model.tokens
+    return Cost(
+        size, dtype, sum(x.size for x in jax.tree.leaves(refiner.params)), patches,
+        patches * (SPECIAL + rows * cols), found[0][1], cpu, wall, encode, attend, heads, _peak(),
+    )  # fmt: skip
+
+
+class Part:
+    """A stage of the forward pass that counts its own seconds, and those of its compilation."""
+
+    def __init__(self, stage: Callable):
+        self.stage, self.compiled = stage, {}
+        self.compiling = self.running = np.zeros(2)  # CPU and wall seconds
+
+    def __call__(self, *args):
+        shapes = tuple(x.shape for x in jax.tree.leaves(args))
+        before = _clocks()
+        if shapes not in self.compiled:
+            self.compiled[shapes] = self.stage.lower(*args).compile()
+        after = _clocks()
+        out = jax.block_until_ready(self.compiled[shapes](*args))
+        self.compiling = self.compiling + after - before
+        self.running = self.running + _clocks() - after
+        return out
+
+
+def random_weights(model: Model) -> dict:
+    """Weights that keep activations near one; the same few draws over and over, which is quick."""
+    draws = np.random.default_rng(0).uniform(-1, 1, 1 << 20).astype(np.float32)
+
+    def draw(path, leaf) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        if "scale" in name:
+            return jax.device_put(np.ones(leaf.shape, np.float32))
+        fan_in = leaf.shape[-2] if "kernel" in name else 1000
+        return jax.device_put(np.resize(draws * fan_in**-0.5, leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(draw, structure(model)[1])
+
+
+def _squarish(patches: int) -> tuple[int, int]:
+    """Rows and columns of patches, as near to a square as their number allows."""
+    rows = max(n for n in range(1, int(patches**0.5) + 1) if patches % n == 0)
+    return rows, patches // rows
+
+
+def _picture(height: int, width: int):
+    """A picture of noise, with coarse maps."""
+    draws = np.random.default_rng(0)
+    image = draws.integers(0, 256, (height, width, 3), np.uint8)
+    normal = np.broadcast_to(np.array([0, 0, -1], np.float32), image.shape)
+    return image, image[..., 0] / np.float32(255), normal
+
+
+def _clocks() -> np.ndarray:
+    """CPU seconds of this process, and seconds on the wall."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return np.array([used.ru_utime + used.ru_stime, time.monotonic()])
+
+
+def _peak() -> float:
+    """The most memory this process ever held, GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _append(path: Path, cost: Cost) -> None:
+    row = asdict(cost)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
