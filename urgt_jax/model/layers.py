@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -135,7 +136,23 @@ def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
     return build(rngs.split(count))
 
 
-def run(blocks, x, body, *, remat: bool):
-    """Scans x through stacked blocks: body(x, block) -> x."""
-    step = jax.checkpoint(body, prevent_cse=False) if remat else body
-    return jax.lax.scan(lambda x, block: (step(x, block), None), x, blocks)[0]
+def run(blocks, x, body, which: tuple[int, ...], *, remat: bool) -> list:
+    """What body(x, block) -> (x, out) puts out at some of the stacked blocks, counted from 0.
+
+    One loop over all blocks, so that the compiler sees a block once, whatever is kept.
+    """
+    kept, step = sorted(set(which)), jax.checkpoint(body, prevent_cse=False) if remat else body
+    # A block writes where the next one that is kept will, so that only those stay.
+    slots = np.searchsorted(kept, np.arange(kept[-1] + 1))
+    blocks = jax.tree.map(lambda a: a[: kept[-1] + 1], blocks)
+    one = jax.eval_shape(lambda x: step(x, jax.tree.map(lambda a: a[0], blocks))[1], x)
+
+    def go_on(carry, item):
+        x, outs = carry
+        block, slot = item
+        x, out = step(x, block)
+        return (x, jax.lax.dynamic_update_index_in_dim(outs, out, slot, 0)), None
+
+    start = x, jnp.zeros((len(kept), *one.shape), one.dtype)
+    (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots))
+    return [outs[kept.index(i)] for i in which]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.model.dpt import DETAIL, Head
-from urgt_jax.model.layers import Block, stack
+from urgt_jax.model.layers import Block, run, stack
 from urgt_jax.model.vit import VisionTransformer
 
 EPS = 1e-5
@@ -93,12 +93,8 @@ class Refiner(nnx.Module):
         if self.config.rope == "local":
             spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
         spots = jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL, 0), (0, 0)))
-        kept, done = {}, 0
-        for last in sorted(set(self.config.layers)):
-            part = jax.tree.map(lambda a: a[done : last + 1], (self.within, self.across))  # noqa: B023
-            x, kept[last] = self._pairs(part, x, spots)
-            done = last + 1
-        return [kept[layer][:, :, SPECIAL:] for layer in self.config.layers]
+        layers = self._pairs(x, spots)
+        return [layer[:, :, SPECIAL:] for layer in layers]
 
     def _special(self, b: int, p: int, dtype) -> Float[Array, "B P 5 D"]:
         """Camera token and registers of every patch; the first patch has its own."""
@@ -106,8 +102,8 @@ class Refiner(nnx.Module):
         each = jnp.concatenate([both[:1], jnp.broadcast_to(both[1:], (p - 1, *both.shape[1:]))])
         return jnp.broadcast_to(each, (b, *each.shape)).astype(dtype)
 
-    def _pairs(self, blocks, x: Float[Array, "B P N D"], spots):
-        """Runs pairs of blocks; also gives the last pair's outputs side by side."""
+    def _pairs(self, x: Float[Array, "B P N D"], spots) -> list[Float[Array, "B P N 2*D"]]:
+        """Both blocks' outputs side by side, of the pairs that the heads read."""
         b, p, n, d = x.shape
         apart, together = (b * p, n), (b, p * n)
         apart_spots = spots.reshape(*apart, 2)
@@ -116,14 +112,12 @@ class Refiner(nnx.Module):
 
         def pair(x, blocks):
             within, across = blocks
-            y = within(x.reshape(*apart, d), apart_spots)
-            z = across(y.reshape(*whole, d), cross_spots)
-            return z.reshape(x.shape), y.reshape(x.shape)
+            y = within(x.reshape(*apart, d), apart_spots).reshape(x.shape)
+            z = across(y.reshape(*whole, d), cross_spots).reshape(x.shape)
+            return z, jnp.concatenate([y, z], -1)
 
-        step = jax.checkpoint(pair, prevent_cse=False) if self.config.remat else pair
-        carry = lambda xy, blocks: (step(xy[0], blocks), None)  # noqa: E731
-        (x, y), _ = jax.lax.scan(carry, (x, x), blocks)
-        return x, jnp.concatenate([y, x], -1)
+        c = self.config
+        return run((self.within, self.across), x, pair, c.layers, remat=c.remat)
 
 
 def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols: int) -> Offsets:

@@ -91,12 +91,12 @@ class VisionTransformer(nnx.Module):
         self, tokens: Float[Array, "B N D"], which: tuple[int, ...]
     ) -> list[Float[Array, "B N D"]]:
         """Tokens after some of the blocks, counted from 0, not normed."""
-        kept, done = {}, 0
-        for last in sorted(set(which)):
-            part = jax.tree.map(lambda a: a[done : last + 1], self.blocks)  # noqa: B023
-            tokens = run(part, tokens, lambda x, block: block(x), remat=self.remat)
-            kept[last], done = tokens, last + 1
-        return [kept[i] for i in which]
+
+        def body(x, block):
+            x = block(x)
+            return x, x
+
+        return run(self.blocks, tokens, body, which, remat=self.remat)
 
     def __call__(
         self,
