@@ -7,9 +7,9 @@ from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Train
 
 config = Config(
     model=SIZES["tiny"],
-    data=Data(size=(224, 392), scenes=300, batch=1, mix=(0.1, 0.4, 0.2, 0.3), fill="patches"),
+    data=Data(size=(224, 392), scenes=300, batch=1, mix=(0, 0.5, 0, 0.5), fill="patches"),
     loss=Loss(depth=10.0, gradient=1.0, target="exact"),
-    optim=Optim(rate=1e-3, steps=500, warmup=0.15),
+    optim=Optim(rate=1e-3, steps=600, warmup=0.15),
     train=Train(save_every=100, log_every=20),
     eval=Eval(images=32, grid=(4, 4)),
 )

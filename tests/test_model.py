@@ -39,9 +39,9 @@ def test_gradients_cross_patches_only_with_cross_attention(micro, cross):
 def test_within_patch_blocks_alone_let_no_gradient_cross(micro):
     net = refiner.build(micro.model, 0)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 7, 16), np.float32))
-    spots = jnp.zeros((3, 7, 2))
+    turn = layers.turns(jnp.zeros((3, 7, 2)), 8)
     block = jax.tree.map(lambda a: a[0], net.within)
-    gradient = jax.grad(lambda x: (block(x, spots)[0] ** 2).sum())(x)
+    gradient = jax.grad(lambda x: (block(x, turn)[0] ** 2).sum())(x)
     assert (gradient[1:] == 0).all() and (gradient[0] != 0).any()
 
 
@@ -77,12 +77,24 @@ def test_local_positions_repeat_in_every_patch_and_global_ones_do_not(micro):
     assert found["local"] < 1e-5 < found["global"]
 
 
-def test_long_attention_equals_plain_attention(monkeypatch):
+@pytest.mark.parametrize("way", [layers._by_chunk, layers._by_head])
+def test_long_attention_equals_plain_attention(monkeypatch, way):
     rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((1, 37, 2, 8), np.float32) for _ in range(3))
-    whole = layers.attention(q, k, v)
+    q, k, v, w = (rng.standard_normal((2, 37, 2, 8), np.float32) for _ in range(4))
     monkeypatch.setattr(layers, "CHUNK", 8)
-    np.testing.assert_allclose(layers.attention(q, k, v), whole, atol=1e-6)
+    pull = lambda f: jax.value_and_grad(lambda *x: (f(*x) * w).sum(), (0, 1, 2))(q, k, v)  # noqa: E731
+    np.testing.assert_allclose(way(q, k, v), layers.attention(q, k, v), atol=1e-6)
+    for a, b in zip(*map(jax.tree.leaves, (pull(way), pull(layers.attention))), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_attention_is_softmax_over_the_other_tokens():
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.standard_normal((1, 5, 2, 4), np.float32) for _ in range(3))
+    scores = np.einsum("bnhd,bmhd->bhnm", q, k) / 2
+    share = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    want = np.einsum("bhnm,bmhd->bnhd", share, v)
+    np.testing.assert_allclose(layers.attention(q, k, v), want, atol=1e-6)
 
 
 def test_rotation_depends_on_distance_only():
@@ -90,7 +102,8 @@ def test_rotation_depends_on_distance_only():
     q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 16), np.float32)) for _ in range(2))
 
     def product(a, b):
-        turned = layers.rotate(q, jnp.array([[a]])), layers.rotate(k, jnp.array([[b]]))
+        turn = [layers.turns(jnp.array([[place]]), 16) for place in (a, b)]
+        turned = layers.rotate(q, turn[0]), layers.rotate(k, turn[1])
         return float((turned[0] * turned[1]).sum())
 
     near, far = product([3.0, 5.0], [1.0, 2.0]), product([103.0, 55.0], [101.0, 52.0])

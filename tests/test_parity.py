@@ -17,7 +17,7 @@ from flax import nnx
 from urgt_jax import checkpoints, grid
 from urgt_jax.config import TOKEN
 from urgt_jax.model import depth_anything, dpt, families, refiner, sizes, weights
-from urgt_jax.model.layers import rotate
+from urgt_jax.model.layers import rotate, turns
 from urgt_jax.model.vit import VisionTransformer
 
 close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
@@ -123,7 +123,7 @@ def test_rotation_of_queries():
     got = fixture("urgt_blocks")
     before, after = (got[f"s4_nonsq/mid/rope_q_{k}_frame0"] for k in ("in", "out"))
     places = jnp.asarray(got["s4_nonsq/mid/pos"], jnp.float32)
-    turned = rotate(jnp.asarray(before).swapaxes(1, 2), places)
+    turned = rotate(jnp.asarray(before).swapaxes(1, 2), turns(places, before.shape[-1]))
     close(turned.swapaxes(1, 2), after)
 
 

@@ -86,10 +86,7 @@ def save_weights(path: Path, params: dict, config) -> None:
 
 def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]:
     """Weights and configuration of a model, from a file or from a run's work directory."""
-    path = Path(path)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"no weights at {path}: train or convert first, or give another file")
+    path = located(path)
     file = open_tensors(path)
     found, config = described(file, path)
     if found != kind:
@@ -101,7 +98,7 @@ def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]
 
 def start_from(params: dict, config: Config) -> dict:
     """Drawn weights with those of `config.init` in their place: a whole refiner or the encoder."""
-    path = Path(config.init)
+    path = located(config.init)
     if kind_in(path) == "refiner":
         return _laid_out(load_weights(path)[0], params, path)
     encoder, _ = load_weights(path, "encoder")
@@ -117,8 +114,17 @@ def _laid_out(found: dict, params: dict, path: Path) -> dict:
     return jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), found, params)
 
 
-def kind_in(path: Path) -> str:
-    """The kind of model in a weight file."""
+def located(path: str | Path) -> Path:
+    """The weight file at a path, which may be the work directory of a run."""
+    path = Path(path)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    require(path.is_file(), f"no weights at {path}: train or convert first, or give another file")
+    return path
+
+
+def kind_in(path: str | Path) -> str:
+    """The kind of model in a weight file or a work directory."""
+    path = located(path)
     return described(open_tensors(path), path)[0]
 
 

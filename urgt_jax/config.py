@@ -80,13 +80,14 @@ class Model:
     channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the heads' levels
     outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which heads there are
     layer_scale: float = 0.01  # LayerScale of the pairs at the start, VGGT's
+    last: float = 1e-4  # deviation of the heads' last layer at the start, the released code's
     cross: bool = True  # attention across patches; without it every patch is on its own
     rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
     dtype: Literal["float32", "bfloat16"] = "float32"  # activations; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass instead of keeping them
 
     def __post_init__(self) -> None:
-        _positive("model", self, "heads", "depth", "features")
+        _positive("model", self, "heads", "depth", "features", "last")
         require(
             self.width % self.heads == 0 and self.width // self.heads % 4 == 0,
             f"model.encoder.width {self.width} over model.heads {self.heads} must be a multiple "
@@ -114,7 +115,7 @@ class Model:
 SIZES: dict[str, Model] = {
     "tiny": Model(
         Vit(width=96, depth=3, heads=4, pretrain=98, scale=0.2), heads=4, depth=3,
-        layers=(0, 0, 1, 2), process=(56, 98), layer_scale=0.2,
+        layers=(0, 0, 1, 2), process=(56, 98), layer_scale=0.2, last=0.01,
         features=32, channels=(24, 48, 64, 64),
     ),
     "small": Model(
@@ -187,7 +188,7 @@ class Prior:
     lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse network's map, pixels
     blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, in coarse pixels (standard deviation)
     displace: float = 0.25  # how far edges are displaced, in coarse pixels (standard deviation)
-    grain: float = 0.12  # noise of a coarse pixel's depth (standard deviation of log depth)
+    grain: float = 0.12  # noise of a coarse pixel (deviation as a share of the mean disparity)
     rough: float = 10.0  # noise of a coarse pixel's normal, degrees
     distort: float = 0.015  # low-frequency distortion of depth (standard deviation of log depth)
     tilt: float = 3.0  # low-frequency distortion of normals, degrees

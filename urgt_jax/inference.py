@@ -42,8 +42,7 @@ def load(path: str | Path, dtype: str | None = None, fidelity: str | None = None
 
     A refiner, unless the file holds Depth Anything V2 or Metric3D v2.
     """
-    path = Path(path)
-    kind = "refiner" if path.is_dir() else kind_in(path)
+    kind = kind_in(path)
     if kind in coarse.MODELS:
         return coarse.load(path, kind)
     params, config = load_weights(path)
@@ -124,7 +123,9 @@ class Refiner:
     ) -> Iterator[dict[str, Offsets]]:
         """Offsets of one window after the other at the process shape."""
         process, count = self.config.model.process, windows.count
-        size = min(max(HEAD_PIXELS // (process[0] * process[1]), 1), count)
+        # More at a time would cost a CPU memory and, as maps leave its caches, time too.
+        pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
+        size = min(max(pixels // (process[0] * process[1]), 1), count)
         chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
         tokens, steps = [], 2 * len(chunks) + 1
         for i, chunk in enumerate(chunks):

@@ -124,7 +124,10 @@ def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Pa
         progress.count = steps
         progress.tell(done)
 
-    result = refiner(image, depth, normal, grid=split, overlap=overlap, progress=tell)
+    try:
+        result = refiner(image, depth, normal, grid=split, overlap=overlap, progress=tell)
+    except UserError as error:  # the refiner knows maps, but not whose they are
+        raise UserError(f"{path}: {error}") from error
     if not (np.isfinite(result.depth).all() and np.isfinite(result.normal).all()):
         raise UserError(f"{told.weights} gives NaN for {path}: the weights are damaged")
     write(result, refiner, out, path.stem)

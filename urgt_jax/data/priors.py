@@ -84,8 +84,9 @@ def degrade(
 
     disparity = soften(np.where(valid, 1 / np.maximum(depth, 1e-3), 1 / max_depth))
     wave = smooth_noise(rng, small, int(rng.integers(2, 5)))
-    grain = prior.grain * rng.standard_normal(small)
-    disparity = disparity * np.exp(prior.distort * wave + grain)
+    # What learns from disparity errs by as much in the distance as nearby, not in proportion.
+    grain = prior.grain * disparity.mean() * rng.standard_normal(small)
+    disparity = np.maximum(disparity * np.exp(prior.distort * wave) + grain, 0)
     disparity = enlarge(disparity.astype(np.float32), size)
     coarse = np.stack([soften(normal[..., i]) for i in range(3)], -1)
     tilt = np.stack([smooth_noise(rng, small, 3) for _ in range(2)], -1)

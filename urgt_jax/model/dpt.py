@@ -60,8 +60,8 @@ class Fusion(nnx.Module):
         return resize(self.out(self.both(x)), *size, align_corners=True)
 
 
-def uv_embedding(height: int, width: int, channels: int, aspect: float) -> np.ndarray:
-    """[H, W, C] sines and cosines of the place in a picture of that aspect (width over height)."""
+def uv_embedding(height: int, width: int, channels: int, aspect: float) -> Float[Array, "H W C"]:
+    """Sines and cosines of the place in a picture of that aspect (width over height)."""
     diagonal = np.hypot(aspect, 1.0)
     u = np.linspace(-1, 1, width) * (aspect / diagonal) * (width - 1) / width
     v = np.linspace(-1, 1, height) * (1 / diagonal) * (height - 1) / height
@@ -69,10 +69,12 @@ def uv_embedding(height: int, width: int, channels: int, aspect: float) -> np.nd
 
     def waves(place):
         angle = place[..., None] * speed
-        return np.concatenate([np.sin(angle), np.cos(angle)], -1)
+        return np.concatenate([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
 
-    u, v = np.meshgrid(u, v)
-    return np.concatenate([waves(u), waves(v)], -1).astype(np.float32)
+    # Spread out by the program, since as a constant it would weigh 137 MB at full size.
+    shape = height, width, channels // 2
+    parts = waves(u)[None], waves(v)[:, None]
+    return jnp.concatenate([jnp.broadcast_to(part, shape) for part in parts], -1)
 
 
 class Pyramid(nnx.Module):
@@ -138,7 +140,7 @@ class Head(nnx.Module):
         dtype = jnp.dtype(c.dtype)
         self.norm = Norm(2 * c.width, EPS, rngs)
         # Near zero, so that training starts at the coarse map.
-        near_zero = nnx.initializers.normal(1e-4)
+        near_zero = nnx.initializers.normal(c.last)
         self.pyramid = Pyramid(
             2 * c.width, c.features, c.channels, outputs + 1, vggt=True, dtype=dtype, rngs=rngs,
             init=near_zero,

@@ -1,5 +1,7 @@
 """Attention, its rotary positions, and the transformer block that all models share."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 CHUNK = 512  # queries at a time where the sequence is long
+SHORT = 512  # keys, up to which attention is done at once
 ROPE_BASE = 100.0
 
 Spots = Float[Array, "*B N 2"]
@@ -16,32 +19,82 @@ def attention(
     q: Float[Array, "B N H D"], k: Float[Array, "B M H D"], v: Float[Array, "B M H D"]
 ) -> Float[Array, "B N H D"]:
     """Softmax attention that never holds an N x N matrix of a long sequence."""
-    b, n, heads, size = q.shape
-    if n <= 2 * CHUNK:
-        return _attend(q, k, v)
-    parts = -(-n // CHUNK)
-    padded = jnp.pad(q, ((0, 0), (0, parts * CHUNK - n), (0, 0), (0, 0)))
-    chunks = padded.reshape(b, parts, CHUNK, heads, size).swapaxes(0, 1)
-    # Rows of the matrix are independent; remat keeps only one chunk of them in the backward pass.
-    out = jax.lax.map(jax.checkpoint(lambda chunk: _attend(chunk, k, v)), chunks)
-    return out.swapaxes(0, 1).reshape(b, parts * CHUNK, heads, size)[:, :n]
+    if k.shape[1] <= SHORT:
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        return _attend(q, k, v).swapaxes(1, 2)
+    return jax.lax.platform_dependent(q, k, v, cpu=_by_head, default=_by_chunk)
 
 
-def _attend(q, k, v):
-    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
-    share = jax.nn.softmax(scores * q.shape[-1] ** -0.5, -1).astype(v.dtype)
-    return jnp.einsum("bhnm,bmhd->bnhd", share, v)
+def _attend(
+    q: Float[Array, "*B N D"], k: Float[Array, "*B M D"], v: Float[Array, "*B M D"]
+) -> Float[Array, "*B N D"]:
+    """Attention in float32, divided by the sum of the shares last, where there is least to do."""
+    q = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32)
+    share = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = share.sum(-1, keepdims=True)
+    out = jnp.einsum(
+        "...nm,...md->...nd", share.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return (out / total).astype(v.dtype)
 
 
-def rotate(x: Float[Array, "B N H D"], spots: Float[Array, "B N 2"]) -> Float[Array, "B N H D"]:
-    """Rotary embedding in two dimensions: first half by the row, second by the column."""
-    quarter = x.shape[-1] // 4
+def _chunks(q: Float[Array, "*B N D"]) -> Float[Array, "C *B n D"]:
+    """The queries, some at a time."""
+    count = -(-q.shape[-2] // CHUNK)
+    pad = [(0, 0)] * (q.ndim - 2) + [(0, count * CHUNK - q.shape[-2]), (0, 0)]
+    parts = jnp.pad(q, pad).reshape(*q.shape[:-2], count, CHUNK, q.shape[-1])
+    return jnp.moveaxis(parts, -3, 0)
+
+
+def _joined(parts: Float[Array, "C *B n D"], count: int) -> Float[Array, "*B N D"]:
+    whole = jnp.moveaxis(parts, 0, -3)
+    return whole.reshape(*whole.shape[:-3], -1, whole.shape[-1])[..., :count, :]
+
+
+def _by_chunk(q, k, v):
+    """Some queries of all heads at a time: few large products, for accelerators."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    # Rows of the matrix are independent; remat keeps one chunk of them in the backward pass.
+    out = jax.lax.map(jax.checkpoint(lambda chunk: _attend(chunk, k, v)), _chunks(q))
+    return _joined(out, q.shape[-2]).swapaxes(1, 2)
+
+
+def _by_head(q, k, v):
+    """Some queries of one head at a time, which stays in a CPU's cache: 2.6 times as fast there."""
+    heads = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
+
+    def one(head):
+        q, k, v = head
+        out = jax.lax.map(jax.checkpoint(lambda chunk: _attend(chunk, k, v)), _chunks(q))
+        return _joined(out, q.shape[0])
+
+    out = jax.lax.map(one, heads)
+    return out.reshape(q.shape[0], q.shape[2], *out.shape[1:]).swapaxes(1, 2)
+
+
+class Turn(NamedTuple):
+    """Cosines and sines of the angles by which queries and keys are turned."""
+
+    cos: Float[Array, "*B N 1 2 F"]
+    sin: Float[Array, "*B N 1 2 F"]
+
+
+def turns(spots: Spots, size: int) -> Turn:
+    """The angles of rows and columns, for heads of some size; made once for all blocks."""
+    quarter = size // 4
     speed = ROPE_BASE ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
-    angle = spots[..., None, :, None] * speed  # B N 1 2 quarter
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    pair = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, quarter)
+    angle = spots[..., None, :, None] * speed
+    return Turn(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x: Float[Array, "B N H D"], turn: Turn) -> Float[Array, "B N H D"]:
+    """Rotary embedding in two dimensions: first half by the row, second by the column."""
+    pair = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, -1)
     first, second = pair[..., 0, :], pair[..., 1, :]
-    turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], -2)
+    turned = jnp.stack(
+        [first * turn.cos - second * turn.sin, second * turn.cos + first * turn.sin], -2
+    )
     return turned.reshape(x.shape).astype(x.dtype)
 
 
@@ -72,13 +125,13 @@ class Attention(nnx.Module):
         self.q_norm = Norm(width // heads, eps, rngs) if eps else None
         self.k_norm = Norm(width // heads, eps, rngs) if eps else None
 
-    def __call__(self, x: Float[Array, "B N D"], spots: Float[Array, "B N 2"] | None):
+    def __call__(self, x: Float[Array, "B N D"], turn: Turn | None) -> Float[Array, "B N D"]:
         b, n, width = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if spots is not None:
-            q, k = rotate(q, spots), rotate(k, spots)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
         return self.proj(attention(q, k, v).reshape(b, n, width))
 
 
@@ -120,8 +173,8 @@ class Block(nnx.Module):
         self.scale1 = nnx.Param(jnp.full((width,), scale, jnp.float32))
         self.scale2 = nnx.Param(jnp.full((width,), scale, jnp.float32))
 
-    def __call__(self, x: Float[Array, "B N D"], spots=None) -> Float[Array, "B N D"]:
-        x = x + (self.attn(self.norm1(x), spots) * self.scale1[...]).astype(x.dtype)
+    def __call__(self, x: Float[Array, "B N D"], turn: Turn | None = None) -> Float[Array, "B N D"]:
+        x = x + (self.attn(self.norm1(x), turn) * self.scale1[...]).astype(x.dtype)
         return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.model.dpt import DETAIL, Head
-from urgt_jax.model.layers import Block, run, stack
+from urgt_jax.model.layers import Block, run, stack, turns
 from urgt_jax.model.vit import VisionTransformer
 
 EPS = 1e-5
@@ -106,14 +106,14 @@ class Refiner(nnx.Module):
         """Both blocks' outputs side by side, of the pairs that the heads read."""
         b, p, n, d = x.shape
         apart, together = (b * p, n), (b, p * n)
-        apart_spots = spots.reshape(*apart, 2)
-        cross_spots = spots.reshape(*together, 2) if self.config.cross else apart_spots
         whole = together if self.config.cross else apart
+        size = d // self.config.heads
+        apart_turn, whole_turn = (turns(spots.reshape(*s, 2), size) for s in (apart, whole))
 
         def pair(x, blocks):
             within, across = blocks
-            y = within(x.reshape(*apart, d), apart_spots).reshape(x.shape)
-            z = across(y.reshape(*whole, d), cross_spots).reshape(x.shape)
+            y = within(x.reshape(*apart, d), apart_turn).reshape(x.shape)
+            z = across(y.reshape(*whole, d), whole_turn).reshape(x.shape)
             return z, jnp.concatenate([y, z], -1)
 
         c = self.config

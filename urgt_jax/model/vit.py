@@ -44,8 +44,8 @@ class VisionTransformer(nnx.Module):
         side = c.pretrain // TOKEN
         normal = nnx.initializers.normal(0.02)
         self.image = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
-        self.depth = TokenEmbed(1, c.width, contrast(0.2, 1), dtype, rngs) if priors else None
-        self.normal = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs) if priors else None
+        self.depth = TokenEmbed(1, c.width, contrast(1.0, 1), dtype, rngs) if priors else None
+        self.normal = TokenEmbed(3, c.width, contrast(0.1, 3), dtype, rngs) if priors else None
         self.cls = nnx.Param(normal(rngs.params(), (1, 1, c.width)))
         self.registers = (
             nnx.Param(normal(rngs.params(), (1, c.registers, c.width))) if c.registers else None
