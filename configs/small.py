@@ -1,0 +1,15 @@
+"""The small refiner (ViT-S encoder, 12 + 12 blocks) on analytic scenes, from DINOv2's weights.
+
+Not yet run to its end: no figures. For an accelerator; a step takes minutes on a CPU.
+
+python -m urgt_jax.convert --download dinov2_s_reg dinov2.safetensors
+python train.py configs/small.py --workdir runs/small --init dinov2.safetensors
+"""
+
+from urgt_jax.config import SIZES, Config, Data, Optim
+
+config = Config(
+    model=SIZES["small"],
+    data=Data(size=(2160, 3840), batch=8),
+    optim=Optim(rate=1e-4, encoder=0.1, steps=40_000),
+)
