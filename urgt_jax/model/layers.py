@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-CHUNK = 512  # queries at a time where the sequence is long
-SHORT = 512  # keys, up to which attention is done at once
+CHUNK = 512  # most queries at a time where the sequence is long
+SHORT = 1024  # keys, up to which attention is done at once
 ROPE_BASE = 100.0
 
 Spots = Float[Array, "*B N 2"]
@@ -40,10 +40,11 @@ def _attend(
 
 
 def _chunks(q: Float[Array, "*B N D"]) -> Float[Array, "C *B n D"]:
-    """The queries, some at a time."""
+    """The queries, some at a time, in equal parts so that little is padded."""
     count = -(-q.shape[-2] // CHUNK)
-    pad = [(0, 0)] * (q.ndim - 2) + [(0, count * CHUNK - q.shape[-2]), (0, 0)]
-    parts = jnp.pad(q, pad).reshape(*q.shape[:-2], count, CHUNK, q.shape[-1])
+    size = -(-q.shape[-2] // count)
+    pad = [(0, 0)] * (q.ndim - 2) + [(0, count * size - q.shape[-2]), (0, 0)]
+    parts = jnp.pad(q, pad).reshape(*q.shape[:-2], count, size, q.shape[-1])
     return jnp.moveaxis(parts, -3, 0)
 
 
