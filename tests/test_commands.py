@@ -97,7 +97,7 @@ def test_eval_writes_scores_and_a_page(call, weights, capsys):
     call(evaluation.main, "--workdir", weights)
     scores = json.loads((weights / "metrics.json").read_text())
     assert scores["pictures"] == 2 and scores["coarse"]["depth"]["ce"] is None
-    for side in ("coarse", "refined"):
+    for side in ("coarse", "smoothed", "refined"):
         assert 0 < scores[side]["depth"]["abs_rel"] < 2
         assert 0 < scores[side]["normal"]["mean"] < 90
     assert scores["refined"]["depth"]["ce"] > 0

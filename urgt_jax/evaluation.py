@@ -12,14 +12,18 @@ import numpy as np
 from urgt_jax import config as configs
 from urgt_jax import grid, metrics, report
 from urgt_jax.config import Config
+from urgt_jax.data.priors import blur
 from urgt_jax.data.sources import Picture, Scenes
 from urgt_jax.fidelity import Maps
 from urgt_jax.files import folder, write_text
 from urgt_jax.inference import Refiner, Result, load
 from urgt_jax.log import Progress
-from urgt_jax.pictures import write_image
+from urgt_jax.pictures import unit, write_image
 
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
+
+
+SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
 
 
 class Scored(NamedTuple):
@@ -27,8 +31,7 @@ class Scored(NamedTuple):
 
     picture: Picture
     result: Result  # depth in the network's unit
-    coarse: Scores
-    refined: Scores
+    scores: dict[str, Scores]  # by the side in report.SIDES
 
 
 def evaluate(refiner: Refiner, config: Config) -> Iterator[Scored]:
@@ -45,11 +48,23 @@ def score(refiner: Refiner, picture: Picture, config: Config) -> Scored:
     c = config.eval
     windows = grid.cover(*picture.depth.shape, *c.grid, c.overlap)
     result = refiner.refine(_priors(picture), windows)
-    coarse = score_maps(picture, picture.coarse_depth, picture.coarse_normal, config)
-    refined = score_maps(picture, result.depth, result.normal, config)
-    coarse["depth"]["ce"] = float("nan")  # one map of the whole picture has no seams
-    refined["depth"]["ce"] = consistency_error(refiner, picture, result, config)
-    return Scored(picture, result, coarse, refined)
+    maps = {
+        "coarse": (picture.coarse_depth, picture.coarse_normal),
+        "smoothed": smoothed(picture),
+        "refined": (result.depth, result.normal),
+    }
+    scores = {side: score_maps(picture, *maps[side], config) for side in report.SIDES}
+    for side in report.SIDES[:2]:
+        scores[side]["depth"]["ce"] = float("nan")  # one map of the whole picture has no seams
+    scores["refined"]["depth"]["ce"] = consistency_error(refiner, picture, result, config)
+    return Scored(picture, result, scores)
+
+
+def smoothed(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse depth and normals after a Gaussian blur: what can be had without looking."""
+    sigma = SMOOTH * picture.depth.shape[0]
+    normal = np.stack([blur(picture.coarse_normal[..., i], sigma) for i in range(3)], -1)
+    return blur(picture.coarse_depth, sigma), unit(normal)
 
 
 def _priors(picture: Picture) -> Maps:
@@ -124,18 +139,17 @@ def main() -> None:
     folder(told.workdir)
     scored, examples = [], []
     for item in evaluate(refiner, config):
-        scored.append((item.coarse, item.refined))
+        scored.append(item.scores)
         if len(examples) < config.eval.examples:
             examples.append(item)
-    coarse, refined = (average(list(side)) for side in zip(*scored, strict=True))
+    means = {side: average([scores[side] for scores in scored]) for side in report.SIDES}
     summary = {
         "pictures": len(scored),
         "data": "scenes, split test",
         "alignment": _alignment(config),
-        "coarse": coarse,
-        "refined": refined,
+        **means,
     }
-    print(report.table(coarse, refined))
+    print(report.table(means))
     print(f"mean over {len(scored)} held-out scenes; {summary['alignment']}")
     write_text(told.workdir / "metrics.json", _json(summary))
     shown = [report.rows(*_maps(item, config)) for item in examples]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from urgt_jax.pictures import colour_normal, ramp
 
+SIDES = ("coarse", "smoothed", "refined")
 # kind, key in the scores, title, digits, whether more is better
 COLUMNS = (
     ("depth", "abs_rel", "AbsRel", 4, False),
@@ -39,24 +40,23 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
-def _lines(coarse: dict, refined: dict) -> list[tuple[str, str, str, str]]:
-    """Title, coarse, refined and their ratio, per metric."""
+def _lines(means: dict[str, dict]) -> list[tuple[str, ...]]:
+    """Title, coarse, smoothed, refined, and the ratio of refined to coarse, per metric."""
     lines = []
     for kind, key, title, digits, more in COLUMNS:
-        a, b = coarse[kind][key], refined[kind][key]
-        ratio = b / a if a and np.isfinite(a) and np.isfinite(b) else float("nan")
-        arrow = "↑" if more else "↓"
-        lines.append(
-            (f"{title} {arrow}", _number(a, digits), _number(b, digits), _number(ratio, 2))
-        )
+        values = [means[side][kind][key] for side in SIDES]
+        first, last = values[0], values[-1]
+        known = first and np.isfinite(first) and np.isfinite(last)
+        ratio = last / first if known else float("nan")
+        cells = [_number(value, digits) for value in values]
+        lines.append((f"{title} {'↑' if more else '↓'}", *cells, _number(ratio, 2)))
     return lines
 
 
-def table(coarse: dict, refined: dict) -> str:
+def table(means: dict[str, dict]) -> str:
     """The scores for a terminal."""
-    head = f"{'':<18}{'coarse':>10}{'refined':>10}{'ratio':>8}"
-    body = [f"{t:<18}{a:>10}{b:>10}{r:>8}" for t, a, b, r in _lines(coarse, refined)]
-    return "\n".join([head, *body])
+    lines = [("", *SIDES, "ratio"), *_lines(means)]
+    return "\n".join(f"{t:<18}" + "".join(f"{x:>10}" for x in cells) for t, *cells in lines)
 
 
 def rows(image, depths, normals, valid) -> list[list[tuple[str, np.ndarray]]]:
@@ -90,7 +90,7 @@ def sheet(examples: list[list[list[tuple[str, np.ndarray]]]]) -> np.ndarray:
 
 def page(summary: dict, examples: list[list[list[tuple[str, np.ndarray]]]]) -> str:
     """The whole report as HTML that needs no other file."""
-    lines = _lines(summary["coarse"], summary["refined"])
+    lines = _lines(summary)
     cells = "".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines
     )
@@ -99,8 +99,9 @@ def page(summary: dict, examples: list[list[list[tuple[str, np.ndarray]]]]) -> s
         "<!doctype html><meta charset=utf-8><title>urgt_jax: coarse against refined</title>"
         f"<style>{STYLE}</style><h1>Coarse against refined</h1>"
         f"<p>Mean over {summary['pictures']} pictures ({html.escape(summary['data'])}); "
-        f"{html.escape(summary['alignment'])}. CE: metres by which overlapping patches differ.</p>"
-        "<table><tr><th>metric<th>coarse<th>refined<th>ratio</tr>"
+        f"{html.escape(summary['alignment'])}. CE: metres by which overlapping patches differ. "
+        "Smoothed: the coarse maps blurred, which needs no picture; ratio: refined over coarse.</p>"
+        f"<table><tr><th>metric<th>{'<th>'.join(SIDES)}<th>ratio</tr>"
         f"{cells}</table>{figures}\n"
     )
 
