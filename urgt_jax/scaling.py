@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from urgt_jax.config import SIZES, Config, Model, require
@@ -155,9 +156,10 @@ def random_weights(model: Model) -> dict:
     def draw(path, leaf) -> jax.Array:
         name = jax.tree_util.keystr(path)
         if "scale" in name:
-            return jax.device_put(np.ones(leaf.shape, np.float32))
+            return jnp.ones(leaf.shape, jnp.float32)
         fan_in = leaf.shape[-2] if "kernel" in name else 1000
-        return jax.device_put(np.resize(draws * fan_in**-0.5, leaf.shape))
+        # Waits, since a copy on its way keeps what it copies: several leaves would be there twice.
+        return jax.block_until_ready(jax.device_put(np.resize(draws * fan_in**-0.5, leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(draw, structure(model)[1])
 

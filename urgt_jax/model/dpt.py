@@ -71,10 +71,12 @@ def uv_embedding(height: int, width: int, channels: int, aspect: float) -> Float
         angle = place[..., None] * speed
         return np.concatenate([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
 
-    # Spread out by the program, since as a constant it would weigh 137 MB at full size.
-    shape = height, width, channels // 2
-    parts = waves(u)[None], waves(v)[:, None]
-    return jnp.concatenate([jnp.broadcast_to(part, shape) for part in parts], -1)
+    # As a sum of columns and rows it is made where it is used. At full size it would weigh 137 MB
+    # as a constant, and concatenated it would stay in memory while the whole head runs.
+    none = np.zeros_like
+    by_column = jnp.concatenate([waves(u), none(waves(u))], -1)
+    by_row = jnp.concatenate([none(waves(v)), waves(v)], -1)
+    return by_column + by_row[:, None]
 
 
 class Pyramid(nnx.Module):
