@@ -40,7 +40,7 @@ $(DEMO)/refined/scene0_depth.npy: $(TINY)/weights.safetensors $(DEMO)/scene0.png
 	$(RUN) -m urgt_jax.predict $(DEMO)/scene0.png --weights $(TINY) --out $(DEMO)/refined
 
 test: $(VENV)/ready ## the tests, a few minutes on two cores
-	$(RUN) -m pytest -q -n 2 --dist loadfile
+	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready ## the tests that take longer than a minute each
 	$(RUN) -m pytest -q -m slow

@@ -17,6 +17,12 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train, Vit  # noqa: E402
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Files that take long come first, so that workers beside each other end together."""
+    long = ("test_promises", "test_commands", "test_convert", "test_fidelity", "test_parity")
+    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else 99)
+
+
 @pytest.fixture(scope="session")
 def micro() -> Config:
     """The smallest model that has every part, on the smallest scenes."""

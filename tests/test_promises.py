@@ -130,16 +130,17 @@ def test_eight_devices_give_the_results_of_one(by_devices):
 
 
 def test_each_side_compiles_once(micro):
-    config = dataclasses.replace(micro, data=dataclasses.replace(micro.data, batch=1))
-    mesh = sharding.mesh_of(config)
-    state, run = step.initial_state(config, mesh), step.train_step(config, mesh)
-    batches = pipeline.Batches(config)
-    sides = set()
-    for k in range(8):
-        sides.add(gridmix.block_side(config, k))
+    mesh = sharding.mesh_of(micro)
+    state, run = step.initial_state(micro, mesh), step.train_step(micro, mesh)
+    batches, seen = pipeline.Batches(micro), []
+    steps = [k for k in range(99) if gridmix.block_side(micro, k) <= 2][:6]
+    for k in steps:
+        side, before = gridmix.block_side(micro, k), run._cache_size()
         state, _ = run(state, jax.device_put(batches[k], sharding.images(mesh)))
-        assert run._cache_size() == len(sides)
-    assert len(sides) >= 3
+        # A test before this one may have compiled a side that is new here.
+        assert run._cache_size() - before <= (0 if side in seen else 1)
+        seen.append(side)
+    assert sorted(set(seen)) == [1, 2] and len(seen) > 2
 
 
 def test_a_workdir_keeps_to_its_configuration(micro, tmp_path):
