@@ -153,8 +153,8 @@ def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
     )
     if problems:
         raise UserError(f"{path} does not fit its own configuration: {problems}")
-    # One by one, so that a large model is not held twice.
-    leaves = [jnp.asarray(tensors[name].read()) for name in wanted]
+    # One by one, each waited for, so that a large model is not held twice.
+    leaves = [jax.block_until_ready(jnp.asarray(tensors[name].read())) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
