@@ -109,13 +109,13 @@ class Refiner:
 
     def _parts(self, maps: Maps, windows: Grid, progress: Progress) -> Iterator[np.ndarray]:
         """What is placed at each window: values of every head, each before its confidence."""
-        coarse = {"depth": maps.depth, "normal": maps.normal}
+        priors = {"depth": maps.depth, "normal": maps.normal}
         for k, offsets in enumerate(self.offsets(maps, windows, progress)):
             parts = []
             for kind in self.config.model.outputs:
                 value, confidence = offsets[kind]
                 both = np.concatenate([value, confidence[..., None]], -1)
-                parts.append(self.way.patch(both, coarse[kind], windows, k))
+                parts.append(self.way.patch(both, priors[kind], windows, k))
             yield np.concatenate(parts, -1)
 
     def offsets(
