@@ -6,13 +6,20 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "urgt_jax"
 FLOORS = [  # from the top; a module may import what stands below it, or beside it in its room
     ["predict", "convert", "evaluation", "training", "scaling"],
-    ["report"],
+    ["fill"],
+    ["report", "tables", "subjects"],
+    ["report.pages"],
+    ["report.layers", "report.columns"],
     ["inference"],
     ["coarse", "fidelity", "published"],
     ["checkpoints", "log"],
     ["step"],
     ["optim", "sharding"],
     ["losses", "metrics"],
+    ["metrics.depth", "metrics.normals", "metrics.seams"],
+    ["metrics.ordinal"],
+    ["metrics.superpixels", "metrics.protocol"],
+    ["metrics.tiles"],
     ["model.families"],
     ["model.refiner", "model.depth_anything", "model.metric3d", "model.weights", "model.sizes"],
     ["model.dpt", "model.vit"],
@@ -20,7 +27,10 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["data.example", "data.pipeline"],
     ["data.gridmix"],
     ["data.sources"],
-    ["data.priors", "data.scenes"],
+    ["data.layouts", "data.stored"],
+    ["data.folder"],
+    ["data.readers"],
+    ["data.priors", "data.scenes", "data.samples"],
     ["grid", "geometry", "pictures"],
     ["config"],
     ["tensorfiles"],
@@ -33,7 +43,8 @@ LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 def _modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if not name.endswith("__init__"):
+        name = name.removesuffix(".__init__")
+        if name in LEVEL or path.name != "__init__.py":
             yield name, ast.parse(path.read_text())
 
 

@@ -57,23 +57,33 @@ def test_blocks_are_contiguous_quarters(micro):
 
 
 def test_a_flip_mirrors_normals_and_camera(micro):
-    picture = Scenes(micro, "train")[0]
+    picture = Scenes(micro, "train").read(0)
     flipped = gridmix._flip(picture)
     np.testing.assert_array_equal(flipped.normal[:, ::-1] * [-1, 1, 1], picture.normal)
     again = gridmix._flip(flipped)
-    for a, b in zip(again, picture, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for name in ("image", "normal", "valid", "intrinsics", "coarse_depth", "coarse_normal"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(picture, name))
 
 
 def test_truth_is_not_mixed_across_edges(micro):
-    picture = Scenes(micro, "train")[1]
-    batch = gridmix.block_of(picture, micro, grid.block(48, 72, 4, 0, 0))
-    assert np.isin(batch["depth"], picture.depth).all()
+    scenes = Scenes(micro, "train")
+    batch = gridmix.block_of(scenes, 1, micro, grid.block(48, 72, 4, 0, 0))
+    assert np.isin(batch["depth"], scenes.read(1).depth).all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_block_is_the_same_part_of_the_whole_or_of_its_mirror_image(micro, flip):
+    scenes, windows = Scenes(micro, "train"), grid.block(48, 72, 2, 1, 2)
+    part = gridmix.block_of(scenes, 2, micro, windows, flip)
+    whole = gridmix.block_of(scenes, 2, micro, grid.block(48, 72, 4, 0, 0), flip)
+    rows = [4 * 1 + 2, 4 * 1 + 3, 4 * 2 + 2, 4 * 2 + 3]
+    for name in part:
+        np.testing.assert_allclose(part[name], whole[name][rows], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["disparity", "depth"])
 def test_priors_are_worse_than_truth_but_tell_of_it(micro, kind):
-    picture = Scenes(micro, "train")[2]
+    picture = Scenes(micro, "train").read(2)
     prior = dataclasses.replace(micro.prior, kind=kind)
     rng = np.random.default_rng(0)
     depth, normal = degrade(picture.depth, picture.normal, picture.valid, prior, rng, 80.0)

@@ -19,6 +19,8 @@ from urgt_jax.step import State, abstract_state, state_shardings, structure
 from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
 
 ENTRY = "urgt_jax"  # of the metadata of weight files
+# Fields that a run may change when it goes on: where data lie, and who prepares them.
+ELSEWHERE = {"data.path", "data.priors", "data.workers", "data.threads"}
 UNUSED = "unused."  # before official names of tensors that only travel along
 
 
@@ -179,7 +181,7 @@ def claim(workdir: Path, config: Config) -> None:
         return
     saved = configs.from_json(Config, path.read_text(), str(path))
     theirs, ours = dataclasses.asdict(saved), dataclasses.asdict(config)
-    differing = sorted(_differences(theirs, ours))
+    differing = sorted(set(_differences(theirs, ours)) - ELSEWHERE)
     if differing:
         raise UserError(
             f"{workdir} belongs to another configuration (differs in {', '.join(differing)}): "

@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, get_type_hints
 
 import tyro
@@ -205,7 +206,20 @@ class Prior:
 class Data:
     """Where pictures come from and how patches are drawn from them (GridMix)."""
 
-    size: tuple[int, int] = (2160, 3840)  # height and width of a picture, pixels
+    source: Literal[
+        "scenes",
+        "unreal4k",
+        "folder",
+        "middlebury2014",
+        "booster",
+        "eth3d",
+        "kitti",
+        "nyu_depth_v2",
+    ] = "scenes"  # analytic scenes, or a data set: docs/datasets.md
+    path: str = ""  # where the data set lies
+    split: str = ""  # that is scored; empty takes the set's usual one
+    priors: str = ""  # where its coarse maps lie; empty takes `priors` in the data set's folder
+    size: tuple[int, int] = (2160, 3840)  # height and width of a scene, pixels
     scenes: int = 100_000  # how many training scenes there are before they repeat
     mix: tuple[float, float, float, float] = (0.1, 0.2, 0.3, 0.4)  # chance of 1x1, 2x2, 3x3, 4x4
     batch: int = 4  # images in a step, over all hosts (at M = 4 when filled by patches)
@@ -217,6 +231,11 @@ class Data:
     def __post_init__(self) -> None:
         _positive("data", self, "scenes", "batch", "max_depth", "threads")
         require(self.workers >= 0, f"data.workers {self.workers} must not be negative")
+        require(
+            (self.source == "scenes") == (self.path == ""),
+            f"data.path {self.path!r} does not go with data.source {self.source}: scenes need "
+            "none, every other source needs the folder it lies in",
+        )
         require(
             all(side >= 8 for side in self.size), f"data.size {self.size}: sides are at least 8"
         )
@@ -278,14 +297,16 @@ class Train:
 class Eval:
     """How a model is scored."""
 
-    images: int = 200  # held-out pictures
+    images: int = 0  # pictures that are scored at most; 0 takes all of a data set, 200 scenes
     grid: tuple[int, int] = (4, 4)  # rows and columns of patches
     overlap: float = 0.0  # share of a patch that its neighbour sees too
+    align: Literal["prior", "none", "disparity"] = "prior"  # of depth to truth before it is scored
     fidelity: Literal["exact", "official"] = "exact"  # as the paper has it, or the released code
-    examples: int = 6  # pictures in the report
+    examples: int = 6  # the worst pictures, which get a page each in the report
 
     def __post_init__(self) -> None:
-        _positive("eval", self, "images", "examples")
+        require(self.images >= 0, f"eval.images {self.images} must not be negative")
+        require(self.examples >= 0, f"eval.examples {self.examples} must not be negative")
         require(min(self.grid) >= 1, f"eval.grid {self.grid} must be at least 1 1")
         require(0 <= self.overlap < 1, f"eval.overlap {self.overlap} is out of range [0, 1)")
 
@@ -321,6 +342,13 @@ class Config:
 
 def load(path: str | Path) -> Config:
     """The `config` that a Python file defines."""
+    config = getattr(module(path), "config", None)
+    require(isinstance(config, Config), f"{path} defines no `config` of type urgt_jax Config")
+    return config
+
+
+def module(path: str | Path) -> ModuleType:
+    """What a Python file defines; whatever goes wrong in it is told in one line."""
     path = Path(path)
     if not path.is_file():
         near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), 1, 0.5)
@@ -329,16 +357,14 @@ def load(path: str | Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: a configuration defines `config` in one")
-    module = importlib.util.module_from_spec(spec)
+    found = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(found)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
-    require(isinstance(config, Config), f"{path} defines no `config` of type urgt_jax Config")
-    return config
+    return found
 
 
 def paths(kind: type = Config, prefix: str = "") -> list[str]:
@@ -377,6 +403,47 @@ def override(config: Config, arguments: list[str]) -> Config:
             return tyro.cli(Config, default=config, args=arguments)
     except SystemExit as error:
         raise UserError(_one_line(told.getvalue())) from error
+
+
+def changed(config: Config, changes: dict[str, object]) -> Config:
+    """The configuration with fields replaced by their dotted names, such as model.depth."""
+    for name, value in changes.items():
+        require(name in paths(), f"no field is called {name}")
+        *owners, last = name.split(".")
+        config = _replaced(config, owners, last, value)
+    return config
+
+
+def _replaced(node, owners: list[str], name: str, value):
+    if not owners:
+        return dataclasses.replace(node, **{name: value})
+    inner = _replaced(getattr(node, owners[0]), owners[1:], name, value)
+    return dataclasses.replace(node, **{owners[0]: inner})
+
+
+def options(changes: dict[str, object]) -> list[str]:
+    """The same changes as they are written on the command line."""
+    found = []
+    for name, value in changes.items():
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--{'.'.join(_no(name))}")
+        else:
+            many = value if isinstance(value, tuple) else (value,)
+            found += [f"--{name}", *map(str, many)]
+    return found
+
+
+def _no(name: str) -> list[str]:
+    *owners, last = name.split(".")
+    return [*owners, f"no-{last}"]
+
+
+def data_options(told: list[str] | None) -> list[str]:
+    """`--data SOURCE [PATH]` as fields."""
+    if not told:
+        return []
+    require(len(told) <= 2, f"--data takes a source and a folder, not {len(told)} words")
+    return ["--data.source", told[0], "--data.path", *(told[1:] or [""])]
 
 
 def _one_line(told: str) -> str:

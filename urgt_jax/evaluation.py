@@ -1,8 +1,10 @@
-"""Scores a trained refiner on held-out scenes against its coarse priors."""
+"""Scores a refiner, or anybody's maps, on held-out pictures the way the field measures."""
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,158 +12,297 @@ import jax
 import numpy as np
 
 from urgt_jax import config as configs
-from urgt_jax import grid, metrics, report
-from urgt_jax.config import Config
-from urgt_jax.data.priors import blur
-from urgt_jax.data.sources import Picture, Scenes
-from urgt_jax.fidelity import Maps
+from urgt_jax import grid, metrics, pictures, report, tables
+from urgt_jax.config import Config, require
+from urgt_jax.data.sources import Picture, Pictures, open_pictures
+from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder, write_text
-from urgt_jax.inference import Refiner, Result, load
+from urgt_jax.inference import Refiner, load
 from urgt_jax.log import Progress
-from urgt_jax.pictures import unit, write_image
+from urgt_jax.metrics import Pooled, Protocol, Truth
+from urgt_jax.subjects import Candidate, Predictions, Refined, Subject
 
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
+PNG_SCALE = 256.0  # PatchFusion's and KITTI's 16-bit depth: 256 steps a metre
 
 
-SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
+class Side(NamedTuple):
+    """One side of a scored picture, at the truth's size."""
+
+    scores: Scores
+    angles: np.ndarray | None  # how many pixels' normals err by how much
+    metres: np.ndarray | None
+    normal: np.ndarray | None
 
 
 class Scored(NamedTuple):
     """What is known about one held-out picture."""
 
-    picture: Picture
-    result: Result  # depth in the network's unit
-    scores: dict[str, Scores]  # by the side in report.SIDES
+    name: str
+    image: np.ndarray
+    truth: Truth
+    sides: dict[str, Side]
 
 
-def evaluate(refiner: Refiner, config: Config) -> Iterator[Scored]:
-    """Refines and scores held-out pictures, one by one."""
-    source = Scenes(config, "test")
-    progress = Progress("evaluate", len(source))
-    for index in range(len(source)):
-        yield score(refiner, source[index], config)
-        progress.tell(index + 1)
+def protocol_of(config: Config) -> Protocol:
+    """How depth is compared, as the configuration has it."""
+    kind, align = config.prior.kind, config.eval.align
+    if align == "prior":
+        align = "disparity" if kind == "disparity" else "none"
+    return Protocol(kind, align, config.data.max_depth)
 
 
-def score(refiner: Refiner, picture: Picture, config: Config) -> Scored:
-    """One picture, coarse and refined."""
-    c = config.eval
-    windows = grid.cover(*picture.depth.shape, *c.grid, c.overlap)
-    result = refiner.refine(_priors(picture), windows)
-    maps = {
-        "coarse": (picture.coarse_depth, picture.coarse_normal),
-        "smoothed": smoothed(picture),
-        "refined": (result.depth, result.normal),
-    }
-    scores = {side: score_maps(picture, *maps[side], config) for side in report.SIDES}
-    for side in report.SIDES[:2]:
-        scores[side]["depth"]["ce"] = float("nan")  # one map of the whole picture has no seams
-    scores["refined"]["depth"]["ce"] = consistency_error(refiner, picture, result, config)
-    return Scored(picture, result, scores)
+def truth_of(picture: Picture, config: Config) -> Truth:
+    """What a picture's maps are compared with; normals are those of its depth where none are known.
+
+    Without intrinsics there are none.
+    """
+    truth = Truth(picture.depth, picture.valid, picture.normal, picture.intrinsics, picture.stereo)
+    truth = protocol_of(config).limit(truth)
+    if truth.normal is None and truth.intrinsics is not None:
+        truth = truth._replace(normal=metrics.true_normals(truth)[0])
+    return truth
 
 
-def smoothed(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """Coarse depth and normals after a Gaussian blur: what can be had without looking."""
-    sigma = SMOOTH * picture.depth.shape[0]
-    normal = np.stack([blur(picture.coarse_normal[..., i], sigma) for i in range(3)], -1)
-    return blur(picture.coarse_depth, sigma), unit(normal)
+def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
+    """All metrics of one side of a picture."""
+    scores: Scores = {"depth": {}, "normal": {}}
+    metres, normal, angles = None, None, None
+    if candidate.depth is not None:
+        metres = metrics.to_metres(candidate.depth, truth, protocol_of(config))
+        scores["depth"] = metrics.depth_scores(metres, truth)
+        windows = grid.cover(*metres.shape, *config.eval.grid, config.eval.overlap)
+        scores["depth"] |= metrics.seams(metres, truth, windows)
+        scores["depth"] |= _consistency(candidate, truth, config)
+    if candidate.normal is not None and truth.normal is not None:
+        normal = pictures.unit(pictures.resized(candidate.normal, truth.depth.shape))
+        scores["normal"], angles = metrics.normal_scores(normal, truth)
+        if metres is not None and truth.intrinsics is not None:
+            scores["depth"]["agreement"] = metrics.agreement(metres, normal, truth)
+    return Side(scores, angles, metres, normal)
 
 
-def _priors(picture: Picture) -> Maps:
-    return Maps(picture.image, picture.coarse_depth, picture.coarse_normal)
+def _consistency(candidate: Candidate, truth: Truth, config: Config) -> dict[str, float]:
+    """How overlapping windows differ: in metres under the whole map's alignment, and in units."""
+    if candidate.patches is None:
+        return {}
+    (windows, patches), protocol = candidate.patches, protocol_of(config)
+    limit, found = config.data.max_depth, {}
+    if protocol.kind == "disparity":
+        found["ce_disparity"] = metrics.consistency(patches, windows.origins, np.inf)
+    if protocol.align == "disparity":
+        disparity = lambda x: x if protocol.kind == "disparity" else 1 / np.maximum(x, 1e-3)  # noqa: E731
+        fit = metrics.align(disparity(candidate.depth), truth.depth, truth.valid)
+        patches = fit.depth(disparity(patches), limit)
+    found["ce"] = metrics.consistency(patches, windows.origins, limit)
+    return found
 
 
-@partial(jax.jit, static_argnames=("config",))
-def _scores(depth, normal, true_depth, true_normal, valid, config: Config):
-    depth, true_depth, valid = depth[None], true_depth[None], valid[None]
-    metric = _to_metres(depth, true_depth, valid, config)
-    of_depth = metrics.depth_metrics(metric, true_depth, valid)
-    of_depth["boundary_f1"] = metrics.boundary_f1(metric, true_depth, valid)
-    of_normal = metrics.normal_metrics(normal[None], true_normal[None], valid)
-    return jax.tree.map(lambda x: x[0], {"depth": of_depth, "normal": of_normal})
+@dataclass
+class Tally:
+    """What has been scored so far; maps are not kept."""
 
+    sides: tuple[str, ...]
+    pictures: list[tuple[str, dict[str, Scores]]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> why
 
-def score_maps(picture: Picture, depth, normal, config: Config) -> Scores:
-    """Metrics of maps in the network's unit against the picture's truth."""
-    found = _scores(depth, normal, picture.depth, picture.normal, picture.valid, config)
-    return jax.tree.map(float, found)
+    def __post_init__(self) -> None:
+        self.pooled = {side: Pooled() for side in self.sides}
 
+    def add(self, scored: Scored) -> None:
+        """Notes a picture's scores."""
+        self.pictures.append((scored.name, {n: side.scores for n, side in scored.sides.items()}))
+        for name, side in scored.sides.items():
+            if side.angles is not None:
+                self.pooled[name].add(side.angles)
 
-def _to_metres(depth, true_depth, valid, config: Config):
-    """Metric priors are a share of max_depth; disparity is aligned to the truth."""
-    limit = config.data.max_depth
-    if config.prior.kind == "depth":
-        return depth * limit
-    return metrics.align(depth, true_depth, valid).depth(depth, limit)
-
-
-def consistency_error(refiner: Refiner, picture: Picture, result: Result, config: Config) -> float:
-    """Metres by which overlapping patches of one forward pass differ, under the map's alignment."""
-    windows = metrics.consistency_windows(*picture.depth.shape)
-    patches = refiner.patches(_priors(picture), windows)
-    if patches is None:
-        return float("nan")
-    limit = config.data.max_depth
-    if config.prior.kind == "depth":
-        return metrics.consistency(patches * limit, windows.origins, limit)
-    known = (x[None] for x in (result.depth, picture.depth, picture.valid))
-    metric = metrics.align(*known).depth(patches[None], limit)
-    return metrics.consistency(np.asarray(metric[0]), windows.origins, limit)
+    def means(self) -> dict[str, Scores]:
+        """The mean over pictures of each metric, and normals pooled over all pixels."""
+        return {
+            side: {
+                **average([scores[side] for _, scores in self.pictures]),
+                "pooled": self.pooled[side].scores(),
+            }
+            for side in self.sides
+        }
 
 
 def average(scores: list[Scores]) -> Scores:
     """The mean over pictures of each metric, without pictures where it is not defined."""
-    return {
-        kind: {
-            name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-            for name in scores[0][kind]
-            for values in [np.array([s[kind][name] for s in scores])]
+    found: Scores = {}
+    for kind in ("depth", "normal"):
+        names = dict.fromkeys(name for s in scores for name in s[kind])
+        values = {n: np.array([s[kind].get(n, np.nan) for s in scores], float) for n in names}
+        found[kind] = {
+            n: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan")
+            for n, v in values.items()
         }
-        for kind in scores[0]
-    }
+    return found
+
+
+def evaluate(subject: Subject, found: Pictures, config: Config, tally: Tally) -> Iterator[Scored]:
+    """Scores pictures one by one; what cannot be read is noted in the tally, and skipped."""
+    count = min(config.eval.images or len(found), len(found))
+    progress = Progress("evaluate", count)
+    for index in range(count):
+        name = found.name(index)
+        try:
+            picture = found.read(index)
+            truth = truth_of(picture, config)
+            sides = {n: score(c, truth, config) for n, c in subject(name, picture).items()}
+        except UserError as error:
+            tally.skipped[name] = str(error)
+        else:
+            scored = Scored(name, picture.image, truth, sides)
+            tally.add(scored)
+            yield scored
+        progress.tell(index + 1)
+
+
+class Worst:
+    """Keeps pages of the pictures with the largest error, so that the rest costs no disk."""
+
+    def __init__(self, out: Path, side: str, count: int):
+        self.out, self.side, self.count = out, side, count
+        self.kept: list[tuple[float, str]] = []
+
+    def offer(self, scored: Scored) -> None:
+        """Writes the picture's layers if it is among the worst so far."""
+        scores = scored.sides[self.side].scores
+        error = scores["depth"].get("abs_rel", scores["normal"].get("mean", np.nan))
+        self.kept.append((-np.inf if np.isnan(error) else error, scored.name))
+        self.kept.sort(reverse=True)
+        dropped = {name for _, name in self.kept[self.count :]}
+        self.kept = self.kept[: self.count]
+        if scored.name not in dropped:
+            report.write_layers(self.out, scored.name, layers(scored))
+        for name in dropped - {scored.name}:
+            report.drop_layers(self.out, name)
+
+
+def layers(scored: Scored) -> report.Layers:
+    """The maps of a picture as the report shows them, depth as 1/metres."""
+    truth = scored.truth
+    shown = {n: s for n, s in scored.sides.items() if n != "smoothed"}
+    depth = {n: 1 / s.metres for n, s in shown.items() if s.metres is not None}
+    normal = {n: s.normal for n, s in shown.items() if s.normal is not None}
+    known = truth.valid
+    if normal:
+        normal["truth"], known = metrics.true_normals(truth)
+    depth["truth"] = np.where(truth.known, 1 / np.maximum(truth.depth, 1e-3), 0).astype(np.float32)
+    return report.Layers(scored.image, depth, normal, truth.valid, known)
 
 
 def main() -> None:
     """The command line of eval.py."""
+    told, rest = _parser().parse_known_args()
+    if told.table:
+        tables.main(told, rest)
+        return
+    subject, config, out = _subject(told, rest)
+    protocol_of(config)  # fails where kind and alignment do not go together
+    found = open_pictures(config, config.data.split, coarse=isinstance(subject, Refined))
+    folder(out)
+    tally = Tally(subject.sides)
+    worst = Worst(out, subject.sides[-1], config.eval.examples)
+    examples = []
+    report.clear(out)
+    for scored in evaluate(subject, found, config, tally):
+        report.write_thumbnail(out, scored.name, scored.image)
+        worst.offer(scored)
+        if len(examples) < 3 and scored.truth.depth.size < 1e6:
+            examples.append(layers(scored))
+    _finish(tally, examples, subject, config, out)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = configs.FieldsParser(
         prog="eval.py",
-        description="Scores a trained refiner on held-out pictures.",
+        description="Scores a trained refiner, or anybody's maps, on held-out pictures.",
         epilog="Any field of the run's configuration can be set: --eval.images 8",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of the run to score")
-    told, rest = parser.parse_known_args()
-    refiner = load(told.workdir)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", type=Path, help="of the run to score")
+    what.add_argument("--weights", type=Path, metavar="FILE", help="a weight file to score")
+    what.add_argument("--predictions", type=Path, metavar="DIR", help="saved maps to score")
+    what.add_argument("--table", type=Path, metavar="DIR", help="configurations of a paper's rows, "
+        "which are trained and scored where they are not yet")  # fmt: skip
+    add = parser.add_argument
+    add("--data", nargs="+", metavar=("SOURCE", "PATH"), help="the data set: docs/datasets.md")
+    add(
+        "--kind", choices=("depth", "disparity"), help="of predictions: metres, or relative 1/depth"
+    )
+    add("--scale", type=float, help=f"of 16-bit .png predictions: steps a metre ({PNG_SCALE:g})")
+    add("--out", type=Path, help="folder for what is made; else the work directory, or NAME_scores")
+    tables.add_options(parser)
+    return parser
+
+
+def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config, Path]:
+    """What is scored, how, and where the scores go."""
+    rest = [*configs.data_options(told.data), *rest]
+    if told.predictions:
+        require(told.kind is not None, "--predictions needs --kind: depth (metres) or disparity")
+        config = configs.override(Config(), [*rest, "--prior.kind", told.kind])
+        subject = Predictions(told.predictions, told.scale or PNG_SCALE)
+        return subject, config, told.out or _beside(told.predictions)
+    require(told.kind is None and told.scale is None, "--kind and --scale go with --predictions")
+    where = told.workdir or told.weights
+    refiner = load(where)
+    require(isinstance(refiner, Refiner), f"{where} holds no refiner: its maps are scored with "
+        "--predictions")  # fmt: skip
     config = configs.override(refiner.config, rest)
-    configs.require(
+    require(
         config.model == refiner.config.model,
         "--model fields belong to the trained weights and cannot be set for eval.py",
     )
-    folder(told.workdir)
-    scored, examples = [], []
-    for item in evaluate(refiner, config):
-        scored.append(item.scores)
-        if len(examples) < config.eval.examples:
-            examples.append(item)
-    means = {side: average([scores[side] for scores in scored]) for side in report.SIDES}
+    refiner = Refiner(refiner.params, config)
+    return Refined(refiner, config), config, told.out or told.workdir or _beside(told.weights)
+
+
+def _beside(path: Path) -> Path:
+    path = path.absolute()
+    return path.with_name(f"{path.stem if path.is_file() else path.name}_scores")
+
+
+def _finish(tally: Tally, examples: list, subject: Subject, config: Config, out: Path) -> None:
+    """Prints and writes what was found."""
+    for name, why in list(tally.skipped.items())[:5]:
+        print(f"skipped {name}: {why}")
+    require(bool(tally.pictures), f"none of {len(tally.skipped)} pictures could be scored")
+    means, protocol = tally.means(), protocol_of(config)
     summary = {
-        "pictures": len(scored),
-        "data": "scenes, split test",
-        "alignment": _alignment(config),
+        "pictures": len(tally.pictures),
+        "skipped": tally.skipped,
+        "data": _data(config),
+        "protocol": str(protocol),
+        "seams": _patches(config),
         **means,
     }
-    print(report.table(means))
-    print(f"mean over {len(scored)} held-out scenes; {summary['alignment']}")
-    write_text(told.workdir / "metrics.json", _json(summary))
-    shown = [report.rows(*_maps(item, config)) for item in examples]
-    write_text(told.workdir / "report.html", report.page(summary, shown))
-    write_image(told.workdir / "examples.png", report.sheet(shown[:3]))
-    print(f"wrote metrics.json, report.html and examples.png in {told.workdir}")
+    print(report.table(means, tally.sides))
+    print(f"mean over {len(tally.pictures)} pictures of {summary['data']}"
+        + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))  # fmt: skip
+    print(f"{protocol}; {summary['seams']}")
+    if isinstance(subject, Predictions) and (extra := subject.unused()):
+        print(f"{len(extra)} files in {subject.folder} belong to no picture, such as {extra[0]}")
+    rows = [{"name": name, **scores} for name, scores in tally.pictures]
+    write_text(out / "metrics.json", _json({**summary, "per_picture": rows}))
+    page = report.write_pages(out, summary, tally.pictures)
+    if examples:
+        pictures.write_image(out / "examples.png", report.sheet(examples))
+    print(f"wrote {out / 'metrics.json'} and {page}")
 
 
-def _alignment(config: Config) -> str:
-    if config.prior.kind == "depth":
-        return "metric depth, not aligned"
-    return "disparity aligned to 1/depth by least squares per picture"
+def _data(config: Config) -> str:
+    data = config.data
+    if data.source == "scenes":
+        return f"scenes, split {data.split or 'test'}, {data.size[0]} x {data.size[1]} pixels"
+    return f"{data.source}, split {data.split}" if data.split else f"{data.source}"
+
+
+def _patches(config: Config) -> str:
+    rows, cols = config.eval.grid
+    return f"{rows} x {cols} patches, overlap {config.eval.overlap:g}"
 
 
 def _json(summary: dict) -> str:
@@ -172,12 +313,5 @@ def _json(summary: dict) -> str:
     return json.dumps(known, indent=1) + "\n"
 
 
-def _maps(item: Scored, config: Config):
-    """Image, then coarse, refined and true maps, depth as 1/metres."""
-    p, limit = item.picture, config.data.max_depth
-    inverse = [
-        np.asarray(1 / _to_metres(x[None], p.depth[None], p.valid[None], config)[0])
-        for x in (p.coarse_depth, item.result.depth)
-    ]
-    truth = np.where(p.valid, 1 / np.maximum(p.depth, 1e-3), 1 / limit)
-    return p.image, (*inverse, truth), (p.coarse_normal, item.result.normal, p.normal), p.valid
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -14,11 +14,6 @@ def unit(v: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
     return v * jax.lax.rsqrt(jnp.maximum(square, 1e-16))
 
 
-def angle(a: Float[Array, "*B 3"], b: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
-    """Degrees between unit vectors."""
-    return jnp.degrees(jnp.arccos(jnp.clip(jnp.sum(a * b, -1), -1.0, 1.0)))
-
-
 def resize(
     x: Float[Array, "*B H W C"], height: int, width: int, align_corners: bool = False
 ) -> Float[Array, "*B h w C"]:

@@ -31,6 +31,19 @@ class Grid:
         return slice(top, top + h), slice(left, left + w)
 
     @property
+    def bounds(self) -> tuple[slice, slice]:
+        """Rows and columns that the windows span together."""
+        (top, left), (h, w) = (self.tops[0], self.lefts[0]), self.patch
+        return slice(top, self.tops[-1] + h), slice(left, self.lefts[-1] + w)
+
+    def within(self) -> "Grid":
+        """The same windows in the picture that their bounds cut out."""
+        rows, cols = self.bounds
+        size = rows.stop - rows.start, cols.stop - cols.start
+        tops = tuple(top - rows.start for top in self.tops)
+        return Grid(size, self.patch, tops, tuple(left - cols.start for left in self.lefts))
+
+    @property
     def count(self) -> int:
         """The number of windows."""
         return len(self.tops) * len(self.lefts)

@@ -5,6 +5,8 @@ OpenCV itself rounds the places of pixels to float32, which is off by up to 1e-4
 its wheels leave floats, except cubic float64, to Intel's IPP, which does not round them.
 """
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -38,6 +40,24 @@ def resize_corners(picture: Picture, height: int, width: int) -> Float[np.ndarra
 
 def _corners(have: int, want: int) -> np.ndarray:
     return np.arange(want) * ((have - 1) / max(want - 1, 1))
+
+
+def resize_window(
+    picture: Picture, height: int, width: int, window: tuple[slice, slice], corners: bool
+) -> Float[np.ndarray, "h w *C"]:
+    """The window (rows, columns) of what `resize_corners`, or else `resize_linear`, gives whole.
+
+    Equal to the last bit, at the cost of the window's own pixels.
+    """
+    _check(picture, height, width)
+    (h, w), (rows, columns) = picture.shape[:2], window
+    if (height, width) == (h, w):
+        return np.array(picture[window])
+    places = _corners if corners else partial(_places, rounded=False)
+    lines, heights = _linear(places(h, height)[rows])
+    first, last = (int(np.clip(end, 0, h - 1)) for end in (lines.min(), lines.max()))
+    wide = _mix(picture[first : last + 1], *_linear(places(w, width)[columns]), 1)
+    return _mix(wide, lines - first, heights, 0)
 
 
 def crop_average(

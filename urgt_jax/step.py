@@ -79,13 +79,11 @@ def initial_state(config: Config, mesh: Mesh) -> State:
     return jax.jit(make, out_shardings=state_shardings(config, mesh))()
 
 
-def refine(model: refiner.Refiner, batch: Batch, patch: tuple[int, int]) -> dict:
-    """Refined maps of every patch and their confidences; a missing head leaves the coarse map.
-
-    `patch` is the size of a patch in pixels of the picture, which origins are measured in.
-    """
+def refine(model: refiner.Refiner, batch: Batch) -> dict:
+    """Refined maps of every patch and their confidences; a missing head leaves the coarse map."""
     depth, normal = batch["coarse_depth"], batch["coarse_normal"]
-    spots = grid.positions(batch["origins"], patch, model.config.tokens)
+    tokens = model.config.tokens
+    spots = grid.positions(batch["origins"], tokens, tokens)
     out = model(_in_unit(batch["image"]), depth, normal, spots)
     result = {"depth": depth, "normal": normal}
     if "depth" in out:
@@ -99,17 +97,16 @@ def refine(model: refiner.Refiner, batch: Batch, patch: tuple[int, int]) -> dict
 
 def loss_terms(config: Config, params: dict, batch: Batch) -> dict[str, jax.Array]:
     """The paper's terms, unweighted, each a masked mean over the batch."""
-    height, width = config.data.size
-    patch = grid.cover(height, width, 4, 4).patch
-    result = refine(assemble(config.model, params), batch, patch)
+    result = refine(assemble(config.model, params), batch)
     valid, terms = batch["valid"], {}
     if "depth" in config.model.outputs:
         terms["depth"] = losses.mse(result["depth"], batch["target"], valid)
         terms["gradient"] = losses.gradient_matching(result["depth"], batch["target"], valid)
     if "normal" in config.model.outputs:
-        target = batch["normal"]
         if config.loss.target == "pseudo":
             target, valid = normals_from_depth(batch["depth"], batch["intrinsics"], valid)
+        else:
+            target = batch["normal"]
         terms["angular"] = losses.angular(result["normal"], target, valid)
         terms["alignment"] = losses.alignment(result["normal"], target, valid)
     return terms

@@ -1,6 +1,7 @@
 """Trains a refiner: resumes where it was, saves in the background, tells how it goes."""
 
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from urgt_jax import checkpoints, sharding
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
+from urgt_jax.errors import exit_status
 from urgt_jax.log import Log, Progress, duration
 from urgt_jax.step import State, initial_state, train_step
 
@@ -147,3 +149,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="where the run is kept")
     told, rest = parser.parse_known_args()
     train(configs.override(configs.load(told.config), rest), told.workdir)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -8,7 +8,7 @@ import numpy as np
 
 from urgt_jax.config import Config
 from urgt_jax.data.gridmix import Batch, block_side, patches
-from urgt_jax.data.sources import Scenes
+from urgt_jax.data.sources import Pictures, open_pictures
 
 AHEAD = 4  # batches that are prepared before they are asked for
 
@@ -22,9 +22,9 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 class Batches:
     """All batches of one host, by step."""
 
-    def __init__(self, config: Config, host: int = 0, hosts: int = 1, source=None):
+    def __init__(self, config: Config, host: int = 0, hosts: int = 1, source: Pictures = None):
         self.config, self.host, self.hosts = config, host, hosts
-        self.source = source if source is not None else Scenes(config, "train")
+        self.source = source if source is not None else open_pictures(config, "train")
 
     def __len__(self) -> int:
         return self.config.optim.steps
@@ -41,7 +41,7 @@ class Batches:
         number = step * self.config.data.images(1) + row
         index = int(_order(seed, number // count, count)[number % count])
         rng = np.random.default_rng([seed, 3, step, row])
-        return patches(self.source[index], self.config, m, rng)
+        return patches(self.source, index, self.config, m, rng)
 
 
 def batches(config: Config, start: int, host: int = 0, hosts: int = 1, source=None) -> Iterator:

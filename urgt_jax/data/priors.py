@@ -6,10 +6,13 @@ Everything here is numpy, since it runs in workers that must not touch an accele
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from urgt_jax.config import Prior
 from urgt_jax.pictures import unit
+
+NEAREST = 1e-3  # metres; what is nearer is no depth (PatchFusion's valid mask)
 
 
 def shrink(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -124,16 +127,38 @@ def encode(disparity: np.ndarray, prior: Prior, max_depth: float) -> np.ndarray:
     return normalise(metric if prior.kind == "depth" else disparity, prior, max_depth)[0]
 
 
+class Fit(NamedTuple):
+    """From true disparity in 1/metres to the unit of a coarse map, the same all over a picture."""
+
+    scale: float
+    shift: float
+
+
+def fit(
+    depth: Float[np.ndarray, "H W"],
+    valid: Bool[np.ndarray, "H W"],
+    coarse: Float[np.ndarray, "H W"],
+) -> Fit:
+    """Least squares fit of 1/depth onto the coarse disparity of the whole picture."""
+    known = valid & (depth > NEAREST)
+    count = max(int(known.sum()), 1)
+    disparity = np.where(known, 1 / np.maximum(depth, NEAREST), 0).astype(np.float64)
+    mean, goal = disparity.sum() / count, (coarse * known).sum(dtype=np.float64) / count
+    spread = ((disparity - mean) ** 2 * known).sum()
+    shared = ((disparity - mean) * (coarse - goal) * known).sum()
+    scale = float(shared / spread) if spread > 0 else 0.0
+    return Fit(scale, float(goal - scale * mean))
+
+
 def target(
-    depth: np.ndarray, valid: np.ndarray, coarse: np.ndarray, prior: Prior, max_depth: float
-) -> np.ndarray:
-    """True depth in the prior's unit: disparity fitted onto the coarse map by least squares."""
-    if prior.kind == "depth":
-        return (depth / max_depth).astype(np.float32)
-    disparity = np.where(valid, 1 / np.maximum(depth, 1e-3), 0).astype(np.float64)
-    count = max(int(valid.sum()), 1)
-    mean, goal = disparity.sum() / count, (coarse * valid).sum(dtype=np.float64) / count
-    spread = ((disparity - mean) ** 2 * valid).sum()
-    shared = ((disparity - mean) * (coarse - goal) * valid).sum()
-    scale = shared / spread if spread > 0 else 0.0
-    return np.where(valid, scale * (disparity - mean) + goal, 0).astype(np.float32)
+    depth: Float[np.ndarray, "h w"],
+    valid: Bool[np.ndarray, "h w"],
+    found: Fit,
+    kind: str,
+    max_depth: float,
+) -> Float[np.ndarray, "h w"]:
+    """True depth of a window in the network's unit, 0 where it is unknown."""
+    if kind == "depth":
+        return np.where(valid, depth / np.float32(max_depth), 0).astype(np.float32)
+    disparity = 1 / np.maximum(depth, NEAREST).astype(np.float64)
+    return np.where(valid, found.scale * disparity + found.shift, 0).astype(np.float32)

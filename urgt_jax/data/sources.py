@@ -1,53 +1,176 @@
-"""Pictures with measured depth, from wherever they come, in one form."""
+"""Pictures with their truth and their priors, from wherever they come, in one form."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 
-from urgt_jax.config import Config
-from urgt_jax.data import scenes
-from urgt_jax.data.priors import degrade
+from urgt_jax.config import Config, require
+from urgt_jax.data import priors, scenes
+from urgt_jax.data.priors import Fit
+from urgt_jax.data.samples import WHOLE, Source, Window
+from urgt_jax.data.stored import StoredPriors
 
 CACHE = 1e9  # bytes of rendered pictures that are kept in memory
 BYTES = 36  # per pixel of a Picture
 
 
 class Picture(NamedTuple):
-    """A picture, its truth and its priors."""
+    """A window of a picture, its truth and its priors."""
 
-    image: np.ndarray  # uint8 [H, W, 3]
-    depth: np.ndarray  # float32 [H, W], metres
-    normal: np.ndarray  # float32 [H, W, 3], unit, towards the camera
-    valid: np.ndarray  # bool [H, W]
-    intrinsics: np.ndarray  # float32 [4], fx, fy, cx, cy in pixels
-    coarse_depth: np.ndarray  # float32 [H, W], in the prior's unit
-    coarse_normal: np.ndarray  # float32 [H, W, 3], unit
+    image: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]  # metres
+    valid: Bool[np.ndarray, "h w"]  # where depth is known and within the limit
+    intrinsics: Float[np.ndarray, "4"] | None  # fx, fy, cx, cy of the window, pixels
+    stereo: float | None  # focal length times baseline, pixels x metres
+    normal: Float[np.ndarray, "h w 3"] | None  # unit, towards the camera; only where known exactly
+    coarse_depth: Float[np.ndarray, "h w"] | None  # in the network's unit
+    coarse_normal: Float[np.ndarray, "h w 3"] | None  # unit
+    fit: Fit | None  # of true disparity onto the coarse one, over the whole picture
 
 
-class Scenes(Sequence):
-    """Analytic scenes with degraded truth as priors; picture i is a function of (split, i)."""
-
-    def __init__(self, config: Config, split: str, size: tuple[int, int] | None = None):
-        self.config, self.split = config, split
-        self.size = size or config.data.size
-        self.kept: dict[int, Picture] = {}  # few scenes are soon rendered, and then only read
+class Pictures(Protocol):
+    """Pictures by number; reading a window costs no more than its own pixels where it can."""
 
     def __len__(self) -> int:
-        return self.config.data.scenes if self.split == "train" else self.config.eval.images
+        """The number of pictures."""
 
-    def __getitem__(self, index: int) -> Picture:
-        if index not in self.kept:
-            picture = self._render(index)
-            if len(self.kept) * picture.depth.size * BYTES < CACHE:
-                self.kept[index] = picture
-            return picture
-        return self.kept[index]
+    def name(self, index: int) -> str:
+        """What files that belong to the picture are called by."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+
+    def read(self, index: int, window: Window = WHOLE) -> Picture:
+        """The window of a picture."""
+
+
+class Scenes:
+    """Analytic scenes with degraded truth as priors; picture i is a function of (split, i)."""
+
+    def __init__(self, config: Config, split: str):
+        require(
+            split in scenes.SPLITS,
+            f"data.split {split}: scenes have {', '.join(scenes.SPLITS)}",
+        )
+        self.config, self.split = config, split
+        self.kept: OrderedDict[int, Picture] = OrderedDict()  # few scenes are soon only read
+
+    def __len__(self) -> int:
+        return self.config.data.scenes if self.split == "train" else self.config.eval.images or 200
+
+    def name(self, index: int) -> str:
+        """The split and the number."""
+        return f"{self.split}_{index:05}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """The same for all."""
+        return self.config.data.size
+
+    def read(self, index: int, window: Window = WHOLE) -> Picture:
+        """A scene must be rendered whole, since its priors depend on all of it."""
+        whole = self.kept.get(index)
+        if whole is None:
+            whole = self._render(index)
+            if len(self.kept) * whole.depth.size * BYTES < CACHE:
+                self.kept[index] = whole
+        return whole if window == WHOLE else _crop(whole, window)
 
     def _render(self, index: int) -> Picture:
-        data = self.config.data
-        view = scenes.render(scenes.sample_scene(index, self.split), *self.size)
-        valid = view.valid & (view.depth < data.max_depth)
+        limit, prior = self.config.data.max_depth, self.config.prior
+        view = scenes.render(scenes.sample_scene(index, self.split), *self.config.data.size)
+        valid = view.valid & (view.depth < limit)
         rng = np.random.default_rng([index, len(self.split)])
-        coarse = degrade(view.depth, view.normal, valid, self.config.prior, rng, data.max_depth)
-        return Picture(view.image, view.depth, view.normal, valid, view.intrinsics, *coarse)
+        depth, normal = priors.degrade(view.depth, view.normal, valid, prior, rng, limit)
+        return Picture(
+            view.image, view.depth, valid, view.intrinsics, None, view.normal, depth, normal,
+            priors.fit(view.depth, valid, depth),
+        )  # fmt: skip
+
+
+def _crop(picture: Picture, window: Window) -> Picture:
+    """The window of a whole picture."""
+    parts = {
+        name: x[window]
+        for name, x in picture._asdict().items()
+        if isinstance(x, np.ndarray) and x.ndim > 1
+    }
+    top, left = (s.indices(n)[0] for s, n in zip(window, picture.depth.shape, strict=True))
+    camera = picture.intrinsics - np.array([0, 0, left, top], np.float32)
+    return picture._replace(**parts, intrinsics=camera)
+
+
+class Measured:
+    """The pictures of a data set, with stored priors or, for what needs none, without."""
+
+    def __init__(self, source: Source, stored: StoredPriors | None, max_depth: float):
+        self.source, self.stored, self.max_depth = source, stored, max_depth
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """The data set's name of the picture."""
+        return self.source.name(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.source.size(index)
+
+    def read(self, index: int, window: Window = WHOLE) -> Picture:
+        """Only the window's own pixels are read, where the data set's files allow it."""
+        sample = self.source.read(index, window)
+        valid = sample.valid & (sample.depth > priors.NEAREST) & (sample.depth < self.max_depth)
+        coarse, found = (None, None), None
+        if self.stored:
+            name = self.source.name(index)
+            coarse = self.stored.read(name, self.source.size(index), window)
+            found = self.stored.fit(name)
+        return Picture(
+            sample.image, sample.depth, valid, sample.intrinsics, sample.stereo, sample.normal,
+            *coarse, found,
+        )  # fmt: skip
+
+
+def open_source(name: str, path: str | Path, split: str = "") -> Source:
+    """The data set of that name in a folder; an empty split is the set's usual one."""
+    # Not at the top, since TFDS takes a second to import, which scenes can do without.
+    if name == "unreal4k":
+        from urgt_jax.data.unreal4k import Unreal4k
+
+        return Unreal4k(Path(path), split or "test_in")
+    from urgt_jax.data.layouts import LAYOUTS
+
+    require(
+        name in LAYOUTS, f"no data set is called {name}: there are unreal4k, {', '.join(LAYOUTS)}"
+    )
+    return LAYOUTS[name](Path(path), split)
+
+
+def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
+    """Where the coarse maps of a data set's split lie."""
+    return Path(told or Path(path) / "priors") / (split or "all")
+
+
+def open_pictures(config: Config, split: str, coarse: bool = True) -> Pictures:
+    """The pictures that a configuration names, with priors unless told otherwise."""
+    data = config.data
+    if data.source == "scenes":
+        return Scenes(config, split or "test")
+    source = open_source(data.source, data.path, split)
+    stored = None
+    if coarse:
+        stored = StoredPriors(priors_folder(data.path, split, data.priors))
+        require(
+            stored.kind == config.prior.kind,
+            f"prior.kind is {config.prior.kind}, but the coarse maps in {stored.folder} hold "
+            f"{stored.kind}: set --prior.kind {stored.kind}, or fill in others",
+        )
+        require(
+            stored.max_depth == data.max_depth,
+            f"data.max_depth is {data.max_depth:g}, but the coarse maps in {stored.folder} were "
+            f"fitted to {stored.max_depth:g}: set it so, or fill in others with --max-depth",
+        )
+    return Measured(source, stored, data.max_depth)

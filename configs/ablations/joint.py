@@ -1,0 +1,56 @@
+"""URGT joint: depth and normals from one network.
+
+Not yet run at full size; the paper's figures stand in `rows`.
+
+python train.py configs/ablations/joint.py --workdir runs/joint
+"""
+
+from pathlib import Path
+
+from urgt_jax.config import load
+from urgt_jax.tables import Row
+
+BASE = Path(__file__).parents[1] / "u4k.py"
+rows = (
+    Row(
+        "Depth on UnrealStereo4K",
+        "URGT joint",
+        {"abs_rel": 0.0291, "delta1": 0.983, "rmse": 1.31, "ce": 0.0415},
+        order=7,
+    ),
+    Row(
+        "Normals on UnrealStereo4K",
+        "URGT joint",
+        {
+            "mean": 18.51,
+            "median": 9.6,
+            "normal_rmse": 28.83,
+            "below_5": 29.37,
+            "below_11.25": 59.43,
+            "below_30": 85.06,
+        },
+        order=3,
+    ),
+    Row(
+        "Depth on UnrealStereo4K",
+        "coarse prior alone (Depth Anything V2)",
+        {"abs_rel": 0.0812, "delta1": 0.924, "rmse": 2.86},
+        side="coarse",
+        order=0,
+    ),
+    Row(
+        "Normals on UnrealStereo4K",
+        "coarse prior alone (Metric3D v2)",
+        {
+            "mean": 23.36,
+            "median": 13.9,
+            "normal_rmse": 33.15,
+            "below_5": 11.74,
+            "below_11.25": 44.96,
+            "below_30": 79.77,
+        },
+        side="coarse",
+        order=0,
+    ),
+)
+config = load(BASE)

@@ -1,0 +1,19 @@
+"""GridMix with whole pictures only.
+
+Not yet run at full size; the paper's figures stand in `rows`.
+
+python train.py configs/ablations/pure_4x4.py --workdir runs/pure_4x4
+"""
+
+from pathlib import Path
+
+from urgt_jax.config import changed, load
+from urgt_jax.tables import Row
+
+BASE = Path(__file__).parents[1] / "u4k.py"
+changes = {"model.outputs": ("depth",), "data.mix": (0.0, 0.0, 0.0, 1.0)}
+rows = (
+    Row("GridMix", "pure 4x4", {"abs_rel": 0.0321, "ce": 0.0635}, order=2),
+    Row("Positions", "global RoPE", {"abs_rel": 0.0321, "ce": 0.0635}, order=0),
+)
+config = changed(load(BASE), changes)

@@ -1,0 +1,16 @@
+"""URGT separate: a network of its own for normals.
+
+Not yet run at full size; the paper's figures stand in `rows`.
+
+python train.py configs/ablations/separate_normal.py --workdir runs/separate_normal
+"""
+
+from pathlib import Path
+
+from urgt_jax.config import changed, load
+from urgt_jax.tables import Row
+
+BASE = Path(__file__).parents[1] / "u4k.py"
+changes = {"model.outputs": ("normal",)}
+rows = (Row("Normals on UnrealStereo4K", "URGT separate (no figures in the paper)", {}, order=2),)
+config = changed(load(BASE), changes)

@@ -1,0 +1,36 @@
+"""What every data set gives: one picture, or a window of it, with what was measured there."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+Window = tuple[slice, slice]  # rows and columns
+WHOLE: Window = (slice(None), slice(None))
+
+
+class Sample(NamedTuple):
+    """A window of a picture and its truth."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]  # float32, metres along the optical axis, 0 where unknown
+    valid: Bool[np.ndarray, "h w"]  # where depth is known
+    intrinsics: Float[np.ndarray, "4"] | None = None  # float32, fx, fy, cx, cy of this window
+    stereo: float | None = None  # focal length times baseline, pixels x metres; disparity x depth
+    normal: Float[np.ndarray, "h w 3"] | None = None  # float32, unit, only where known exactly
+
+
+class Source(Protocol):
+    """Pictures by number; reading a window costs no more than its own pixels where it can."""
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+
+    def name(self, index: int) -> str:
+        """What files that belong to the picture are called by: unique, without slashes."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+
+    def read(self, index: int, window: Window = WHOLE) -> Sample:
+        """The window of a picture; a damaged file is a UserError in one line that names it."""

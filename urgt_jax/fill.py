@@ -1,0 +1,342 @@
+"""Makes a data set's coarse maps: python -m urgt_jax.fill --data unreal4k /data/u4k ..."""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from importlib import metadata
+from itertools import groupby, islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool, Float, UInt8
+
+from urgt_jax import pictures
+from urgt_jax.checkpoints import load_weights, located
+from urgt_jax.config import TOKEN, require
+from urgt_jax.data.samples import Source
+from urgt_jax.data.sources import open_source, priors_folder
+from urgt_jax.data.stored import StoredPriors, checked, claim
+from urgt_jax.errors import Parser, UserError, exit_status
+from urgt_jax.files import folder, write_text
+from urgt_jax.log import Progress
+from urgt_jax.model import depth_anything, families, metric3d
+from urgt_jax.step import assemble
+
+AHEAD = 2  # batches that are read before the devices are free, or stored while they go on
+
+Image = UInt8[np.ndarray, "H W 3"]
+Size = tuple[int, int]
+
+
+class Input(NamedTuple):
+    """What a maker wants of a picture."""
+
+    values: np.ndarray  # [1 ...] for a network; a map that is already made
+    place: metric3d.Place | None = None  # of the picture in them
+
+
+class Maker(Protocol):
+    """What makes coarse maps of one kind, at its own size."""
+
+    origin: dict  # what tells its maps from another's
+
+    def shape(self, size: Size) -> Size:
+        """A size that pictures which run together have in common."""
+
+    def prepare(self, name: str, image: Image) -> Input:
+        """Runs in threads; a UserError tells that this picture has no map."""
+
+    def run(self, inputs: list[Input]) -> list[np.ndarray]:
+        """The maps of pictures of one shape."""
+
+
+class Network:
+    """A network on all devices of this host, one picture each; subclasses tell how it is fed."""
+
+    def __init__(self, path: Path, kind: str):
+        self.path = located(path)
+        params, self.config = load_weights(path, kind)
+        mesh = Mesh(np.array(jax.local_devices()), ("data",))
+        self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        self.cut = NamedSharding(mesh, PartitionSpec("data"))
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.origin = {
+            "model": families.FAMILIES[kind].title,
+            "sha256": digest,
+            "config": dataclasses.asdict(self.config),
+            "geometry": "corners",
+        }
+
+    def run(self, inputs: list[Input]) -> list[np.ndarray]:
+        """The maps of at most as many pictures as there are devices."""
+        missing = len(self.cut.mesh.devices) - len(inputs)
+        whole = np.concatenate([x.values for x in (*inputs, *inputs[-1:] * missing)])
+        found = _run(self.params, jax.device_put(whole, self.cut), self.config)
+        found = jax.device_get(found[-1] if isinstance(found, tuple) else found)
+        maps = [self.finish(x, one) for x, one in zip(found, inputs, strict=False)]
+        if not all(np.isfinite(x).all() for x in maps):
+            raise UserError(f"{self.path} gives NaN: the weights are damaged")
+        return maps
+
+
+@partial(jax.jit, static_argnames="network")
+def _run(params, images, network):
+    """Any network on prepared pictures, compiled once for each shape."""
+    return assemble(network, params)(images)
+
+
+class Disparity(Network):
+    """Depth Anything V2, as `urgt_jax.coarse.Disparity` before it enlarges."""
+
+    def __init__(self, path: Path, size: int | None = None):
+        super().__init__(path, "depth_anything")
+        self.size = size or self.config.size
+        self.origin |= {"size": self.size}
+
+    def shape(self, size: Size) -> Size:
+        """The network's input, which has the picture's aspect."""
+        return depth_anything.input_size(*size, self.size)
+
+    def prepare(self, name: str, image: Image) -> Input:
+        """The picture, normalised."""
+        return Input(depth_anything.prepare(image, self.size))
+
+    def finish(self, found: Float[np.ndarray, "h w"], given: Input) -> Float[np.ndarray, "h w"]:
+        """The map as it is."""
+        return found
+
+
+class Normals(Network):
+    """Metric3D v2, as `urgt_jax.coarse.Normals` before it enlarges."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, "metric3d")
+
+    def shape(self, size: Size) -> Size:
+        """The same for all."""
+        return self.config.process
+
+    def prepare(self, name: str, image: Image) -> Input:
+        """The picture with a border, normalised."""
+        return Input(*metric3d.prepare(image, self.config.process))
+
+    def finish(self, found: Float[np.ndarray, "h w 4"], given: Input) -> Float[np.ndarray, "y x 3"]:
+        """The normals without the border."""
+        top, left, height, width = given.place
+        return found[top : top + height, left : left + width, :3]
+
+
+class Maps:
+    """Any model's maps, from a folder of .npy files."""
+
+    def __init__(self, path: Path, what: str):
+        require(path.is_dir(), f"no folder with {what} maps at {path}")
+        self.path, self.what = path, what
+        self.origin = {"model": "maps", "folder": str(path.resolve()), "geometry": "centres"}
+
+    def shape(self, size: Size) -> Size:
+        """No matter: nothing is computed."""
+        return (0, 0)
+
+    def prepare(self, name: str, image: Image) -> Input:
+        """The map of that picture, checked."""
+        named = self.path / f"{name}_{self.what}.npy"
+        path = named if named.is_file() else self.path / f"{name}.npy"
+        values = pictures.load_map(path, f"coarse {self.what}")
+        return Input(checked(values, image.shape[:2], self.what, path))
+
+    def run(self, inputs: list[Input]) -> list[np.ndarray]:
+        """They are there already."""
+        return [x.values for x in inputs]
+
+
+class Ready(NamedTuple):
+    """A picture whose maps can be made."""
+
+    name: str
+    inputs: list[Input]  # of depth and normals
+    depth: Float[np.ndarray, "H W"]  # metres
+    valid: Bool[np.ndarray, "H W"]
+
+
+def fill(
+    source: Source, makers: list[Maker], stored: StoredPriors, host: int = 0, hosts: int = 1
+) -> list[str]:
+    """Makes what a host's share still lacks; returns a line for each picture that was skipped."""
+    mine, there, skipped = range(host, len(source), hosts), stored.finished(), []
+    todo = [i for i in mine if source.name(i) not in there]
+    done = len(mine) - len(todo)
+    if done:
+        print(f"{stored.folder}: {done} of {len(mine)} pictures are there already", flush=True)
+    progress = Progress(str(stored.folder), len(mine), done)
+    # No more than that many pictures are read ahead and stored behind at a time.
+    threads = min(2 * (AHEAD + 1) * len(jax.local_devices()), os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        batches = _batches(source, makers, todo, skipped)
+        read = _ahead(pool, partial(_read, source, makers), batches)
+        for written in _ahead(pool, stored.write, _made(makers, read, skipped)):
+            for future in written:
+                future.result()
+            done += len(written)
+            progress.tell(done + len(skipped))
+    return skipped
+
+
+def _batches(source: Source, makers, todo: list[int], skipped: list[str]) -> Iterator[list]:
+    """Pictures that run together, one for each device, as arguments of `_read`."""
+    shapes = {}
+    for index in todo:
+        try:
+            size = source.size(index)
+        except UserError as error:
+            skipped.append(str(error))
+        else:
+            shapes[index] = [maker.shape(size) for maker in makers]
+    for _, same in groupby(sorted(shapes, key=shapes.get), shapes.get):
+        while batch := list(islice(same, len(jax.local_devices()))):
+            yield [(index,) for index in batch]
+
+
+def _ahead(pool: ThreadPoolExecutor, call, batches) -> Iterator[list[Future]]:
+    """Calls in threads, some batches ahead of what is taken."""
+    queue = deque()
+    for batch in batches:
+        queue.append([pool.submit(call, *arguments) for arguments in batch])
+        if len(queue) > AHEAD:
+            yield queue.popleft()
+    yield from queue
+
+
+def _read(source: Source, makers: list[Maker], index: int) -> Ready:
+    """A picture from its files to what the makers want."""
+    name, sample, size = source.name(index), source.read(index), source.size(index)
+    found = sample.image.shape[:2]
+    require(found == size, f"{name} is {found} pixels, but its file said {size}: get it again")
+    inputs = [maker.prepare(name, sample.image) for maker in makers]
+    return Ready(name, inputs, sample.depth, sample.valid)
+
+
+def _made(makers: list[Maker], read: Iterator[list[Future]], skipped: list[str]) -> Iterator[list]:
+    """Batches of what `StoredPriors.write` takes."""
+    for futures in read:
+        batch = []
+        for future in futures:
+            try:
+                batch.append(future.result())
+            except UserError as error:
+                skipped.append(str(error))
+        if batch:
+            inputs = zip(*(ready.inputs for ready in batch), strict=True)
+            maps = [maker.run(list(x)) for maker, x in zip(makers, inputs, strict=True)]
+            yield [
+                (ready.name, depth, normal, ready.depth, ready.valid)
+                for ready, depth, normal in zip(batch, *maps, strict=True)
+            ]
+
+
+def main() -> None:
+    """The command line."""
+    told = _parser().parse_args()
+    require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
+    require(told.maps_kind is None or told.depth_maps, "--maps-kind is for --depth-maps")
+    host, hosts = told.host or (jax.process_index(), jax.process_count())
+    require(0 <= host < hosts, f"--host {host} {hosts}: hosts are numbered from 0 to N - 1")
+    (name, path), splits = told.data, told.split or [""]
+    sources = [open_source(name, path, split) for split in splits]
+    makers = _makers(told)
+    reports = []
+    for source, split in zip(sources, splits, strict=True):
+        stored = claim(folder(priors_folder(path, split, told.out)), _origin(makers, told))
+        skipped = fill(source, makers, stored, host, hosts)
+        reports += _report(stored, skipped, len(range(host, len(source), hosts)), host, hosts)
+    require(not reports, "; ".join(reports))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m urgt_jax.fill",
+        description="Makes the coarse depth and normals of a whole data set; what is there already "
+        "is kept, so that the same call goes on after a stop.",
+    )
+    add = parser.add_argument
+    add("--data", nargs=2, required=True, metavar=("NAME", "PATH"), help="the set and its folder")
+    add("--split", nargs="+", help="parts of the data set; else its usual one")
+    add("--out", default="", metavar="DIR", help="where each split's maps get a folder; else "
+        "PATH/priors")  # fmt: skip
+    depth = parser.add_mutually_exclusive_group(required=True)
+    depth.add_argument("--depth-weights", type=Path, metavar="FILE", help="Depth Anything V2")
+    depth.add_argument("--depth-maps", type=Path, metavar="DIR", help="NAME.npy or NAME_depth.npy")
+    normal = parser.add_mutually_exclusive_group(required=True)
+    normal.add_argument("--normal-weights", type=Path, metavar="FILE", help="Metric3D v2")
+    normal.add_argument("--normal-maps", type=Path, metavar="DIR", help="NAME.npy or "
+        "NAME_normal.npy")  # fmt: skip
+    add("--depth-size", type=_pixels, metavar="PIXELS", help="shorter side Depth Anything sees")
+    add("--maps-kind", choices=["disparity", "depth"], help="what --depth-maps hold: relative "
+        "disparity (the default) or metres")  # fmt: skip
+    add("--max-depth", type=_metres, default=80.0, metavar="METRES", help="truth is valid below it")
+    add("--host", type=int, nargs=2, metavar=("I", "N"), help="do every N-th picture from the I-th")
+    return parser
+
+
+def _pixels(text: str) -> int:
+    number = int(text)
+    if number < TOKEN:
+        raise argparse.ArgumentTypeError(f"at least {TOKEN} pixels are needed")
+    return number
+
+
+def _metres(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("a distance above 0 is needed")
+    return number
+
+
+def _makers(told: argparse.Namespace) -> list[Maker]:
+    """What the options ask for, for depth and for normals."""
+    # Folders first, since reading weights takes long.
+    depth = Maps(told.depth_maps, "depth") if told.depth_maps else None
+    normal = Maps(told.normal_maps, "normal") if told.normal_maps else None
+    depth = depth or Disparity(told.depth_weights, told.depth_size)
+    return [depth, normal or Normals(told.normal_weights)]
+
+
+def _origin(makers: list[Maker], told: argparse.Namespace) -> dict:
+    """What makes the maps, for priors.json."""
+    try:
+        version = metadata.version("urgt-jax")
+    except metadata.PackageNotFoundError:
+        version = "of a checkout"
+    return {
+        "program": f"urgt-jax {version}",
+        "kind": told.maps_kind or "disparity",
+        "max_depth": told.max_depth,
+        "depth": makers[0].origin,
+        "normal": makers[1].origin,
+    }
+
+
+def _report(
+    stored: StoredPriors, skipped: list[str], count: int, host: int, hosts: int
+) -> list[str]:
+    """Keeps the list of skipped pictures, and what to tell of it, if there are any."""
+    path = stored.folder / (f"skipped_{host}.txt" if hosts > 1 else "skipped.txt")
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return []
+    write_text(path, "".join(" ".join(line.split()) + "\n" for line in skipped))
+    return [f"{len(skipped)} of {count} pictures were skipped, see {path}"]
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

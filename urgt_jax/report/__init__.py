@@ -1,0 +1,24 @@
+"""The scores of maps: a table for a terminal, and pages to look at the pictures one by one."""
+
+from urgt_jax.report.columns import COLUMNS, table
+from urgt_jax.report.layers import (
+    Layers,
+    clear,
+    drop_layers,
+    sheet,
+    write_layers,
+    write_thumbnail,
+)
+from urgt_jax.report.pages import write_pages
+
+__all__ = [
+    "COLUMNS",
+    "Layers",
+    "clear",
+    "drop_layers",
+    "sheet",
+    "table",
+    "write_layers",
+    "write_pages",
+    "write_thumbnail",
+]
