@@ -12,7 +12,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["report.layers", "report.columns"],
     ["inference"],
     ["coarse", "fidelity", "published"],
-    ["checkpoints", "log"],
+    ["checkpoints"],
     ["step"],
     ["optim", "sharding"],
     ["losses", "metrics"],
@@ -27,15 +27,15 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["data.example", "data.pipeline"],
     ["data.gridmix"],
     ["data.sources"],
-    ["data.layouts", "data.stored"],
+    ["data.layouts", "data.stored", "data.unreal4k"],
     ["data.folder"],
-    ["data.readers"],
+    ["data.readers", "data.tiles"],
     ["data.priors", "data.scenes", "data.samples"],
     ["grid", "geometry", "pictures"],
     ["config"],
     ["tensorfiles"],
     ["files", "resampling"],
-    ["errors"],
+    ["errors", "log"],
 ]
 LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 

@@ -138,9 +138,9 @@ def open_source(name: str, path: str | Path, split: str = "") -> Source:
     """The data set of that name in a folder; an empty split is the set's usual one."""
     # Not at the top, since TFDS takes a second to import, which scenes can do without.
     if name == "unreal4k":
-        from urgt_jax.data.unreal4k import Unreal4k
+        from urgt_jax.data.tiles import Tiled
 
-        return Unreal4k(Path(path), split or "test_in")
+        return Tiled(Path(path), split or "test_in")
     from urgt_jax.data.layouts import LAYOUTS
 
     require(

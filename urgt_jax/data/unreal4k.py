@@ -1,0 +1,354 @@
+"""UnrealStereo4K (SMD-Nets, CVPR 2021) as a TFDS data set of tiles.
+
+python -m urgt_jax.data.unreal4k --source UnrealStereo4K --splits splits/u4k --out u4k
+
+TFDS's own way of preparing is neither parallel nor resumable and shuffles, so the builder prepares
+as the command does.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from urgt_jax import pictures
+from urgt_jax.data import tiles
+from urgt_jax.data.tiles import INDEX, OPTIONS, TILES, Frame
+from urgt_jax.errors import Parser, UserError, exit_status
+from urgt_jax.files import folder, write_text
+from urgt_jax.log import Progress
+
+NAME, VERSION = "unreal4k", "1.0.0"
+# Of a split file: PatchFusion's name, then SMD-Nets'.
+SPLITS = {
+    "train": ("train.txt",),
+    "val": ("val.txt",),
+    "test_in": ("test_in.txt", "test.txt"),
+    "test_out": ("test_out.txt", "out_test.txt"),
+}
+SHARD = 8  # frames in a file, half a gigabyte
+SKIPPED, JOB = "skipped.txt", "job.json"
+ABOUT = "Stereo pairs of nine rendered scenes at 2160 x 3840 with disparity; left views, in tiles."
+HOMEPAGE = "https://github.com/fabiotosi92/SMD-Nets"
+
+
+class Place(NamedTuple):
+    """Where a frame's files lie."""
+
+    source: str
+    scene: str
+    number: str
+
+    @property
+    def name(self) -> str:
+        """Scene and number, as in 00000_00083."""
+        return f"{self.scene}_{self.number}"
+
+    def file(self, kind: str, ending: str) -> Path:
+        """The file of a kind, such as Disp0."""
+        return Path(self.source) / self.scene / kind / f"{self.number}{ending}"
+
+
+class Job(NamedTuple):
+    """A file of frames to be written."""
+
+    out: str
+    split: str
+    number: int
+    count: int
+    frames: tuple[Place, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file, named as TFDS has it."""
+        place = f"{self.number:05}-of-{self.count:05}"
+        return Path(self.out) / f"{NAME}-{self.split}.array_record-{place}"
+
+    @property
+    def note(self) -> Path:
+        """What is in the file and what was skipped; written once the file is whole."""
+        return self.path.with_name(f".{self.path.name}.json")
+
+
+def read_splits(directory: Path, source: Path) -> dict[str, list[Place]]:
+    """The frames of every split that has a file in the directory."""
+    found = {}
+    for split, names in SPLITS.items():
+        path = next((directory / n for n in names if (directory / n).is_file()), None)
+        if path:
+            found[split] = _places(path, source)
+    if not found:
+        names = ", ".join(name for names in SPLITS.values() for name in names)
+        raise UserError(f"{directory} holds no split file ({names}): give --splits DIR")
+    return found
+
+
+def _places(path: Path, source: Path) -> list[Place]:
+    """The frames of a split file, of which each line names S/Image0/N.png first."""
+    found, seen = [], set()
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        parts = line.split()[0].split("/")
+        right = len(parts) == 3 and parts[1] == "Image0" and "." in parts[2]
+        place = Place(str(source), parts[0], parts[2].rsplit(".", 1)[0]) if right else None
+        if place is None or place in seen:
+            why = "names a frame twice" if right else "is no 'S/Image0/N.png S/Image1/N.png ...'"
+            raise UserError(f"{path}, line {number} {why}: {line[:60]!r}")
+        seen.add(place)
+        found.append(place)
+    if not found:
+        raise UserError(f"{path} is empty: it must name the frames of a split")
+    return found
+
+
+def read_frame(place: Place) -> Frame:
+    """A frame from its files, all of it checked; fails in one line that names the file."""
+    path = place.file("Disp0", ".npy")
+    disparity = pictures.load_map(path, "disparity")
+    if disparity.ndim != 2 or disparity.dtype.kind != "f":
+        raise UserError(f"{path} has shape {disparity.shape} and dtype {disparity.dtype}, not "
+            "float [H, W]")  # fmt: skip
+    disparity = disparity.astype(np.float32)
+    wrong = ~np.isfinite(disparity) | (disparity < 0)
+    if wrong.any():
+        raise UserError(f"{path} has {int(wrong.sum())} values that are NaN, infinite or negative")
+    image = _image(place, disparity.shape)
+    left, right = (_camera(place.file(f"Extrinsics{i}", ".txt")) for i in (0, 1))
+    baseline = abs(float(left[1][3] - right[1][3]))
+    if not baseline > 0:
+        raise UserError(f"{place.file('Extrinsics0', '.txt')} and the right one have no baseline")
+    k = left[0]
+    intrinsics = np.array([k[0], k[4], k[2], k[5]], np.float32)
+    return Frame(place.name, image, disparity, intrinsics, baseline)
+
+
+def _image(place: Place, size: tuple[int, int]) -> np.ndarray:
+    """The left picture: PNG, or PatchFusion's .raw bytes in the order blue, green, red."""
+    path, raw = place.file("Image0", ".png"), place.file("Image0", ".raw")
+    if path.is_file() or not raw.is_file():
+        image = pictures.read_image(path)
+        if image.shape[:2] != size:
+            raise UserError(f"{path} is {image.shape[:2]} pixels, its disparity {size}")
+        return image
+    values = np.fromfile(raw, np.uint8)
+    if values.size != size[0] * size[1] * 3:
+        raise UserError(f"{raw} has {values.size} bytes, not {size[0]} x {size[1]} x 3")
+    return np.ascontiguousarray(values.reshape(*size, 3)[..., ::-1])
+
+
+def _camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The 3 x 3 matrix of the camera and the 3 x 4 one from world to camera, row by row."""
+    if not path.is_file():
+        raise UserError(f"no extrinsics at {path}")
+    try:
+        first, second = path.read_text().splitlines()[:2]
+        k, world = (np.array(line.split(), np.float64) for line in (first, second))
+    except ValueError as error:
+        raise UserError(f"{path} is not two lines of numbers: {error}") from error
+    if (k.size, world.size) != (9, 12) or not (np.isfinite(k).all() and np.isfinite(world).all()):
+        raise UserError(f"{path} has {k.size} and {world.size} numbers, not 9 and 12")
+    if k[0] <= 0 or k[4] <= 0:
+        raise UserError(f"{path} has the focal lengths {k[0]:g} and {k[4]:g}: not above 0")
+    return k, world
+
+
+def write_shard(job: Job) -> dict:
+    """Writes one file of frames, whole or not at all; returns what is in it and what is not."""
+    part = job.path.with_name(f".{job.path.name}.{os.getpid()}.tmp")
+    frames, skipped = [], {}
+    writer = ArrayRecordWriter(str(part), OPTIONS)
+    try:
+        for place in job.frames:
+            try:
+                frame = read_frame(place)
+            except UserError as error:
+                skipped[place.name] = str(error)
+                continue
+            for record in tiles.serialized(frame):
+                writer.write(record)
+            frames.append((frame.name, frame.disparity.shape))
+        writer.close()
+        os.replace(part, job.path)
+    finally:
+        part.unlink(missing_ok=True)
+    told = {"frames": frames, "skipped": skipped}
+    write_text(job.note, json.dumps(told))
+    return told
+
+
+def prepare(
+    source: Path, out: Path, splits: Path | None = None, workers: int = 1
+) -> dict[str, str]:
+    """Prepares the data set in a folder, going on where it stopped; returns what was skipped."""
+    if not source.is_dir():
+        raise UserError(f"no folder at {source}: --source is where the scenes were extracted")
+    found = read_splits(splits or _default_splits(source), source)
+    jobs = _jobs(found, folder(out))
+    missing = [job for job in jobs if not (job.note.is_file() and job.path.is_file())]
+    _check_space(out, missing)
+    _write_all(missing, jobs, workers)
+    return _finish(out, jobs)
+
+
+def _default_splits(source: Path) -> Path:
+    return next((d for d in (source / "splits", source / "filenames") if d.is_dir()), source)
+
+
+def _jobs(found: dict[str, list[Place]], out: Path) -> list[Job]:
+    """The files of all splits; fails if the folder was begun with other frames."""
+    text = json.dumps({s: [p.name for p in places] for s, places in found.items()})
+    job = {"frames": hashlib.sha256(text.encode()).hexdigest(), "version": VERSION, "shard": SHARD}
+    path = out / JOB
+    if path.is_file() and path.read_text() != json.dumps(job):
+        raise UserError(f"{out} was begun with other split files: choose another --out")
+    write_text(path, json.dumps(job))
+    jobs = []
+    for split, places in found.items():
+        parts = [tuple(places[i : i + SHARD]) for i in range(0, len(places), SHARD)]
+        jobs += [Job(str(out), split, i, len(parts), part) for i, part in enumerate(parts)]
+    return jobs
+
+
+def _check_space(out: Path, missing: list[Job]) -> None:
+    """Fails at once where the disk is too small, going by the first frame that can be read."""
+    count = sum(len(job.frames) for job in missing)
+    for place in (p for job in missing for p in job.frames):
+        try:
+            pixels = np.load(place.file("Disp0", ".npy"), mmap_mode="r").size
+        except (OSError, ValueError, EOFError):
+            continue
+        need, free = count * pixels * 7, shutil.disk_usage(out).free  # 3 bytes and a float a pixel
+        if need > free:
+            raise UserError(
+                f"{out} needs {need / 1e9:.1f} GB for {count} frames, but {free / 1e9:.1f} GB are "
+                "free: give --out on a larger disk"
+            )
+        return
+
+
+def _write_all(missing: list[Job], jobs: list[Job], workers: int) -> None:
+    total = sum(len(job.frames) for job in jobs)
+    done = total - sum(len(job.frames) for job in missing)
+    if done:
+        print(f"{done} of {total} frames are there already")
+    progress = Progress("frames", total, done)
+    if workers <= 1:
+        for job in missing:
+            write_shard(job)
+            done += len(job.frames)
+            progress.tell(done)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(write_shard, job): job for job in missing}
+        try:
+            for future in as_completed(running):
+                future.result()
+                done += len(running[future].frames)
+                progress.tell(done)
+        except BrokenProcessPool as error:
+            raise UserError("a worker was killed, for lack of memory? fewer --workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _finish(out: Path, jobs: list[Job]) -> dict[str, str]:
+    """Writes the index, the list of what was skipped, and what TFDS needs."""
+    index: dict[str, list] = {}
+    skipped, infos = {}, []
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=out, dataset_name=NAME, filetype_suffix="array_record"
+    )
+    for split in dict.fromkeys(job.split for job in jobs):
+        mine = [job for job in jobs if job.split == split]
+        notes = [json.loads(job.note.read_text()) for job in mine]
+        index[split] = [frame for note in notes for frame in note["frames"]]
+        for note in notes:
+            skipped |= {f"{split} {name}": why for name, why in note["skipped"].items()}
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=[TILES * len(note["frames"]) for note in notes],
+                num_bytes=sum(job.path.stat().st_size for job in mine),
+                filename_template=template.replace(split=split),
+            )
+        )  # fmt: skip
+    write_text(out / SKIPPED, "".join(f"{name}: {why}\n" for name, why in skipped.items()))
+    if not any(index.values()):
+        raise UserError(f"none of {len(skipped)} frames could be read: {out / SKIPPED} says why")
+    tfds.folder_dataset.write_metadata(
+        data_dir=out, features=tiles.features(), split_infos=infos, filename_template=template,
+        version=VERSION, check_data=False, description=ABOUT, homepage=HOMEPAGE,
+        disable_shuffling=True,
+    )  # fmt: skip
+    write_text(out / INDEX, json.dumps(index) + "\n")
+    return skipped
+
+
+class Unreal4k(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder: manual_dir is the folder of extracted scenes, with the split files."""
+
+    VERSION = tfds.core.Version(VERSION)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Extract the scenes 00000 to 00008 here, beside the split files."
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self, description=ABOUT, features=tiles.features(), homepage=HOMEPAGE,
+            disable_shuffling=True,
+        )  # fmt: skip
+
+    def download_and_prepare(self, *, download_dir=None, download_config=None, **_) -> None:
+        """Prepares from `download_config.manual_dir`, as the command does."""
+        manual = getattr(download_config, "manual_dir", None)
+        if manual is None:
+            raise UserError("unreal4k is prepared from files: set DownloadConfig(manual_dir=...)")
+        prepare(Path(manual), Path(self.data_path))
+        self.info.read_from_directory(self.data_path)
+
+    def _split_generators(self, dl_manager):
+        source = Path(dl_manager.manual_dir)
+        found = read_splits(_default_splits(source), source)
+        return {split: self._generate_examples(places) for split, places in found.items()}
+
+    def _generate_examples(self, places: list[Place]):
+        for i, place in enumerate(places):
+            yield from ((TILES * i + k, r) for k, r in enumerate(tiles.records(read_frame(place))))
+
+
+def main() -> None:
+    """The command line."""
+    parser = Parser(
+        prog="python -m urgt_jax.data.unreal4k",
+        description="Prepares UnrealStereo4K for training; a second call goes on with the rest.",
+    )
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="folder of the extracted scenes 00000 to 00008")
+    add("--out", type=Path, required=True, help="folder for the prepared data set")
+    add("--splits", type=Path, metavar="DIR", help="folder of train.txt, val.txt, test_in.txt and "
+        "test_out.txt (PatchFusion) or train.txt, val.txt, test.txt and out_test.txt (SMD-Nets); "
+        "else splits/ or filenames/ in the source, or the source itself")  # fmt: skip
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
+    told = parser.parse_args()
+    if told.workers < 1:
+        raise UserError(f"--workers {told.workers}: there must be at least one")
+    skipped = prepare(told.source, told.out, told.splits, told.workers)
+    for name, why in list(skipped.items())[:10]:
+        print(f"skipped {name}: {why}")
+    frames = json.loads((told.out / INDEX).read_text())
+    counts = ", ".join(f"{split} {len(found)}" for split, found in frames.items())
+    print(
+        f"{told.out}: {counts} frames; {len(skipped)} skipped, all listed in {told.out / SKIPPED}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
