@@ -6,6 +6,8 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -184,6 +186,7 @@ def test_priors_json_says_what_made_them(filled, weights):
     told = json.loads((filled / "all" / "priors.json").read_text())
     assert told["depth"]["model"] == "Depth Anything V2" and told["depth"]["size"] == 28
     assert told["normal"]["config"]["process"] == [28, 56] and told["max_depth"] == LIMIT
+    assert told["data"] == "memory"
     done = subprocess.run(["sha256sum", weights["depth"]], capture_output=True, text=True)
     assert done.stdout.split()[0] == told["depth"]["sha256"]
 
@@ -370,6 +373,31 @@ def test_a_damaged_frame_is_skipped_until_it_is_repaired(filled, weights, tmp_pa
     assert contents(tmp_path) == contents(filled)
 
 
+def test_a_repaired_set_leaves_no_list_of_skipped_pictures(tmp_path):
+    options = maps(tmp_path / "maps")
+    for host in range(2):
+        with pytest.raises(UserError, match=f"pictures were skipped, see .*skipped_{host}.txt"):
+            run(options, tmp_path, "--host", host, 2, source=Memory(broken=[0, 1]))
+    run(options, tmp_path)
+    assert not list(tmp_path.rglob("skipped*")) and len(list(tmp_path.rglob("*_fit.json"))) == 3
+
+
+def test_hosts_with_one_process_id_begin_a_shared_folder_together(tmp_path, monkeypatch):
+    origin = {"kind": "disparity", "max_depth": LIMIT}
+    origin |= {what: {"geometry": "centres"} for what in ("depth", "normal")}
+    replace, both = os.replace, threading.Barrier(2, timeout=20)
+
+    def together(*paths):
+        both.wait()
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", together)
+    with ThreadPoolExecutor(2) as hosts:  # threads, which have one process id too
+        jobs = [hosts.submit(stored.claim, tmp_path, origin) for _ in range(2)]
+    assert [job.result().kind for job in jobs] == ["disparity"] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["priors.json"]
+
+
 def test_a_picture_of_another_size_than_told_is_skipped(tmp_path, monkeypatch):
     options = maps(tmp_path / "maps")
     monkeypatch.setattr(Memory, "size", lambda self, index: (44, 66))
@@ -390,6 +418,7 @@ def test_skipped_pictures_end_the_command_with_status_2(tmp_path, capsys):
 @pytest.mark.parametrize(
     "more,told",
     [
+        (["--data", "kitti", ""], "data was memory, now kitti"),
         (["--max-depth", 9], r"max_depth was 6.0, now 9.0"),
         (["--depth-size", 42], r"depth.size was 28, now 42"),
         (["--depth-weights", "other"], r"depth.sha256 was \w+, now \w+"),

@@ -28,6 +28,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["data.gridmix"],
     ["data.sources"],
     ["data.layouts", "data.stored", "data.unreal4k"],
+    ["data.unreal4k_files"],
     ["data.folder"],
     ["data.readers", "data.tiles"],
     ["data.priors", "data.scenes", "data.samples"],

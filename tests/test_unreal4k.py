@@ -168,6 +168,8 @@ def _spoil(source: Path, kind: str) -> None:
         np.save(disparity, values)
     elif kind == "dtype":
         np.save(disparity, values.astype(np.uint8))
+    elif kind == "tiny":
+        np.save(disparity, values[:3, :3])
     elif kind == "no extrinsics":
         right.unlink()
     elif kind == "baseline":
@@ -194,6 +196,7 @@ def _spoil(source: Path, kind: str) -> None:
         ("baseline", "have no baseline"),
         ("words", "is not two lines of numbers"),
         ("focal", "focal lengths 0 and"),
+        ("tiny", r"00000.npy is \(3, 3\) pixels: too small"),
     ],
 )
 def test_a_bad_frame_is_listed_and_the_rest_is_there(source, tmp_path, kind, told):
@@ -208,6 +211,27 @@ def test_a_bad_frame_is_listed_and_the_rest_is_there(source, tmp_path, kind, tol
     frames = Tiled(out, "train")
     assert len(frames) == 2 and frames.name(0) == "00000_00001"
     np.testing.assert_array_equal(frames.read(0).image, _measured(source, "00000", "00001")[0])
+
+
+def test_what_was_skipped_is_tried_again_and_what_a_kill_left_is_removed(source, tmp_path):
+    spoilt, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, spoilt)
+    for file in (spoilt / "00008/Disp0").iterdir():
+        file.rename(file.with_suffix(".away"))
+    assert len(unreal4k.prepare(spoilt, out)) == 3
+    with pytest.raises(UserError, match="split test_out of .* has no frame: skipped.txt"):
+        Tiled(out, "test_out")
+    for file in (spoilt / "00008/Disp0").iterdir():
+        file.rename(file.with_suffix(".npy"))
+    left = out / ".unreal4k-test_out.array_record-00000-of-00001.1234.tmp"
+    left.write_bytes(b"half")
+    assert unreal4k.prepare(spoilt, out) == {} and not left.exists()
+    assert len(Tiled(out, "test_out")) == 3 and (out / "skipped.txt").read_text() == ""
+
+
+def test_an_empty_window_is_refused(prepared):
+    with pytest.raises(UserError, match="is empty"):
+        Tiled(prepared, "val").read(0, (slice(5, 5), slice(0, 9)))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +278,6 @@ def test_what_cannot_be_opened_is_told(prepared, tmp_path):
     file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
     with pytest.raises(UserError, match="val.* cannot be|is damaged"):
         Tiled(broken, "val").read(2)
-    (broken / "frames.json").write_text(json.dumps({"train": []}))
-    with pytest.raises(UserError, match="48 tiles of split train for 0 frames"):
+    (broken / "frames.json").write_text(json.dumps({"train": [["one", SIZE]]}))
+    with pytest.raises(UserError, match="48 tiles of split train for 1 frames"):
         Tiled(broken, "train")

@@ -14,7 +14,7 @@ import numpy as np
 from urgt_jax import config as configs
 from urgt_jax import grid, metrics, pictures, report, tables
 from urgt_jax.config import Config, require
-from urgt_jax.data.sources import Picture, Pictures, open_pictures
+from urgt_jax.data.sources import Picture, Pictures, open_pictures, usual
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder, write_text
 from urgt_jax.inference import Refiner, load
@@ -294,10 +294,10 @@ def _finish(tally: Tally, examples: list, subject: Subject, config: Config, out:
 
 
 def _data(config: Config) -> str:
-    data = config.data
+    data, split = config.data, usual(config.data.source, config.data.split)
     if data.source == "scenes":
-        return f"scenes, split {data.split or 'test'}, {data.size[0]} x {data.size[1]} pixels"
-    return f"{data.source}, split {data.split}" if data.split else f"{data.source}"
+        return f"scenes, split {split}, {data.size[0]} x {data.size[1]} pixels"
+    return f"{data.source}, split {split}" if split else data.source
 
 
 def _patches(config: Config) -> str:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from urgt_jax.errors import UserError
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the name `path` only once it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process id, which hosts that share the folder may have in common.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with part.open("wb") as file:
             yield file

@@ -23,7 +23,7 @@ from urgt_jax import pictures
 from urgt_jax.checkpoints import load_weights, located
 from urgt_jax.config import TOKEN, require
 from urgt_jax.data.samples import Source
-from urgt_jax.data.sources import open_source, priors_folder
+from urgt_jax.data.sources import open_source, priors_folder, usual
 from urgt_jax.data.stored import StoredPriors, checked, claim
 from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder, write_text
@@ -251,7 +251,8 @@ def main() -> None:
     require(told.maps_kind is None or told.depth_maps, "--maps-kind is for --depth-maps")
     host, hosts = told.host or (jax.process_index(), jax.process_count())
     require(0 <= host < hosts, f"--host {host} {hosts}: hosts are numbered from 0 to N - 1")
-    (name, path), splits = told.data, told.split or [""]
+    name, path = told.data
+    splits = [usual(name, split) for split in told.split or [""]]
     sources = [open_source(name, path, split) for split in splits]
     makers = _makers(told)
     reports = []
@@ -319,6 +320,7 @@ def _origin(makers: list[Maker], told: argparse.Namespace) -> dict:
         version = "of a checkout"
     return {
         "program": f"urgt-jax {version}",
+        "data": told.data[0],
         "kind": told.maps_kind or "disparity",
         "max_depth": told.max_depth,
         "depth": makers[0].origin,
@@ -331,8 +333,10 @@ def _report(
 ) -> list[str]:
     """Keeps the list of skipped pictures, and what to tell of it, if there are any."""
     path = stored.folder / (f"skipped_{host}.txt" if hosts > 1 else "skipped.txt")
+    # Alone, a job has seen to all that jobs of several hosts had skipped.
+    for old in stored.folder.glob("skipped*.txt") if hosts == 1 else [path]:
+        old.unlink(missing_ok=True)
     if not skipped:
-        path.unlink(missing_ok=True)
         return []
     write_text(path, "".join(" ".join(line.split()) + "\n" for line in skipped))
     return [f"{len(skipped)} of {count} pictures were skipped, see {path}"]

@@ -12,6 +12,7 @@ from urgt_jax import checkpoints, sharding
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
+from urgt_jax.data.sources import open_pictures
 from urgt_jax.errors import exit_status
 from urgt_jax.log import Log, Progress, duration
 from urgt_jax.step import State, initial_state, train_step
@@ -32,6 +33,7 @@ class Stop:
 def train(config: Config, workdir: Path) -> State:
     """Runs the configuration to its end, or until asked to stop."""
     mesh = sharding.mesh_of(config)
+    pictures = open_pictures(config, "train")  # fails before anything is written or compiled
     checkpoints.claim(workdir, config)
     saved, stop = checkpoints.Checkpoints(workdir, config), Stop()
     start = saved.latest() or 0
@@ -40,7 +42,8 @@ def train(config: Config, workdir: Path) -> State:
         state = state._replace(params=checkpoints.start_from(state.params, config))
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
-        state = _loop(config, workdir, mesh, state, start, saved, stop)
+        ahead = pipeline.batches(config, start, source=pictures)
+        state = _loop(config, workdir, mesh, state, start, ahead, saved, stop)
     done = int(state.step)
     saved.save(state, done)
     saved.close()
@@ -62,10 +65,11 @@ def _introduce(config: Config, workdir: Path, start: int, state: State, mesh) ->
     )
 
 
-def _loop(config: Config, workdir: Path, mesh, state: State, start: int, saved, stop) -> State:
+def _loop(
+    config: Config, workdir: Path, mesh, state: State, start: int, ahead, saved, stop
+) -> State:
     """Steps until the end; the metrics of a step are read while the next one runs."""
     step_of, rows = train_step(config, mesh), sharding.images(mesh)
-    ahead = pipeline.batches(config, start)
     told = Telling(config, Log(workdir, start), start)
     for step in range(start, config.optim.steps):
         if step > start and step % config.train.save_every == 0:

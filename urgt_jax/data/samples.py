@@ -13,7 +13,7 @@ class Sample(NamedTuple):
     """A window of a picture and its truth."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    depth: Float[np.ndarray, "h w"]  # float32, metres along the optical axis, 0 where unknown
+    depth: Float[np.ndarray, "h w"]  # float32, metres along the optical axis; 0 is unknown, inf sky
     valid: Bool[np.ndarray, "h w"]  # where depth is known
     intrinsics: Float[np.ndarray, "4"] | None = None  # float32, fx, fy, cx, cy of this window
     stereo: float | None = None  # focal length times baseline, pixels x metres; disparity x depth

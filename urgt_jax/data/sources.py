@@ -134,13 +134,18 @@ class Measured:
         )  # fmt: skip
 
 
+def usual(name: str, split: str) -> str:
+    """The split that is meant; a layout's own usual one stays empty."""
+    return split or {"scenes": "test", "unreal4k": "test_in"}.get(name, "")
+
+
 def open_source(name: str, path: str | Path, split: str = "") -> Source:
     """The data set of that name in a folder; an empty split is the set's usual one."""
     # Not at the top, since TFDS takes a second to import, which scenes can do without.
     if name == "unreal4k":
         from urgt_jax.data.tiles import Tiled
 
-        return Tiled(Path(path), split or "test_in")
+        return Tiled(Path(path), usual(name, split))
     from urgt_jax.data.layouts import LAYOUTS
 
     require(
@@ -156,9 +161,9 @@ def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
 
 def open_pictures(config: Config, split: str, coarse: bool = True) -> Pictures:
     """The pictures that a configuration names, with priors unless told otherwise."""
-    data = config.data
+    data, split = config.data, usual(config.data.source, split)
     if data.source == "scenes":
-        return Scenes(config, split or "test")
+        return Scenes(config, split)
     source = open_source(data.source, data.path, split)
     stored = None
     if coarse:

@@ -1,8 +1,7 @@
 """Frames in tiles, as a TFDS data set: a window is read at the cost of its own pixels.
 
 A frame is 16 records, the windows of `grid.cover(H, W, 4, 4)` that GridMix takes blocks of. They
-are not compressed, which costs a quarter more disk than zstd and reads a whole frame 2.5 times as
-fast (python -m urgt_jax.data.benchmark).
+are not compressed: docs/log.md has what zstd would save and cost.
 """
 
 import json
@@ -22,6 +21,7 @@ from urgt_jax.grid import Grid
 
 SIDE = 4  # tiles a side, as GridMix has it
 TILES = SIDE * SIDE
+SKIPPED = "skipped.txt"  # frames that are not there, and why
 INDEX = "frames.json"  # names and sizes of all frames, so that none must be opened for them
 OPTIONS = "group_size:1,uncompressed"  # of ArrayRecord: every record is read on its own
 RAW = tfds.features.Encoding.BYTES
@@ -81,6 +81,10 @@ class Tiled:
     def __init__(self, directory: Path, split: str):
         self.directory, self.split = Path(directory), split
         self.frames = _index(self.directory, split)
+        if not self.frames:
+            raise UserError(
+                f"split {split} of {self.directory} has no frame: {SKIPPED} there says why"
+            )
         self.tiles = tfds.builder_from_directory(str(self.directory)).as_data_source(split=split)
         if len(self.tiles) != TILES * len(self.frames):
             raise UserError(
@@ -104,6 +108,8 @@ class Tiled:
         height, width = self.size(index)
         rows, cols = (s.indices(n)[:2] for s, n in zip(window, (height, width), strict=True))
         shape = rows[1] - rows[0], cols[1] - cols[0]
+        if min(shape) < 1:
+            raise UserError(f"the window {rows} x {cols} of {self.name(index)} is empty")
         image, disparity = np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32)
         windows = grid.cover(height, width, SIDE, SIDE)
         for number in _touched(windows, rows, cols):

@@ -9,6 +9,7 @@ as the command does.
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,42 +22,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from urgt_jax import pictures
 from urgt_jax.data import tiles
-from urgt_jax.data.tiles import INDEX, OPTIONS, TILES, Frame
+from urgt_jax.data.tiles import INDEX, OPTIONS, SKIPPED, TILES
+from urgt_jax.data.unreal4k_files import Place, read_frame, read_splits
 from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder, write_text
 from urgt_jax.log import Progress
 
 NAME, VERSION = "unreal4k", "1.0.0"
-# Of a split file: PatchFusion's name, then SMD-Nets'.
-SPLITS = {
-    "train": ("train.txt",),
-    "val": ("val.txt",),
-    "test_in": ("test_in.txt", "test.txt"),
-    "test_out": ("test_out.txt", "out_test.txt"),
-}
 SHARD = 8  # frames in a file, half a gigabyte
-SKIPPED, JOB = "skipped.txt", "job.json"
+JOB = "job.json"
 ABOUT = "Stereo pairs of nine rendered scenes at 2160 x 3840 with disparity; left views, in tiles."
 HOMEPAGE = "https://github.com/fabiotosi92/SMD-Nets"
-
-
-class Place(NamedTuple):
-    """Where a frame's files lie."""
-
-    source: str
-    scene: str
-    number: str
-
-    @property
-    def name(self) -> str:
-        """Scene and number, as in 00000_00083."""
-        return f"{self.scene}_{self.number}"
-
-    def file(self, kind: str, ending: str) -> Path:
-        """The file of a kind, such as Disp0."""
-        return Path(self.source) / self.scene / kind / f"{self.number}{ending}"
 
 
 class Job(NamedTuple):
@@ -80,99 +57,16 @@ class Job(NamedTuple):
         return self.path.with_name(f".{self.path.name}.json")
 
 
-def read_splits(directory: Path, source: Path) -> dict[str, list[Place]]:
-    """The frames of every split that has a file in the directory."""
-    found = {}
-    for split, names in SPLITS.items():
-        path = next((directory / n for n in names if (directory / n).is_file()), None)
-        if path:
-            found[split] = _places(path, source)
-    if not found:
-        names = ", ".join(name for names in SPLITS.values() for name in names)
-        raise UserError(f"{directory} holds no split file ({names}): give --splits DIR")
-    return found
-
-
-def _places(path: Path, source: Path) -> list[Place]:
-    """The frames of a split file, of which each line names S/Image0/N.png first."""
-    found, seen = [], set()
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        parts = line.split()[0].split("/")
-        right = len(parts) == 3 and parts[1] == "Image0" and "." in parts[2]
-        place = Place(str(source), parts[0], parts[2].rsplit(".", 1)[0]) if right else None
-        if place is None or place in seen:
-            why = "names a frame twice" if right else "is no 'S/Image0/N.png S/Image1/N.png ...'"
-            raise UserError(f"{path}, line {number} {why}: {line[:60]!r}")
-        seen.add(place)
-        found.append(place)
-    if not found:
-        raise UserError(f"{path} is empty: it must name the frames of a split")
-    return found
-
-
-def read_frame(place: Place) -> Frame:
-    """A frame from its files, all of it checked; fails in one line that names the file."""
-    path = place.file("Disp0", ".npy")
-    disparity = pictures.load_map(path, "disparity")
-    if disparity.ndim != 2 or disparity.dtype.kind != "f":
-        raise UserError(f"{path} has shape {disparity.shape} and dtype {disparity.dtype}, not "
-            "float [H, W]")  # fmt: skip
-    disparity = disparity.astype(np.float32)
-    wrong = ~np.isfinite(disparity) | (disparity < 0)
-    if wrong.any():
-        raise UserError(f"{path} has {int(wrong.sum())} values that are NaN, infinite or negative")
-    image = _image(place, disparity.shape)
-    left, right = (_camera(place.file(f"Extrinsics{i}", ".txt")) for i in (0, 1))
-    baseline = abs(float(left[1][3] - right[1][3]))
-    if not baseline > 0:
-        raise UserError(f"{place.file('Extrinsics0', '.txt')} and the right one have no baseline")
-    k = left[0]
-    intrinsics = np.array([k[0], k[4], k[2], k[5]], np.float32)
-    return Frame(place.name, image, disparity, intrinsics, baseline)
-
-
-def _image(place: Place, size: tuple[int, int]) -> np.ndarray:
-    """The left picture: PNG, or PatchFusion's .raw bytes in the order blue, green, red."""
-    path, raw = place.file("Image0", ".png"), place.file("Image0", ".raw")
-    if path.is_file() or not raw.is_file():
-        image = pictures.read_image(path)
-        if image.shape[:2] != size:
-            raise UserError(f"{path} is {image.shape[:2]} pixels, its disparity {size}")
-        return image
-    values = np.fromfile(raw, np.uint8)
-    if values.size != size[0] * size[1] * 3:
-        raise UserError(f"{raw} has {values.size} bytes, not {size[0]} x {size[1]} x 3")
-    return np.ascontiguousarray(values.reshape(*size, 3)[..., ::-1])
-
-
-def _camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The 3 x 3 matrix of the camera and the 3 x 4 one from world to camera, row by row."""
-    if not path.is_file():
-        raise UserError(f"no extrinsics at {path}")
-    try:
-        first, second = path.read_text().splitlines()[:2]
-        k, world = (np.array(line.split(), np.float64) for line in (first, second))
-    except ValueError as error:
-        raise UserError(f"{path} is not two lines of numbers: {error}") from error
-    if (k.size, world.size) != (9, 12) or not (np.isfinite(k).all() and np.isfinite(world).all()):
-        raise UserError(f"{path} has {k.size} and {world.size} numbers, not 9 and 12")
-    if k[0] <= 0 or k[4] <= 0:
-        raise UserError(f"{path} has the focal lengths {k[0]:g} and {k[4]:g}: not above 0")
-    return k, world
-
-
 def write_shard(job: Job) -> dict:
     """Writes one file of frames, whole or not at all; returns what is in it and what is not."""
-    part = job.path.with_name(f".{job.path.name}.{os.getpid()}.tmp")
+    part = job.path.with_name(f".{job.path.name}.{secrets.token_hex(4)}.tmp")
     frames, skipped = [], {}
     writer = ArrayRecordWriter(str(part), OPTIONS)
     try:
         for place in job.frames:
             try:
                 frame = read_frame(place)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 skipped[place.name] = str(error)
                 continue
             for record in tiles.serialized(frame):
@@ -195,10 +89,19 @@ def prepare(
         raise UserError(f"no folder at {source}: --source is where the scenes were extracted")
     found = read_splits(splits or _default_splits(source), source)
     jobs = _jobs(found, folder(out))
-    missing = [job for job in jobs if not (job.note.is_file() and job.path.is_file())]
+    for part in out.glob(f".{NAME}-*.tmp"):  # of a job that was killed
+        part.unlink()
+    missing = [job for job in jobs if not _whole(job)]
     _check_space(out, missing)
     _write_all(missing, jobs, workers)
     return _finish(out, jobs)
+
+
+def _whole(job: Job) -> bool:
+    """Whether a file is there with all its frames; those that were skipped are tried again."""
+    if not (job.note.is_file() and job.path.is_file()):
+        return False
+    return not json.loads(job.note.read_text())["skipped"]
 
 
 def _default_splits(source: Path) -> Path:
@@ -307,13 +210,14 @@ class Unreal4k(tfds.core.GeneratorBasedBuilder):
         )  # fmt: skip
 
     def download_and_prepare(self, *, download_dir=None, download_config=None, **_) -> None:
-        """Prepares from `download_config.manual_dir`, as the command does."""
+        """Prepares from `download_config.manual_dir` as the command does; skipped.txt is beside."""
         manual = getattr(download_config, "manual_dir", None)
         if manual is None:
             raise UserError("unreal4k is prepared from files: set DownloadConfig(manual_dir=...)")
         prepare(Path(manual), Path(self.data_path))
         self.info.read_from_directory(self.data_path)
 
+    # What follows is TFDS's own interface, for its tools; `download_and_prepare` does not use it.
     def _split_generators(self, dl_manager):
         source = Path(dl_manager.manual_dir)
         found = read_splits(_default_splits(source), source)
