@@ -3,7 +3,7 @@
 Not yet run: neither data nor hardware were at hand. The paper's result: AbsRel .0291, delta1 .983,
 RMSE 1.31 m, CE .0415, normals' mean 18.51 degrees (disparity aligned per picture).
 
-python -m urgt_jax.convert --download vggt_1b vggt.safetensors
+python -m urgt_jax.convert --download vggt vggt.safetensors
 python -m urgt_jax.data.unreal4k --source UnrealStereo4K --out u4k    (docs/unreal4k.md)
 python -m urgt_jax.fill --data unreal4k u4k --split train --depth-weights ... --normal-weights ...
 python train.py configs/u4k.py --workdir runs/u4k --init vggt.safetensors --data.path u4k
