@@ -12,6 +12,7 @@ from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
 from urgt_jax.log import Log, Progress, duration
+from urgt_jax.optim import averaged
 from urgt_jax.step import State, initial_state, train_step
 
 
@@ -43,7 +44,8 @@ def train(config: Config, workdir: Path) -> State:
     saved.save(state, done)
     saved.close()
     if done == config.optim.steps:
-        checkpoints.save_weights(workdir / "weights.safetensors", state.params, config)
+        params = averaged(state.opt, state.params)
+        checkpoints.save_weights(workdir / "weights.safetensors", params, config)
         print(f"trained {done} steps: {workdir / 'weights.safetensors'}")
     else:
         print(f"stopped after step {done} and saved: the same command goes on from there")
