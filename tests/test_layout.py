@@ -24,6 +24,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["model.refiner", "model.depth_anything", "model.metric3d", "model.weights", "model.sizes"],
     ["model.dpt", "model.vit"],
     ["model.layers", "model.convolution"],
+    ["model.placement"],
     ["data.example", "data.pipeline", "data.benchmark"],
     ["data.gridmix"],
     ["data.sources"],

@@ -85,7 +85,10 @@ class Model:
     cross: bool = True  # attention across patches; without it every patch is on its own
     rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
     dtype: Literal["float32", "bfloat16"] = "float32"  # activations; parameters stay float32
-    remat: bool = False  # recompute blocks in the backward pass instead of keeping them
+    # What the backward pass computes again instead of keeping it: nothing, whole blocks, all of a
+    # block but its attention, or that too, with attention kept in the host's memory meanwhile.
+    remat: Literal["none", "blocks", "attention", "offload"] = "none"
+    unroll: bool = False  # blocks one after the other instead of a loop; slower to compile
 
     def __post_init__(self) -> None:
         _positive("model", self, "heads", "depth", "features", "last")
@@ -269,14 +272,17 @@ class Optim:
     """AdamW with linear warm-up and cosine decay."""
 
     rate: float = 5e-5  # highest learning rate
-    encoder: float = 1.0  # the encoder's share of the learning rate
+    encoder: float = 1.0  # the encoder's share of the learning rate; 0 freezes it
     steps: int = 40_000  # length of the run
     warmup: float = 0.05  # share of the steps that warm up
     decay: float = 0.05  # weight decay of matrices
     clip: float = 1.0  # largest global norm of a gradient
+    accumulate: int = 1  # parts that a batch is worked on in, one after the other
+    average: float = 0.0  # decay of the moving average of the weights, which is what is kept; 0 off
 
     def __post_init__(self) -> None:
-        _positive("optim", self, "rate", "steps", "clip")
+        _positive("optim", self, "rate", "steps", "clip", "accumulate")
+        require(0 <= self.average < 1, f"optim.average {self.average} is out of range [0, 1)")
         require(0 <= self.warmup < 1, f"optim.warmup {self.warmup} is out of range [0, 1)")
         require(self.encoder >= 0 and self.decay >= 0, "optim.encoder and decay are at least 0")
 
@@ -315,10 +321,13 @@ class Eval:
 class Mesh:
     """How devices share the work."""
 
-    data: int = 0  # devices among which the images of a batch are shared; 0 takes all
+    data: int = 0  # groups of devices, each with images of its own; 0 takes all that are left
+    fsdp: int = 1  # devices among which parameters are cut, each with images of its own too
+    patch: int = 1  # devices among which the patches of an image are shared
 
     def __post_init__(self) -> None:
         require(self.data >= 0, f"mesh.data {self.data} must not be negative")
+        _positive("mesh", self, "fsdp", "patch")
 
 
 @dataclass(frozen=True)

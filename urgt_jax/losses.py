@@ -1,36 +1,64 @@
-"""The paper's loss terms: masked means in float32 whose gradients stay finite on empty masks."""
+"""The paper's loss terms: masked means in float32 whose gradients stay finite on empty masks.
+
+Each takes what it divides by, where that is more than its own mask holds: a batch that is worked on
+in parts has the same loss as a whole.
+"""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from urgt_jax.geometry import unit
 
+STEPS = (1, 2, 4, 8)  # pixels; MiDaS's scales
 
-def masked_mean(x: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Float[Array, ""]:
-    """Mean over the pixels of the mask, 0 where there are none."""
+Count = Int[Array, ""] | None
+
+
+def masked_mean(
+    x: Float[Array, "*B"], mask: Bool[Array, "*B"], count: Count = None
+) -> Float[Array, ""]:
+    """Sum over the pixels of the mask by their number, or by `count`; 0 where there are none."""
     kept = jnp.where(mask, x.astype(jnp.float32), 0.0)
-    return kept.sum() / jnp.maximum(mask.sum(), 1)
+    return kept.sum() / jnp.maximum(mask.sum() if count is None else count, 1)
 
 
-def mse(pred: Float[Array, "*B"], target: Float[Array, "*B"], mask: Bool[Array, "*B"]):
+def mse(
+    pred: Float[Array, "*B"],
+    target: Float[Array, "*B"],
+    mask: Bool[Array, "*B"],
+    count: Count = None,
+) -> Float[Array, ""]:
     """Mean squared error."""
-    return masked_mean((pred - target) ** 2, mask)
+    return masked_mean((pred - target) ** 2, mask, count)
 
 
 def gradient_matching(
-    pred: Float[Array, "*B H W"], target: Float[Array, "*B H W"], mask: Bool[Array, "*B H W"]
+    pred: Float[Array, "*B H W"],
+    target: Float[Array, "*B H W"],
+    mask: Bool[Array, "*B H W"],
+    counts: Int[Array, "8"] | None = None,
 ) -> Float[Array, ""]:
     """Mean absolute step of the residual over 1, 2, 4 and 8 pixels, as in MiDaS."""
-    residual = jnp.where(mask, pred - target, 0.0)
+    residual, counts = (
+        jnp.where(mask, pred - target, 0.0),
+        pairs(mask) if counts is None else counts,
+    )
     total = jnp.zeros((), jnp.float32)
-    for step in (1, 2, 4, 8):
-        for axis in (-2, -1):
-            if residual.shape[axis] <= step:
-                continue
-            first, second = _pair(residual, step, axis)
-            known = jnp.logical_and(*_pair(mask, step, axis))
-            total = total + masked_mean(jnp.abs(second - first), known)
-    return total / 8
+    for (step, axis), count in zip(_ways(mask), counts, strict=True):
+        first, second = _pair(residual, step, axis)
+        known = jnp.logical_and(*_pair(mask, step, axis))
+        total = total + masked_mean(jnp.abs(second - first), known, count)
+    return total / (2 * len(STEPS))
+
+
+def pairs(mask: Bool[Array, "*B H W"]) -> Int[Array, "8"]:
+    """How many pairs of valid pixels gradient matching divides by, for each way."""
+    return jnp.stack([jnp.logical_and(*_pair(mask, *way)).sum() for way in _ways(mask)])
+
+
+def _ways(mask) -> list[tuple[int, int]]:
+    """Steps and axes along which the maps have pairs at all."""
+    return [(step, axis) for step in STEPS for axis in (-2, -1) if mask.shape[axis] > step]
 
 
 def _pair(x, step: int, axis: int):
@@ -41,14 +69,20 @@ def _pair(x, step: int, axis: int):
 
 
 def angular(
-    pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"], mask: Bool[Array, "*B"]
+    pred: Float[Array, "*B 3"],
+    target: Float[Array, "*B 3"],
+    mask: Bool[Array, "*B"],
+    count: Count = None,
 ) -> Float[Array, ""]:
     """Mean of 1 - cos of the angle to the target; the prediction need not be of unit length."""
-    return masked_mean(1.0 - jnp.sum(unit(pred) * target, -1), mask)
+    return masked_mean(1.0 - jnp.sum(unit(pred) * target, -1), mask, count)
 
 
 def alignment(
-    pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"], mask: Bool[Array, "*B"]
+    pred: Float[Array, "*B 3"],
+    target: Float[Array, "*B 3"],
+    mask: Bool[Array, "*B"],
+    count: Count = None,
 ) -> Float[Array, ""]:
     """Mean squared distance of the unit normals; the prediction need not be of unit length."""
-    return masked_mean(jnp.sum((unit(pred) - target) ** 2, -1), mask)
+    return masked_mean(jnp.sum((unit(pred) - target) ** 2, -1), mask, count)

@@ -1,5 +1,7 @@
 """AdamW with warm-up, cosine decay and clipping; the encoder may learn at a rate of its own."""
 
+from typing import NamedTuple
+
 import jax
 import optax
 
@@ -25,6 +27,38 @@ def _groups(params):
     return jax.tree_util.tree_map_with_path(group, params)
 
 
+def trained(c: Optim, params):
+    """The parameters, without gradients to those that are frozen."""
+    if c.encoder > 0:
+        return params
+    stop = lambda x, group: jax.lax.stop_gradient(x) if group == "encoder" else x  # noqa: E731
+    return jax.tree.map(stop, params, _groups(params))
+
+
+class Average(NamedTuple):
+    """The moving average of the parameters."""
+
+    average: dict
+
+
+def _averaged(decay: float) -> optax.GradientTransformation:
+    """Changes no update, and follows what the parameters become with it."""
+
+    def update(updates, state: Average, params):
+        new = optax.apply_updates(params, updates)
+        follow = lambda old, x: decay * old + (1 - decay) * x  # noqa: E731
+        return updates, Average(jax.tree.map(follow, state.average, new))
+
+    # A copy, since a step donates its parameters and its state.
+    return optax.GradientTransformation(lambda p: Average(jax.tree.map(lambda x: x + 0, p)), update)
+
+
+def averaged(opt, params):
+    """The averaged parameters where the optimiser keeps them, else the parameters themselves."""
+    average = optax.tree_utils.tree_get(opt, "average")
+    return params if average is None else average
+
+
 def optimiser(c: Optim) -> optax.GradientTransformation:
     """Clip, then AdamW; vectors (norms, biases, scales) do not decay."""
     matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
@@ -35,7 +69,10 @@ def optimiser(c: Optim) -> optax.GradientTransformation:
         # usual eps of 1e-8 they move as fast as any, in one direction, until every ReLU is dead.
         return optax.adamw(rate, b2=0.99, eps=1e-6, weight_decay=c.decay, mask=matrices)
 
+    chain = [optax.clip_by_global_norm(c.clip)]
     if c.encoder == 1.0:
-        return optax.chain(optax.clip_by_global_norm(c.clip), adamw(1.0))
-    groups = {"encoder": adamw(c.encoder), "rest": adamw(1.0)}
-    return optax.chain(optax.clip_by_global_norm(c.clip), optax.partition(groups, _groups))
+        chain.append(adamw(1.0))
+    else:  # what is frozen needs no moments
+        encoder = adamw(c.encoder) if c.encoder > 0 else optax.set_to_zero()
+        chain.append(optax.partition({"encoder": encoder, "rest": adamw(1.0)}, _groups))
+    return optax.chain(*chain, *([_averaged(c.average)] if c.average else []))

@@ -1,33 +1,107 @@
 """The mesh of devices and the rules that say how arrays lie on it; model code knows neither."""
 
 import re
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from urgt_jax.config import Config, require
+from urgt_jax.model.placement import Placement
 
-# First match wins, from the path of a parameter to how it is cut. Parameters are whole everywhere.
-RULES: tuple[tuple[str, PartitionSpec], ...] = ((r".*", PartitionSpec()),)
+AXES = ("data", "fsdp", "patch")
+IMAGES = ("data", "fsdp")  # along which the images of a batch are cut
+WHOLE = PartitionSpec()
+
+# First match wins, from the path of a parameter to how it is cut. What is stacked for a loop over
+# blocks has the block's number first, which is never cut: each turn of the loop gathers one block.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"(blocks|within|across)/.*/(qkv|fc1|w12)/kernel$", PartitionSpec(None, "fsdp", None)),
+    (r"(blocks|within|across)/.*/(proj|fc2|w3)/kernel$", PartitionSpec(None, None, "fsdp")),
+    (r"encoder/(image|depth|normal)/proj/kernel$", PartitionSpec(None, "fsdp")),
+    (r"encoder/positions$", PartitionSpec(None, None, "fsdp")),
+    (r"pyramid/projects/.*/kernel$", PartitionSpec("fsdp", None)),
+    (r"pyramid/spread\d/kernel$", PartitionSpec(None, "fsdp")),
+    (r"pyramid/(halve|levels/\d|fusions/.*/conv\d)/kernel$", PartitionSpec(None, None, "fsdp")),
+    (r".*", WHOLE),  # norms, biases, scales, special tokens and a head's last layers: small
+)
 
 
-def mesh_of(config: Config) -> Mesh:
-    """The devices that share the images of a batch."""
-    devices = jax.devices()
-    count = config.mesh.data or len(devices)
-    require(count <= len(devices), f"mesh.data {count} is more than the {len(devices)} devices")
+def mesh_of(config: Config, devices: list | None = None) -> Mesh:
+    """The devices as a mesh of data x fsdp x patch."""
+    devices = devices or jax.devices()
+    c, count = config.mesh, len(devices)
+    inner = c.fsdp * c.patch
+    data = c.data or max(count // inner, 1)
     require(
-        all(config.data.images(m) % count == 0 for m in (1, 2, 3, 4) if config.data.mix[m - 1]),
-        f"data.batch {config.data.batch} does not divide among {count} devices: "
-        "change data.batch or mesh.data",
+        data * inner <= count and (c.data > 0 or count % inner == 0),
+        f"a mesh of data {c.data or 'all'} x fsdp {c.fsdp} x patch {c.patch} does not fit {count} "
+        "devices: their product must be the number of devices",
     )
-    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+    share = data * c.fsdp * config.optim.accumulate
+    require(
+        all(config.data.images(m) % share == 0 for m in sides(config)),
+        f"data.batch {config.data.batch} does not divide among mesh.data x mesh.fsdp = "
+        f"{data * c.fsdp} devices and {config.optim.accumulate} parts (optim.accumulate): change "
+        "one of them",
+    )
+    shape = (data, c.fsdp, c.patch)
+    chosen = np.array(devices[: data * inner]).reshape(shape)
+    return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def sides(config: Config) -> list[int]:
+    """The block sides M that occur in training."""
+    return [m for m in (1, 2, 3, 4) if config.data.mix[m - 1]]
 
 
 def images(mesh: Mesh) -> NamedSharding:
     """Cut along the first axis, the images of a batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(IMAGES))
+
+
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of a batch's images this process prepares, and of how many equal parts.
+
+    Processes that share the patches of the same images prepare the same part.
+    """
+    rows = mesh.devices.reshape(-1, mesh.shape["patch"])
+    mine = [
+        i for i, row in enumerate(rows) if any(d.process_index == jax.process_index() for d in row)
+    ]
+    count = len(rows) // max(len(mine), 1)
+    require(
+        bool(mine)
+        and mine == list(range(mine[0], mine[0] + len(mine)))
+        and mine[0] % len(mine) == 0,
+        f"process {jax.process_index()} has no equal part of the images on a mesh of "
+        f"{dict(mesh.shape)}: choose axes that are multiples of the devices of a process",
+    )
+    return mine[0] // len(mine), count
+
+
+def on_mesh(batch: dict, mesh: Mesh) -> dict:
+    """A global batch from the part that this process prepared."""
+    _, count = share(mesh)
+
+    def place(x):
+        shape = (x.shape[0] * count, *x.shape[1:])
+        return jax.make_array_from_process_local_data(images(mesh), x, shape)
+
+    return jax.tree.map(place, batch)
+
+
+def parts(batch: dict, count: int, mesh: Mesh) -> dict:
+    """A batch in parts along a new first axis, for which no image leaves its device."""
+
+    def split(x):
+        x = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
+        spec = NamedSharding(mesh, PartitionSpec(None, IMAGES))
+        return jax.lax.with_sharding_constraint(x, spec)
+
+    return jax.tree.map(split, batch)
 
 
 def table(tree, rules=RULES) -> dict[str, PartitionSpec]:
@@ -44,7 +118,58 @@ def table(tree, rules=RULES) -> dict[str, PartitionSpec]:
 
 
 def parameters(tree, mesh: Mesh):
-    """The sharding of every leaf, in the shape of the tree."""
+    """The sharding of every leaf, in the shape of the tree; what does not divide stays whole."""
     specs = table(tree).values()
-    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    leaves = jax.tree.leaves(tree)
+    shardings = [
+        NamedSharding(mesh, spec if _divides(leaf.shape, spec, mesh) else WHOLE)
+        for leaf, spec in zip(leaves, specs, strict=True)
+    ]
     return jax.tree.unflatten(jax.tree.structure(tree), shardings)
+
+
+def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> bool:
+    return all(
+        axis is None or side % mesh.shape[axis] == 0
+        for side, axis in zip(shape, spec, strict=False)
+    )
+
+
+class OnMesh(Placement):
+    """Images over data and fsdp, patches over patch; attention across patches moves tokens."""
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self.shards = mesh.shape["patch"]
+
+    def filled(self, patches: int) -> int:
+        """The number of patches that the patch axis divides."""
+        return -(-patches // self.shards) * self.shards
+
+    def apart(self, network: Callable, weights, patches):
+        """Every device runs the network on its own patches."""
+        spec = PartitionSpec(IMAGES, "patch")
+        return self._map(network, (WHOLE, spec), spec)(weights, patches)
+
+    def tokens(self, x):
+        """Tokens of its own patches are on each device."""
+        spec = PartitionSpec(IMAGES, "patch")
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def attend(self, kernel, q, k, v, across: bool):
+        """Across patches each device gets all tokens of some heads, or all keys and values.
+
+        The first moves less, but needs as many heads as shards.
+        """
+        if not across:
+            spec = PartitionSpec((*IMAGES, "patch"))
+            return self._map(kernel, (spec,) * 3, spec)(q, k, v)
+        if q.shape[2] % self.shards == 0:
+            spec = PartitionSpec(IMAGES, None, "patch")
+            return self._map(kernel, (spec,) * 3, spec)(q, k, v)
+        own, all_keys = PartitionSpec(IMAGES, "patch"), PartitionSpec(IMAGES)
+        return self._map(kernel, (own, all_keys, all_keys), own)(q, k, v)
+
+    def _map(self, f: Callable, inside, out):
+        # Whether a result is the same on all devices is plain here, and custom gradients tell not.
+        return jax.shard_map(f, mesh=self.mesh, in_specs=inside, out_specs=out, check_vma=False)

@@ -14,7 +14,8 @@ from urgt_jax import grid, losses, sharding
 from urgt_jax.config import Config, Model
 from urgt_jax.geometry import normals_from_depth
 from urgt_jax.model import families, refiner
-from urgt_jax.optim import optimiser
+from urgt_jax.model.placement import placed, placement
+from urgt_jax.optim import optimiser, trained
 
 Batch = dict[str, jax.Array]
 
@@ -62,9 +63,11 @@ def state_shardings(config: Config, mesh: Mesh) -> State:
     whole = NamedSharding(mesh, PartitionSpec())
     state = abstract_state(config)
     params = sharding.parameters(state.params, mesh)
+    # Parameters of another group of the optimiser have no moments in this one.
+    masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
     opt = optax.tree_utils.tree_map_params(
-        optimiser(config.optim), lambda _, s: s, state.opt, params,
-        transform_non_params=lambda _: whole,
+        optimiser(config.optim), lambda x, s: x if masked(x) else s, state.opt, params,
+        transform_non_params=lambda _: whole, is_leaf=masked,
     )  # fmt: skip
     return State(whole, params, opt)
 
@@ -82,9 +85,11 @@ def initial_state(config: Config, mesh: Mesh) -> State:
 def refine(model: refiner.Refiner, batch: Batch) -> dict:
     """Refined maps of every patch and their confidences; a missing head leaves the coarse map."""
     depth, normal = batch["coarse_depth"], batch["coarse_normal"]
-    tokens = model.config.tokens
-    spots = grid.positions(batch["origins"], tokens, tokens)
-    out = model(_in_unit(batch["image"]), depth, normal, spots)
+    count, tokens = depth.shape[1], model.config.tokens
+    parts = _filled((batch["image"], depth, normal, batch["origins"]), count)
+    spots = grid.positions(parts[3], tokens, tokens)
+    out = model(_in_unit(parts[0]), *parts[1:3], spots, count)
+    out = jax.tree.map(lambda x: x[:, :count], out)
     result = {"depth": depth, "normal": normal}
     if "depth" in out:
         result["depth"] = depth + out["depth"].value[..., 0]
@@ -95,21 +100,46 @@ def refine(model: refiner.Refiner, batch: Batch) -> dict:
     return result
 
 
-def loss_terms(config: Config, params: dict, batch: Batch) -> dict[str, jax.Array]:
-    """The paper's terms, unweighted, each a masked mean over the batch."""
+def _filled(arrays, count: int):
+    """Arrays [B, P, ...] with the last patch repeated until the mesh divides their number."""
+    more = placement().filled(count) - count
+    pad = lambda x: jnp.pad(x, [(0, 0), (0, more)] + [(0, 0)] * (x.ndim - 2), "edge")  # noqa: E731
+    return tuple(placement().tokens(pad(x) if more else x) for x in arrays)
+
+
+def loss_terms(
+    config: Config, params: dict, batch: Batch, counts: dict | None = None
+) -> dict[str, jax.Array]:
+    """The paper's terms, unweighted, each a masked mean over the batch.
+
+    For a part of a batch, over the `loss_counts` of the whole: parts then add up.
+    """
     result = refine(assemble(config.model, params), batch)
-    valid, terms = batch["valid"], {}
+    counts, terms = counts or loss_counts(config, batch), {}
     if "depth" in config.model.outputs:
-        terms["depth"] = losses.mse(result["depth"], batch["target"], valid)
-        terms["gradient"] = losses.gradient_matching(result["depth"], batch["target"], valid)
+        maps = result["depth"], batch["target"], batch["valid"]
+        terms["depth"] = losses.mse(*maps, counts["depth"])
+        terms["gradient"] = losses.gradient_matching(*maps, counts["gradient"])
     if "normal" in config.model.outputs:
-        if config.loss.target == "pseudo":
-            target, valid = normals_from_depth(batch["depth"], batch["intrinsics"], valid)
-        else:
-            target = batch["normal"]
-        terms["angular"] = losses.angular(result["normal"], target, valid)
-        terms["alignment"] = losses.alignment(result["normal"], target, valid)
+        maps = result["normal"], *_true_normals(config, batch)
+        terms["angular"] = losses.angular(*maps, counts["normal"])
+        terms["alignment"] = losses.alignment(*maps, counts["normal"])
     return terms
+
+
+def loss_counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
+    """How many pixels, pairs of pixels and normals the terms are means over."""
+    counts = {"depth": batch["valid"].sum(), "gradient": losses.pairs(batch["valid"])}
+    if "normal" in config.model.outputs:
+        counts["normal"] = _true_normals(config, batch)[1].sum()
+    return counts
+
+
+def _true_normals(config: Config, batch: Batch):
+    """The normals' target and where it is defined."""
+    if config.loss.target == "pseudo":
+        return normals_from_depth(batch["depth"], batch["intrinsics"], batch["valid"])
+    return batch["normal"], batch["valid"]
 
 
 def total(config: Config, terms: dict[str, jax.Array]) -> jax.Array:
@@ -130,12 +160,24 @@ def train_step(config: Config, mesh: Mesh):
     layout, rows = state_shardings(config, mesh), sharding.images(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def objective(params, batch):
-        terms = loss_terms(config, params, batch)
+    def objective(params, batch, counts):
+        with placed(sharding.OnMesh(mesh)):
+            terms = loss_terms(config, trained(config.optim, params), batch, counts)
         return total(config, terms), terms
 
+    def gradient(params, batch: Batch):
+        """Loss, terms and gradient, part by part where a batch is worked on in parts."""
+        of_part, counts = jax.value_and_grad(objective, has_aux=True), loss_counts(config, batch)
+        if config.optim.accumulate == 1:
+            return of_part(params, batch, counts)
+        parts = sharding.parts(batch, config.optim.accumulate, mesh)
+        add = lambda so_far, part: jax.tree.map(jnp.add, so_far, of_part(params, part, counts))  # noqa: E731
+        shapes = jax.eval_shape(of_part, params, jax.tree.map(lambda x: x[0], parts), counts)
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(lambda c, part: (add(c, part), None), start, parts)[0]
+
     def step(state: State, batch: Batch):
-        (loss, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch)
+        (loss, terms), grads = gradient(state.params, batch)
         updates, opt = optimiser(config.optim).update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}

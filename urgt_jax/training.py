@@ -15,6 +15,7 @@ from urgt_jax.data import pipeline
 from urgt_jax.data.sources import open_pictures
 from urgt_jax.errors import exit_status
 from urgt_jax.log import Log, Progress, duration
+from urgt_jax.optim import averaged
 from urgt_jax.step import State, initial_state, train_step
 
 
@@ -42,13 +43,14 @@ def train(config: Config, workdir: Path) -> State:
         state = state._replace(params=checkpoints.start_from(state.params, config))
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
-        ahead = pipeline.batches(config, start, source=pictures)
+        ahead = pipeline.batches(config, start, *sharding.share(mesh), source=pictures)
         state = _loop(config, workdir, mesh, state, start, ahead, saved, stop)
     done = int(state.step)
     saved.save(state, done)
     saved.close()
     if done == config.optim.steps:
-        checkpoints.save_weights(workdir / "weights.safetensors", state.params, config)
+        params = averaged(state.opt, state.params)
+        checkpoints.save_weights(workdir / "weights.safetensors", params, config)
         print(f"trained {done} steps: {workdir / 'weights.safetensors'}")
     else:
         print(f"stopped after step {done} and saved: the same command goes on from there")
@@ -69,7 +71,7 @@ def _loop(
     config: Config, workdir: Path, mesh, state: State, start: int, ahead, saved, stop
 ) -> State:
     """Steps until the end; the metrics of a step are read while the next one runs."""
-    step_of, rows = train_step(config, mesh), sharding.images(mesh)
+    step_of = train_step(config, mesh)
     told = Telling(config, Log(workdir, start), start)
     for step in range(start, config.optim.steps):
         if step > start and step % config.train.save_every == 0:
@@ -80,7 +82,7 @@ def _loop(
         batch = next(ahead)
         waited = time.monotonic() - began
         told.compiling(batch["valid"].shape[1])
-        state, metrics = step_of(state, jax.device_put(batch, rows))
+        state, metrics = step_of(state, sharding.on_mesh(batch, mesh))
         told.step(step + 1, metrics, batch["valid"].shape[:2], waited)
     told.flush()
     return state

@@ -6,11 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from urgt_jax.model.placement import placement
 
 CHUNK = 512  # most queries at a time where the sequence is long
 SHORT = 1024  # keys, up to which attention is done at once
 ROPE_BASE = 100.0
+ATTENTION = "attention"  # the name under which a policy may keep what attention gives
 
 Spots = Float[Array, "*B N 2"]
 
@@ -126,14 +130,19 @@ class Attention(nnx.Module):
         self.q_norm = Norm(width // heads, eps, rngs) if eps else None
         self.k_norm = Norm(width // heads, eps, rngs) if eps else None
 
-    def __call__(self, x: Float[Array, "B N D"], turn: Turn | None) -> Float[Array, "B N D"]:
+    def __call__(
+        self, x: Float[Array, "B N D"], turn: Turn | None, keys: int | None = None
+    ) -> Float[Array, "B N D"]:
         b, n, width = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
-        return self.proj(attention(q, k, v).reshape(b, n, width))
+        kernel = lambda q, k, v: attention(q, k[:, :keys], v[:, :keys])  # noqa: E731
+        out = placement().attend(kernel, q, k, v, across=keys is not None)
+        out = checkpoint_name(out.reshape(b, n, width), ATTENTION)
+        return self.proj(out)
 
 
 class Mlp(nnx.Module):
@@ -174,8 +183,11 @@ class Block(nnx.Module):
         self.scale1 = nnx.Param(jnp.full((width,), scale, jnp.float32))
         self.scale2 = nnx.Param(jnp.full((width,), scale, jnp.float32))
 
-    def __call__(self, x: Float[Array, "B N D"], turn: Turn | None = None) -> Float[Array, "B N D"]:
-        x = x + (self.attn(self.norm1(x), turn) * self.scale1[...]).astype(x.dtype)
+    def __call__(
+        self, x: Float[Array, "B N D"], turn: Turn | None = None, keys: int | None = None
+    ) -> Float[Array, "B N D"]:
+        """The tokens after the block; `keys` says how many are seen by all, across patches."""
+        x = x + (self.attn(self.norm1(x), turn, keys) * self.scale1[...]).astype(x.dtype)
         return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
 
 
@@ -190,12 +202,35 @@ def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
     return build(rngs.split(count))
 
 
-def run(blocks, x, body, which: tuple[int, ...], *, remat: bool) -> list:
+# What the backward pass computes again, by the names in the configuration.
+POLICIES = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[ATTENTION],
+        offload_src="device", offload_dst="pinned_host",
+    ),
+}  # fmt: skip
+
+
+class Loop(NamedTuple):
+    """How a stack of blocks is run."""
+
+    remat: str = "none"
+    unroll: bool = False
+
+
+PLAIN = Loop()
+
+
+def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> list:
     """What body(x, block) -> (x, out) puts out at some of the stacked blocks, counted from 0.
 
     One loop over all blocks, so that the compiler sees a block once, whatever is kept.
     """
-    kept, step = sorted(set(which)), jax.checkpoint(body, prevent_cse=False) if remat else body
+    kept, step = sorted(set(which)), body
+    if loop.remat != "none":
+        step = jax.checkpoint(body, prevent_cse=loop.unroll, policy=POLICIES[loop.remat])
     # A block writes where the next one that is kept will, so that only those stay.
     slots = np.searchsorted(kept, np.arange(kept[-1] + 1))
     blocks = jax.tree.map(lambda a: a[: kept[-1] + 1], blocks)
@@ -208,5 +243,5 @@ def run(blocks, x, body, which: tuple[int, ...], *, remat: bool) -> list:
         return (x, jax.lax.dynamic_update_index_in_dim(outs, out, slot, 0)), None
 
     start = x, jnp.zeros((len(kept), *one.shape), one.dtype)
-    (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots))
+    (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots), unroll=loop.unroll)
     return [outs[kept.index(i)] for i in which]

@@ -1,5 +1,6 @@
 """URGT: patches of a picture as views of one transformer, which predicts offsets to its priors."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.model.dpt import DETAIL, Head
-from urgt_jax.model.layers import Block, run, stack, turns
+from urgt_jax.model.layers import Block, Loop, run, stack, turns
+from urgt_jax.model.placement import placement
 from urgt_jax.model.vit import VisionTransformer
 
 EPS = 1e-5
@@ -36,7 +38,9 @@ class Refiner(nnx.Module):
         self.config = c
         dtype = jnp.dtype(c.dtype)
         small = nnx.initializers.normal(0.02)
-        self.encoder = VisionTransformer(c.encoder, dtype, rngs, priors=True, remat=c.remat)
+        self.encoder = VisionTransformer(
+            c.encoder, dtype, rngs, priors=True, loop=Loop(c.remat, c.unroll)
+        )
         # One set of special tokens for the first patch, one for all others.
         self.camera = nnx.Param(small(rngs.params(), (2, 1, c.width)))
         self.registers = nnx.Param(small(rngs.params(), (2, REGISTERS, c.width)))
@@ -57,8 +61,10 @@ class Refiner(nnx.Module):
         depth: Float[Array, "B P H W"],
         normal: Float[Array, "B P H W 3"],
         spots: Float[Array, "B P N 2"],
+        count: int | None = None,
     ) -> dict[str, Offsets]:
-        layers = self.attend(self.encode(image, depth, normal), spots)
+        """Offsets of all patches; those from `count` on fill up a mesh, and nobody sees them."""
+        layers = self.attend(self.encode(image, depth, normal), spots, count)
         return self.heads(layers, (image.shape[2] // TOKEN, image.shape[3] // TOKEN))
 
     def encode(
@@ -79,13 +85,16 @@ class Refiner(nnx.Module):
         """Offsets of every patch on its own, from the four layers that `attend` gives."""
         heads = {"depth": self.depth_head, "normal": self.normal_head}
         return {
-            name: _run_head(head, layers, *tokens)
+            name: placement().apart(partial(_run_head, rows_cols=tokens), head, layers)
             for name, head in heads.items()
             if head is not None
         }
 
     def attend(
-        self, tokens: Float[Array, "B P N D"], spots: Float[Array, "B P N 2"]
+        self,
+        tokens: Float[Array, "B P N D"],
+        spots: Float[Array, "B P N 2"],
+        count: int | None = None,
     ) -> list[Float[Array, "B P N 2*D"]]:
         """Tokens after the pairs of blocks that the heads read, within and across side by side."""
         b, p, n, d = tokens.shape
@@ -93,35 +102,43 @@ class Refiner(nnx.Module):
         if self.config.rope == "local":
             spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
         spots = jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL, 0), (0, 0)))
-        layers = self._pairs(x, spots)
+        layers = self._pairs(placement().tokens(x), spots, count or p)
         return [layer[:, :, SPECIAL:] for layer in layers]
 
     def _special(self, b: int, p: int, dtype) -> Float[Array, "B P 5 D"]:
         """Camera token and registers of every patch; the first patch has its own."""
         both = jnp.concatenate([self.camera[...], self.registers[...]], 1)
-        each = jnp.concatenate([both[:1], jnp.broadcast_to(both[1:], (p - 1, *both.shape[1:]))])
+        first = np.arange(p)[:, None, None] == 0
+        each = jnp.where(first, both[0], both[1])
         return jnp.broadcast_to(each, (b, *each.shape)).astype(dtype)
 
-    def _pairs(self, x: Float[Array, "B P N D"], spots) -> list[Float[Array, "B P N 2*D"]]:
+    def _pairs(
+        self, x: Float[Array, "B P N D"], spots, count: int
+    ) -> list[Float[Array, "B P N 2*D"]]:
         """Both blocks' outputs side by side, of the pairs that the heads read."""
         b, p, n, d = x.shape
         apart, together = (b * p, n), (b, p * n)
-        whole = together if self.config.cross else apart
+        cross = self.config.cross
+        whole, keys = (together, count * n) if cross else (apart, None)
         size = d // self.config.heads
         apart_turn, whole_turn = (turns(spots.reshape(*s, 2), size) for s in (apart, whole))
 
         def pair(x, blocks):
             within, across = blocks
             y = within(x.reshape(*apart, d), apart_turn).reshape(x.shape)
-            z = across(y.reshape(*whole, d), whole_turn).reshape(x.shape)
+            z = across(y.reshape(*whole, d), whole_turn, keys).reshape(x.shape)
+            z = placement().tokens(z)
             return z, jnp.concatenate([y, z], -1)
 
         c = self.config
-        return run((self.within, self.across), x, pair, c.layers, remat=c.remat)
+        return run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
 
 
-def _run_head(head: Head, layers: list[Float[Array, "B P N C"]], rows: int, cols: int) -> Offsets:
+def _run_head(
+    head: Head, layers: list[Float[Array, "B P N C"]], rows_cols: tuple[int, int]
+) -> Offsets:
     """The head on all patches, a few at a time, whichever number there is."""
+    rows, cols = rows_cols
     b, p = layers[0].shape[:2]
     flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
     chunk = max(HEAD_PIXELS // (rows * cols * TOKEN * TOKEN), 1)

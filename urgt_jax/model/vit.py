@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Vit
 from urgt_jax.geometry import resize_cubic
-from urgt_jax.model.layers import Block, Norm, run, stack
+from urgt_jax.model.layers import PLAIN, Block, Loop, Norm, run, stack
 
 EPS = 1e-6
 OFFSET = 0.1  # what DINOv2 adds to the wanted number of tokens, against rounding
@@ -40,7 +40,7 @@ class TokenEmbed(nnx.Module):
 class VisionTransformer(nnx.Module):
     """Class token, registers and patch tokens of pictures, after any of its blocks."""
 
-    def __init__(self, c: Vit, dtype, rngs: nnx.Rngs, *, priors: bool = False, remat: bool = False):
+    def __init__(self, c: Vit, dtype, rngs: nnx.Rngs, *, priors: bool = False, loop: Loop = PLAIN):
         side = c.pretrain // TOKEN
         normal = nnx.initializers.normal(0.02)
         self.image = TokenEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
@@ -60,7 +60,7 @@ class VisionTransformer(nnx.Module):
 
         self.blocks = stack(c.depth, rngs, make)
         self.norm = Norm(c.width, EPS, rngs)
-        self.config, self.remat, self.dtype = c, remat, dtype
+        self.config, self.loop, self.dtype = c, loop, dtype
 
     @property
     def special(self) -> int:
@@ -96,7 +96,7 @@ class VisionTransformer(nnx.Module):
             x = block(x)
             return x, x
 
-        return run(self.blocks, tokens, body, which, remat=self.remat)
+        return run(self.blocks, tokens, body, which, self.loop)
 
     def __call__(
         self,

@@ -1,0 +1,58 @@
+"""Where activations lie: what model code says about itself, and a mesh may make use of.
+
+Model code knows no mesh. It calls the placement in force, which on one device does nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from jaxtyping import Array, Float
+
+Kernel = Callable[..., Float[Array, "B N H D"]]
+
+
+class Placement:
+    """Everything on one device, or wherever the compiler likes."""
+
+    def apart(self, network: Callable, weights, patches):
+        """network(weights, patches) on arrays [B, P, ...] of patches that do not see each other."""
+        return network(weights, patches)
+
+    def filled(self, patches: int) -> int:
+        """The number of patches to which some are added so that they can be shared."""
+        return patches
+
+    def tokens(self, x: Float[Array, "B P N D"]) -> Float[Array, "B P N D"]:
+        """Tokens of patches between blocks."""
+        return x
+
+    def attend(
+        self,
+        kernel: Kernel,
+        q: Float[Array, "B N H D"],
+        k: Float[Array, "B N H D"],
+        v: Float[Array, "B N H D"],
+        across: bool,
+    ) -> Float[Array, "B N H D"]:
+        """Attention, among the tokens of one patch or across all patches of a picture."""
+        return kernel(q, k, v)
+
+
+ANYWHERE = Placement()
+_IN_FORCE: ContextVar[Placement | None] = ContextVar("placement", default=None)
+
+
+def placement() -> Placement:
+    """The placement in force where this is traced."""
+    return _IN_FORCE.get() or ANYWHERE
+
+
+@contextmanager
+def placed(new: Placement) -> Iterator[None]:
+    """Puts a placement in force for what is traced inside."""
+    token = _IN_FORCE.set(new)
+    try:
+        yield
+    finally:
+        _IN_FORCE.reset(token)
