@@ -14,7 +14,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["coarse", "fidelity", "published"],
     ["checkpoints"],
     ["step"],
-    ["optim", "sharding"],
+    ["optim", "sharding", "processes"],
     ["losses", "metrics"],
     ["metrics.depth", "metrics.normals", "metrics.seams"],
     ["metrics.ordinal"],

@@ -48,7 +48,7 @@ def summary(pictures, **more):
     return {
         "data": "scenes, split test",
         "protocol": "no alignment",
-        "seams": "2 x 2",
+        "patches": "2 x 2",
         **means,
     } | more
 
@@ -189,7 +189,7 @@ def test_text_of_others_is_never_markup(tmp_path):
     pictures = [(NASTY, both(0.1, 0.2)), ("</script><b>", both(0.1, 0.1))]
     for name, _ in pictures:
         report.write_layers(tmp_path, name, made())
-    told = {key: "<b>'\"&" for key in ("data", "protocol", "seams")}
+    told = {key: "<b>'\"&" for key in ("data", "protocol", "patches")}
     page = report.write_pages(tmp_path, summary(pictures, skipped={"<i>": "<u>"}, **told), pictures)
     for path in (page, place(tmp_path, NASTY) / "index.html"):
         seen = Page(path)

@@ -69,8 +69,8 @@ def _agree(found, plain):
 @pytest.mark.parametrize(
     "m,axes",
     [
-        (3, (2, 2, 2)),  # 9 patches on 2 devices, and heads among them
-        (3, (1, 1, 8)),  # 9 patches on 8 devices, more than there are heads
+        pytest.param(3, (2, 2, 2), marks=pytest.mark.slow),
+        pytest.param(3, (1, 1, 8), marks=pytest.mark.slow),  # more devices than heads
         pytest.param(1, (1, 2, 4), marks=pytest.mark.slow),  # one patch on 4 devices
         pytest.param(2, (1, 8, 1), marks=pytest.mark.slow),
         pytest.param(3, (4, 2, 1), marks=pytest.mark.slow),
@@ -93,13 +93,20 @@ def test_both_heads_on_a_mesh_of_all_axes(micro, plain):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optim.accumulate": 2, "mesh.data": 2, "mesh.fsdp": 2, "model.remat": "attention"},
+        # 9 patches on 2 devices and heads among them, in two parts, with all axes at once
+        {
+            "optim.accumulate": 2,
+            "model.remat": "attention",
+            "mesh.data": 2,
+            "mesh.fsdp": 2,
+            "mesh.patch": 2,
+        },
         pytest.param({"model.remat": "blocks", "model.unroll": True}, marks=pytest.mark.slow),
         pytest.param({"model.remat": "offload"}, marks=pytest.mark.slow),
         pytest.param({"optim.accumulate": 8}, marks=pytest.mark.slow),
     ],
 )
-def test_policies_of_memory_change_nothing(lean, plain, changes):
+def test_policies_of_memory_and_meshes_change_nothing(lean, plain, changes):
     _agree(_after_a_step(changed(lean, changes), 3), plain(lean, 3))
 
 
@@ -146,12 +153,14 @@ def test_a_rule_that_nothing_falls_under_is_an_error(micro):
         sharding.table(step.abstract_state(micro).params, rules)
 
 
-def test_parameters_gradients_and_moments_are_cut(micro):
+def test_parameters_and_moments_are_cut(micro):
     config = changed(micro, {"mesh.data": 1, "mesh.fsdp": 8})
-    state = step.initial_state(config, sharding.mesh_of(config))
-    for tree in (state.params, optax.tree_utils.tree_get(state.opt, "nu")):
-        whole = sum(x.size for x in jax.tree.leaves(tree))
-        here = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(tree))
+    state, mesh = step.abstract_state(config), sharding.mesh_of(config)
+    lies = step.state_shardings(config, mesh)
+    for tree, where in ((state.params, lies.params), (state.opt, lies.opt)):
+        pairs = list(zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True))
+        whole = sum(x.size for x, _ in pairs)
+        here = sum(math.prod(s.shard_shape(x.shape)) for x, s in pairs)
         assert here < 0.35 * whole  # this tiny model is half made of what is too small to be cut
 
 

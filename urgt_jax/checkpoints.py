@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from urgt_jax import config as configs
@@ -19,8 +20,12 @@ from urgt_jax.step import State, abstract_state, state_shardings, structure
 from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
 
 ENTRY = "urgt_jax"  # of the metadata of weight files
-# Fields that a run may change when it goes on: where data lie, and who prepares them.
-ELSEWHERE = {"data.path", "data.priors", "data.workers", "data.threads"}
+# Fields that a run may change when it goes on: where data lie, who prepares them, and on which
+# devices it runs (then with the same results up to rounding).
+ELSEWHERE = {
+    "data.path", "data.priors", "data.workers", "data.threads",
+    "mesh.data", "mesh.fsdp", "mesh.patch",
+}  # fmt: skip
 UNUSED = "unused."  # before official names of tensors that only travel along
 
 
@@ -60,6 +65,10 @@ class Checkpoints:
                 "remove that step's folder to go on from the one before"
             ) from error
 
+    def preempted(self, step: int) -> bool:
+        """Whether any process was told to go; the same answer in all of them."""
+        return self.manager.reached_preemption(step)
+
     def close(self) -> None:
         """Waits until everything is on disk."""
         self.manager.wait_until_finished()
@@ -80,10 +89,22 @@ def description(config) -> dict[str, str]:
 
 
 def save_weights(path: Path, params: dict, config) -> None:
-    """One safetensors file: our names, and the configuration in the metadata."""
-    arrays = {name: np.asarray(x) for name, x in flat(params).items()}
+    """One safetensors file: our names, and the configuration in the metadata.
+
+    All processes of a run must call it; the first one writes.
+    """
+    arrays = {name: _whole(x) for name, x in flat(params).items()}
+    if jax.process_index() > 0:
+        return
     shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     write_safetensors(path, shapes, arrays.__getitem__, description(config))
+
+
+def _whole(x) -> np.ndarray:
+    """An array of which this process may hold a part only."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
 
 
 def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]:

@@ -276,13 +276,13 @@ def _finish(tally: Tally, examples: list, subject: Subject, config: Config, out:
         "skipped": tally.skipped,
         "data": _data(config),
         "protocol": str(protocol),
-        "seams": _patches(config),
+        "patches": _patches(config),
         **means,
     }
     print(report.table(means, tally.sides))
     print(f"mean over {len(tally.pictures)} pictures of {summary['data']}"
         + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))  # fmt: skip
-    print(f"{protocol}; {summary['seams']}")
+    print(f"{protocol}; {summary['patches']}")
     if isinstance(subject, Predictions) and (extra := subject.unused()):
         print(f"{len(extra)} files in {subject.folder} belong to no picture, such as {extra[0]}")
     rows = [{"name": name, **scores} for name, scores in tally.pictures]

@@ -17,8 +17,10 @@ def duration(seconds: float) -> str:
 class Log:
     """Appends to metrics.jsonl; lines later than `step`, of a run that was killed, are dropped."""
 
-    def __init__(self, workdir: Path, step: int):
-        self.path = workdir / "metrics.jsonl"
+    def __init__(self, workdir: Path, step: int, writes: bool = True):
+        self.path, self.file = workdir / "metrics.jsonl", None
+        if not writes:
+            return
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
             part = self.path.with_suffix(".tmp")
@@ -27,7 +29,9 @@ class Log:
         self.file = self.path.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line of JSON."""
+        """One line of JSON; nothing in a process that does not write."""
+        if self.file is None:
+            return
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
 

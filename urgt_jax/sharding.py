@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from urgt_jax.config import Config, require
-from urgt_jax.model.placement import Placement
+from urgt_jax.model.placement import ANYWHERE, Placement
 
 AXES = ("data", "fsdp", "patch")
 IMAGES = ("data", "fsdp")  # along which the images of a batch are cut
@@ -133,6 +133,11 @@ def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> bool:
         axis is None or side % mesh.shape[axis] == 0
         for side, axis in zip(shape, spec, strict=False)
     )
+
+
+def placement_on(mesh: Mesh) -> Placement:
+    """How activations lie on a mesh; on one device there is nothing to say."""
+    return OnMesh(mesh) if mesh.devices.size > 1 else ANYWHERE
 
 
 class OnMesh(Placement):

@@ -161,7 +161,7 @@ def train_step(config: Config, mesh: Mesh):
     whole = NamedSharding(mesh, PartitionSpec())
 
     def objective(params, batch, counts):
-        with placed(sharding.OnMesh(mesh)):
+        with placed(sharding.placement_on(mesh)):
             terms = loss_terms(config, trained(config.optim, params), batch, counts)
         return total(config, terms), terms
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from urgt_jax import checkpoints, sharding
+from urgt_jax import checkpoints, processes, sharding
 from urgt_jax import config as configs
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
@@ -16,19 +16,25 @@ from urgt_jax.data.sources import open_pictures
 from urgt_jax.errors import exit_status
 from urgt_jax.log import Log, Progress, duration
 from urgt_jax.optim import averaged
+from urgt_jax.processes import say
 from urgt_jax.step import State, initial_state, train_step
 
 
 class Stop:
-    """Set by SIGTERM or Ctrl-C: the run saves after the step it is in, and ends."""
+    """SIGTERM, Ctrl-C or a preemption notice: the run saves after the step it is in, and ends."""
 
-    def __init__(self):
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+    def __init__(self, saved: checkpoints.Checkpoints):
+        self.asked, self.saved = False, saved
+        # Of several processes JAX itself catches SIGTERM, and agrees with the others on a step.
+        for number in (signal.SIGINT, *(() if jax.process_count() > 1 else (signal.SIGTERM,))):
             signal.signal(number, self._ask)
 
     def _ask(self, *_):
         self.asked = True
+
+    def now(self, step: int) -> bool:
+        """Whether to stop before this step; the same answer in all processes."""
+        return self.saved.preempted(step) if jax.process_count() > 1 else self.asked
 
 
 def train(config: Config, workdir: Path) -> State:
@@ -36,7 +42,8 @@ def train(config: Config, workdir: Path) -> State:
     mesh = sharding.mesh_of(config)
     pictures = open_pictures(config, "train")  # fails before anything is written or compiled
     checkpoints.claim(workdir, config)
-    saved, stop = checkpoints.Checkpoints(workdir, config), Stop()
+    saved = checkpoints.Checkpoints(workdir, config)
+    stop = Stop(saved)
     start = saved.latest() or 0
     state = saved.restore(mesh) if start else initial_state(config, mesh)
     if config.init and not start:
@@ -51,19 +58,20 @@ def train(config: Config, workdir: Path) -> State:
     if done == config.optim.steps:
         params = averaged(state.opt, state.params)
         checkpoints.save_weights(workdir / "weights.safetensors", params, config)
-        print(f"trained {done} steps: {workdir / 'weights.safetensors'}")
+        say(f"trained {done} steps: {workdir / 'weights.safetensors'}")
     else:
-        print(f"stopped after step {done} and saved: the same command goes on from there")
+        say(f"stopped after step {done} and saved: the same command goes on from there")
     return state
 
 
 def _introduce(config: Config, workdir: Path, start: int, state: State, mesh) -> None:
     size = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
     begin = f"resumes at step {start}" if start else "starts"
-    print(
+    axes = " x ".join(f"{name} {count}" for name, count in mesh.shape.items() if count > 1)
+    say(
         f"{workdir} {begin} of {config.optim.steps}: {size:.2f} M parameters, "
-        f"{mesh.devices.size} x {mesh.devices.flat[0].platform}, {config.model.dtype}",
-        flush=True,
+        f"{mesh.devices.size} x {mesh.devices.flat[0].platform}{axes and f' ({axes})'}, "
+        f"{jax.process_count()} processes, {config.model.dtype}"
     )
 
 
@@ -72,18 +80,19 @@ def _loop(
 ) -> State:
     """Steps until the end; the metrics of a step are read while the next one runs."""
     step_of = train_step(config, mesh)
-    told = Telling(config, Log(workdir, start), start)
+    told = Telling(config, Log(workdir, start, processes.first()), start)
     for step in range(start, config.optim.steps):
         if step > start and step % config.train.save_every == 0:
             saved.save(state, step)
-        if stop.asked:
+        if stop.now(step):
             break
         began = time.monotonic()
         batch = next(ahead)
         waited = time.monotonic() - began
         told.compiling(batch["valid"].shape[1])
         state, metrics = step_of(state, sharding.on_mesh(batch, mesh))
-        told.step(step + 1, metrics, batch["valid"].shape[:2], waited)
+        shape = batch["valid"].shape[0] * sharding.share(mesh)[1], batch["valid"].shape[1]
+        told.step(step + 1, metrics, shape, waited)
     told.flush()
     return state
 
@@ -103,7 +112,7 @@ class Telling:
         """Tells of a step that is about to be compiled, which can take a minute."""
         if patches not in self.compiled:
             self.compiled.add(patches)
-            print(f"compiling the step for {patches} patches a picture ...", flush=True)
+            say(f"compiling the step for {patches} patches a picture ...")
 
     def step(self, step: int, metrics: dict, shape: tuple[int, int], waited: float) -> None:
         """Notes a step's metrics, which may still be in the making."""
@@ -132,11 +141,10 @@ class Telling:
 
     def _print(self, step: int, values: dict, speed: dict) -> None:
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(
+        say(
             f"step {step}/{self.config.optim.steps}  {terms}  "
             f"{speed['images_per_second']:.1f} images/s  data {speed['waiting_for_data']:.0%}  "
-            f"{duration(self.progress.left(step))} left",
-            flush=True,
+            f"{duration(self.progress.left(step))} left"
         )
 
     def flush(self) -> None:
@@ -153,7 +161,9 @@ def main() -> None:
     )
     parser.add_argument("config", help="a file like configs/tiny.py")
     parser.add_argument("--workdir", type=Path, required=True, help="where the run is kept")
+    processes.add_options(parser)
     told, rest = parser.parse_known_args()
+    processes.connect(told)
     train(configs.override(configs.load(told.config), rest), told.workdir)
 
 

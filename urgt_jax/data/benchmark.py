@@ -16,7 +16,7 @@ from urgt_jax import grid, pictures
 from urgt_jax.data import unreal4k
 from urgt_jax.data.scenes import render, sample_scene
 from urgt_jax.data.tiles import SIDE, Tiled
-from urgt_jax.errors import Parser, exit_status
+from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.log import Progress
 
 TARGETS = {1: 10.0, 4: 2.0}  # times as many blocks a second, by M
@@ -76,16 +76,20 @@ def main() -> None:
     add("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"))
     add("--repeat", type=int, default=20, metavar="N", help="blocks of each size that are read")
     told = parser.parse_args()
+    if min(told.frames, told.repeat, min(told.size) // 16) < 1:
+        raise UserError("--frames and --repeat must be at least 1, --size at least 16 16")
     with tempfile.TemporaryDirectory() as place:
         source, out = Path(place) / "source", Path(place) / "tiles"
         make(source, told.frames, tuple(told.size))
-        unreal4k.prepare(source, out, workers=2)
+        start = time.perf_counter()
+        unreal4k.prepare(source, out)
+        spent = (time.perf_counter() - start) / told.frames
         megabytes = lambda pattern: sum(f.stat().st_size for f in pattern) / told.frames / 1e6  # noqa: E731
         print(
             f"a frame of {told.size[0]} x {told.size[1]} pixels: "
             f"PNG {megabytes(source.rglob('*.png')):.1f} MB and .npy "
             f"{megabytes(source.rglob('*.npy')):.1f} MB, as tiles "
-            f"{megabytes(out.glob('unreal4k-*')):.1f} MB"
+            f"{megabytes(out.glob('unreal4k-*')):.1f} MB, prepared in {spent:.2f} s by one process"
         )
         print(" M  whole frame/s  tiles/s   ratio  target")
         tiled = Tiled(out, "train")

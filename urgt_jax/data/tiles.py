@@ -85,7 +85,7 @@ class Tiled:
             raise UserError(
                 f"split {split} of {self.directory} has no frame: {SKIPPED} there says why"
             )
-        self.tiles = tfds.builder_from_directory(str(self.directory)).as_data_source(split=split)
+        self.tiles = _open(self.directory, split)
         if len(self.tiles) != TILES * len(self.frames):
             raise UserError(
                 f"{self.directory} has {len(self.tiles)} tiles of split {split} for "
@@ -123,9 +123,25 @@ class Tiled:
             return self.tiles[TILES * index + number]
         except Exception as error:  # whatever a damaged record makes the libraries raise
             raise UserError(
-                f"tile {number} of frame {self.name(index)} in {self.directory} cannot be read "
-                f"({type(error).__name__}): its file is damaged, prepare it again"
+                f"tile {number} of frame {self.name(index)} cannot be read "
+                f"({type(error).__name__}): delete {self._file(index)} and prepare it again"
             ) from error
+
+    def _file(self, index: int) -> str:
+        """The file that holds a frame."""
+        split = self.tiles.dataset_info.splits[self.split]
+        ends = np.cumsum(split.shard_lengths)
+        return str(split.filepaths[np.searchsorted(ends, TILES * index, side="right")])
+
+
+def _open(directory: Path, split: str):
+    """The tiles of a split, as TFDS opens them."""
+    try:
+        return tfds.builder_from_directory(str(directory)).as_data_source(split=split)
+    except Exception as error:  # TFDS has no error of its own for its damaged or missing files
+        raise UserError(
+            f"TFDS cannot open {directory} ({type(error).__name__}: {error}): prepare it again"
+        ) from error
 
 
 def _index(directory: Path, split: str) -> list[tuple[str, tuple[int, int]]]:

@@ -60,25 +60,34 @@ class Job(NamedTuple):
 def write_shard(job: Job) -> dict:
     """Writes one file of frames, whole or not at all; returns what is in it and what is not."""
     part = job.path.with_name(f".{job.path.name}.{secrets.token_hex(4)}.tmp")
-    frames, skipped = [], {}
-    writer = ArrayRecordWriter(str(part), OPTIONS)
     try:
-        for place in job.frames:
-            try:
-                frame = read_frame(place)
-            except (UserError, OSError) as error:
-                skipped[place.name] = str(error)
-                continue
-            for record in tiles.serialized(frame):
-                writer.write(record)
-            frames.append((frame.name, frame.disparity.shape))
-        writer.close()
+        frames, skipped = _write_frames(part, job.frames)
+        told = {"frames": frames, "skipped": skipped, "bytes": part.stat().st_size}
         os.replace(part, job.path)
+    except RuntimeError as error:  # of ArrayRecord, where the disk is full
+        raise UserError(f"cannot write {job.path}: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-    told = {"frames": frames, "skipped": skipped}
     write_text(job.note, json.dumps(told))
     return told
+
+
+def _write_frames(path: Path, places: tuple[Place, ...]) -> tuple[list, dict[str, str]]:
+    """Names and sizes of the frames that were written, and why others were not."""
+    frames, skipped = [], {}
+    writer = ArrayRecordWriter(str(path), OPTIONS)
+    for place in places:
+        try:
+            frame = read_frame(place)
+        except Exception as error:  # whatever a damaged file makes the libraries raise
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            skipped[place.name] = " ".join(f"{kind}{error}".split())
+            continue
+        for record in tiles.serialized(frame):
+            writer.write(record)
+        frames.append((frame.name, frame.disparity.shape))
+    writer.close()
+    return frames, skipped
 
 
 def prepare(
@@ -99,9 +108,11 @@ def prepare(
 
 def _whole(job: Job) -> bool:
     """Whether a file is there with all its frames; those that were skipped are tried again."""
-    if not (job.note.is_file() and job.path.is_file()):
+    try:
+        note = json.loads(job.note.read_text())
+        return not note["skipped"] and job.path.stat().st_size == note["bytes"]
+    except (OSError, ValueError, KeyError):
         return False
-    return not json.loads(job.note.read_text())["skipped"]
 
 
 def _default_splits(source: Path) -> Path:
@@ -129,7 +140,7 @@ def _check_space(out: Path, missing: list[Job]) -> None:
     for place in (p for job in missing for p in job.frames):
         try:
             pixels = np.load(place.file("Disp0", ".npy"), mmap_mode="r").size
-        except (OSError, ValueError, EOFError):
+        except Exception:  # a damaged file, which `_write_frames` tells of
             continue
         need, free = count * pixels * 7, shutil.disk_usage(out).free  # 3 bytes and a float a pixel
         if need > free:
@@ -203,6 +214,9 @@ class Unreal4k(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(VERSION)
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Extract the scenes 00000 to 00008 here, beside the split files."
 
+    def __init__(self, *, file_format: str | None = "array_record", **rest):
+        super().__init__(file_format=file_format, **rest)
+
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self, description=ABOUT, features=tiles.features(), homepage=HOMEPAGE,
@@ -237,9 +251,10 @@ def main() -> None:
     add = parser.add_argument
     add("--source", type=Path, required=True, help="folder of the extracted scenes 00000 to 00008")
     add("--out", type=Path, required=True, help="folder for the prepared data set")
-    add("--splits", type=Path, metavar="DIR", help="folder of train.txt, val.txt, test_in.txt and "
-        "test_out.txt (PatchFusion) or train.txt, val.txt, test.txt and out_test.txt (SMD-Nets); "
-        "else splits/ or filenames/ in the source, or the source itself")  # fmt: skip
+    add("--splits", type=Path, metavar="PATH", help="folder of train.txt, val.txt, test_in.txt and "
+        "test_out.txt (PatchFusion) or train.txt, val.txt, test.txt and out_test.txt (SMD-Nets), "
+        "or one of these files; else splits/ or filenames/ in the source, or the source itself",
+    )  # fmt: skip
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
     told = parser.parse_args()
     if told.workers < 1:

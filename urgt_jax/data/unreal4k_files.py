@@ -35,16 +35,18 @@ class Place(NamedTuple):
         return Path(self.source) / self.scene / kind / f"{self.number}{ending}"
 
 
-def read_splits(directory: Path, source: Path) -> dict[str, list[Place]]:
-    """The frames of every split that has a file in the directory."""
+def read_splits(path: Path, source: Path) -> dict[str, list[Place]]:
+    """The frames of every split that has a file in the folder, or of the one split file."""
+    files = [path] if path.is_file() else sorted(path.glob("*.txt"))
+    known = {file.name: file for file in files}
     found = {}
     for split, names in SPLITS.items():
-        path = next((directory / n for n in names if (directory / n).is_file()), None)
-        if path:
-            found[split] = _places(path, source)
+        name = next((n for n in names if n in known), None)
+        if name:
+            found[split] = _places(known[name], source)
     if not found:
         names = ", ".join(name for names in SPLITS.values() for name in names)
-        raise UserError(f"{directory} holds no split file ({names}): give --splits DIR")
+        raise UserError(f"{path} is no split file, nor a folder of any ({names}): give --splits")
     return found
 
 

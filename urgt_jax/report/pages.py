@@ -42,7 +42,7 @@ HELP = (
 def write_pages(folder: Path, summary: dict, pictures: list[Scored]) -> Path:
     """Writes report.html, and a page for each picture whose layers are in report/.
 
-    The summary holds the means of each side, and in words the data, protocol and seams.
+    The summary holds the means of each side, and in words the data, protocol and patches.
     """
     if not pictures:
         raise UserError("there is nothing to report: no picture was scored")
@@ -91,7 +91,7 @@ def _index_page(folder: Path, summary: dict, ranked: list[Scored], rank: Column)
     facts = (
         ("data", summary.get("data")),
         ("protocol", summary.get("protocol")),
-        ("seams", summary.get("seams")),
+        ("patches", summary.get("patches")),
     )
     told = "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v)
     count = f"{len(ranked)} picture{'s' * (len(ranked) != 1)}"
