@@ -47,7 +47,7 @@ def load_map(path: Path, what: str) -> np.ndarray:
         raise UserError(f"no {what} at {path}")
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # what numpy raises on a damaged file is a long list
         raise UserError(f"{path} is not a whole .npy file of numbers: {error}") from error
     if not isinstance(values, np.ndarray):
         raise UserError(f"{path} is an archive: {what} must be one array in a .npy file")
