@@ -191,7 +191,7 @@ def _spoil(source: Path, kind: str) -> None:
         ("raw", "00000.raw has 77 bytes, not 36 x 64 x 3"),
         ("no disparity", "no disparity at .*00000.npy"),
         ("empty disparity", "00000.npy is not a whole .npy file"),
-        ("no zip", "BadZipFile: File is not a zip file"),
+        ("no zip", "00000.npy is not a whole .npy file of numbers: File is not a zip file"),
         ("nan", "00000.npy has 1 values that are NaN"),
         ("negative", "00000.npy has 1 values that are NaN, infinite or negative"),
         ("dtype", "dtype uint8, not float"),
