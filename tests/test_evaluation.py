@@ -63,6 +63,7 @@ def test_the_truth_scores_perfectly_as_metres(call, truth, maps, capsys):
     assert [row["name"] for row in found["per_picture"]] == ["view0", "view1"]
     said = capsys.readouterr().out
     assert "depth in metres, no alignment, 0.001 to 80 m" in said and "folder" in said
+    assert "at the truth's size, 40 x 56 pixels" in said
     assert (maps.with_name("maps_scores") / "report.html").is_file()
 
 

@@ -105,12 +105,14 @@ class Tally:
     sides: tuple[str, ...]
     pictures: list[tuple[str, dict[str, Scores]]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # of the truths, pixels
 
     def __post_init__(self) -> None:
         self.pooled = {side: Pooled() for side in self.sides}
 
     def add(self, scored: Scored) -> None:
         """Notes a picture's scores."""
+        self.sizes.add(scored.truth.depth.shape)
         self.pictures.append((scored.name, {n: side.scores for n, side in scored.sides.items()}))
         for name, side in scored.sides.items():
             if side.angles is not None:
@@ -276,13 +278,14 @@ def _finish(tally: Tally, examples: list, subject: Subject, config: Config, out:
         "skipped": tally.skipped,
         "data": _data(config),
         "protocol": str(protocol),
+        "resolution": _resolution(tally),
         "patches": _patches(config),
         **means,
     }
     print(report.table(means, tally.sides))
     print(f"mean over {len(tally.pictures)} pictures of {summary['data']}"
         + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))  # fmt: skip
-    print(f"{protocol}; {summary['patches']}")
+    print(f"{protocol}; {summary['resolution']}; {summary['patches']}")
     if isinstance(subject, Predictions) and (extra := subject.unused()):
         print(f"{len(extra)} files in {subject.folder} belong to no picture, such as {extra[0]}")
     rows = [{"name": name, **scores} for name, scores in tally.pictures]
@@ -298,6 +301,13 @@ def _data(config: Config) -> str:
     if data.source == "scenes":
         return f"scenes, split {split}, {data.size[0]} x {data.size[1]} pixels"
     return f"{data.source}, split {split}" if split else data.source
+
+
+def _resolution(tally: Tally) -> str:
+    """At which size maps were compared."""
+    sizes = sorted(tally.sizes)
+    ends = dict.fromkeys((sizes[0], sizes[-1]))
+    return f"at the truth's size, {' to '.join(f'{h} x {w}' for h, w in ends)} pixels"
 
 
 def _patches(config: Config) -> str:

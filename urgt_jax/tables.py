@@ -257,12 +257,12 @@ def _plot(key: str, rows: list[Line]) -> str:
         return ""
     low, high = min(values), max(values)
     low, high = low - 0.05 * (high - low or high), high + 0.05 * (high - low or high)
-    place = lambda v: 230 + 400 * (v - low) / (high - low)  # noqa: E731
+    place = lambda v: 430 + 400 * (v - low) / (high - low)  # noqa: E731
     marks = []
     for i, row in enumerate(rows):
         y, cell = 40 + 22 * i, row.cells[key]
-        marks.append(f"<text x=220 y={y + 4} text-anchor=end>{html.escape(row.title)}</text>")
-        marks.append(f"<line x1=230 x2=630 y1={y} y2={y} stroke=currentColor opacity=.15 />")
+        marks.append(f"<text x=420 y={y + 4} text-anchor=end>{html.escape(row.title)}</text>")
+        marks.append(f"<line x1=430 x2=830 y1={y} y2={y} stroke=currentColor opacity=.15 />")
         marks += [f"<circle cx={place(v):.1f} cy={y} r=5 fill=#d03e62 />" for v in cell.ours]
         if cell.paper is not None:
             ring = "fill=none stroke=currentColor stroke-width=1.5"
@@ -270,7 +270,7 @@ def _plot(key: str, rows: list[Line]) -> str:
     name = f"{html.escape(title)}: ours (dots), the paper's (rings), {low:.3g} to {high:.3g}"
     height = 40 + 22 * len(rows)
     return (
-        f"<svg viewBox='0 0 650 {height}' width=650><text x=230 y=16>{name}</text>"
+        f"<svg viewBox='0 0 850 {height}' width=850><text x=430 y=16>{name}</text>"
         f"{''.join(marks)}</svg>"
     )
 

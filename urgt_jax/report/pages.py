@@ -91,6 +91,7 @@ def _index_page(folder: Path, summary: dict, ranked: list[Scored], rank: Column)
     facts = (
         ("data", summary.get("data")),
         ("protocol", summary.get("protocol")),
+        ("resolution", summary.get("resolution")),
         ("patches", summary.get("patches")),
     )
     told = "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v)
