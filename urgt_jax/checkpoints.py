@@ -201,21 +201,10 @@ def claim(workdir: Path, config: Config) -> None:
         write_text(path, configs.to_json(config))
         return
     saved = configs.from_json(Config, path.read_text(), str(path))
-    theirs, ours = dataclasses.asdict(saved), dataclasses.asdict(config)
-    differing = sorted(set(_differences(theirs, ours)) - ELSEWHERE)
+    theirs, ours = (configs.flattened(dataclasses.asdict(c)) for c in (saved, config))
+    differing = sorted({name for name in ours if theirs[name] != ours[name]} - ELSEWHERE)
     if differing:
         raise UserError(
             f"{workdir} belongs to another configuration (differs in {', '.join(differing)}): "
             "choose another --workdir"
         )
-
-
-def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
-    found = []
-    for name in sorted(set(a) | set(b)):
-        one, two = a.get(name), b.get(name)
-        if isinstance(one, dict) and isinstance(two, dict):
-            found += _differences(one, two, f"{prefix}{name}.")
-        elif one != two:
-            found.append(prefix + name)
-    return found

@@ -462,6 +462,14 @@ def _one_line(told: str) -> str:
     return re.sub(r"For full helptext.*|^ ?Parsing errors?( error)? ?", "", text).strip()
 
 
+def flattened(tree: dict, prefix: str = "") -> dict[str, object]:
+    """The values of nested dictionaries by their dotted names."""
+    found = {}
+    for name, x in tree.items():
+        found |= flattened(x, f"{prefix}{name}.") if isinstance(x, dict) else {prefix + name: x}
+    return found
+
+
 def to_json(config) -> str:
     """A dataclass as JSON, keys in the order of the fields."""
     return json.dumps(dataclasses.asdict(config), indent=1)

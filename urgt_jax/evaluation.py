@@ -91,9 +91,8 @@ def _consistency(candidate: Candidate, truth: Truth, config: Config) -> dict[str
     if protocol.kind == "disparity":
         found["ce_disparity"] = metrics.consistency(patches, windows.origins, np.inf)
     if protocol.align == "disparity":
-        disparity = lambda x: x if protocol.kind == "disparity" else 1 / np.maximum(x, 1e-3)  # noqa: E731
-        fit = metrics.align(disparity(candidate.depth), truth.depth, truth.valid)
-        patches = fit.depth(disparity(patches), limit)
+        fit = metrics.align(protocol.disparity(candidate.depth), truth.depth, truth.valid)
+        patches = fit.depth(protocol.disparity(patches), limit)
     found["ce"] = metrics.consistency(patches, windows.origins, limit)
     return found
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, UInt8
 
-from urgt_jax import pictures
+from urgt_jax import coarse, pictures
 from urgt_jax.checkpoints import load_weights, located
 from urgt_jax.config import TOKEN, require
 from urgt_jax.data.samples import Source
@@ -29,7 +29,6 @@ from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder, write_text
 from urgt_jax.log import Progress
 from urgt_jax.model import depth_anything, families, metric3d
-from urgt_jax.step import assemble
 
 AHEAD = 2  # batches that are read before the devices are free, or stored while they go on
 
@@ -81,18 +80,12 @@ class Network:
         """The maps of at most as many pictures as there are devices."""
         missing = len(self.cut.mesh.devices) - len(inputs)
         whole = np.concatenate([x.values for x in (*inputs, *inputs[-1:] * missing)])
-        found = _run(self.params, jax.device_put(whole, self.cut), self.config)
+        found = coarse.run(self.params, jax.device_put(whole, self.cut), self.config)
         found = jax.device_get(found[-1] if isinstance(found, tuple) else found)
         maps = [self.finish(x, one) for x, one in zip(found, inputs, strict=False)]
         if not all(np.isfinite(x).all() for x in maps):
             raise UserError(f"{self.path} gives NaN: the weights are damaged")
         return maps
-
-
-@partial(jax.jit, static_argnames="network")
-def _run(params, images, network):
-    """Any network on prepared pictures, compiled once for each shape."""
-    return assemble(network, params)(images)
 
 
 class Disparity(Network):

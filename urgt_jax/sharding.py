@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,7 @@ def images(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(IMAGES))
 
 
+@cache
 def share(mesh: Mesh) -> tuple[int, int]:
     """Which part of a batch's images this process prepares, and of how many equal parts.
 

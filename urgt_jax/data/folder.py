@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from urgt_jax.config import require
 from urgt_jax.data import readers
-from urgt_jax.data.samples import WHOLE, Sample, Window
+from urgt_jax.data.samples import WHOLE, Sample, Window, moved
 from urgt_jax.errors import UserError
 from urgt_jax.pictures import SUFFIXES, read_image
 
@@ -111,8 +111,7 @@ def sample(
     )
     intrinsics = None
     if camera.intrinsics is not None:
-        top, left = (s.indices(n)[0] for s, n in zip(window, inside.shape, strict=True))
-        intrinsics = (camera.intrinsics - [0, 0, left, top]).astype(np.float32)
+        intrinsics = moved(camera.intrinsics, window, inside.shape)
     depth = np.where(valid, depth, 0).astype(np.float32)
     return Sample(np.ascontiguousarray(image[window]), depth, valid, intrinsics, camera.stereo)
 

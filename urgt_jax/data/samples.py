@@ -9,6 +9,14 @@ Window = tuple[slice, slice]  # rows and columns
 WHOLE: Window = (slice(None), slice(None))
 
 
+def moved(
+    intrinsics: Float[np.ndarray, "4"], window: Window, size: tuple[int, int]
+) -> Float[np.ndarray, "4"]:
+    """The camera of a picture of that size as the camera of a window of it, float32."""
+    top, left = (s.indices(n)[0] for s, n in zip(window, size, strict=True))
+    return (intrinsics - [0, 0, left, top]).astype(np.float32)
+
+
 class Sample(NamedTuple):
     """A window of a picture and its truth."""
 

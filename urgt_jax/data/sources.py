@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from urgt_jax.config import Config, require
 from urgt_jax.data import priors, scenes
 from urgt_jax.data.priors import Fit
-from urgt_jax.data.samples import WHOLE, Source, Window
+from urgt_jax.data.samples import WHOLE, Source, Window, moved
 from urgt_jax.data.stored import StoredPriors
 
 CACHE = 1e9  # bytes of rendered pictures that are kept in memory
@@ -97,8 +97,7 @@ def _crop(picture: Picture, window: Window) -> Picture:
         for name, x in picture._asdict().items()
         if isinstance(x, np.ndarray) and x.ndim > 1
     }
-    top, left = (s.indices(n)[0] for s, n in zip(window, picture.depth.shape, strict=True))
-    camera = picture.intrinsics - np.array([0, 0, left, top], np.float32)
+    camera = moved(picture.intrinsics, window, picture.depth.shape)
     return picture._replace(**parts, intrinsics=camera)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from urgt_jax import pictures
-from urgt_jax.config import Prior, require
+from urgt_jax.config import Prior, flattened, require
 from urgt_jax.data import priors
 from urgt_jax.data.priors import Fit, Unit
 from urgt_jax.data.samples import WHOLE, Window
@@ -158,7 +158,7 @@ def claim(folder: Path, origin: dict) -> StoredPriors:
     if not path.is_file():
         write_text(path, json.dumps(origin, indent=1) + "\n")
     # Through JSON, where tuples become lists.
-    there, here = _flat(_load_json(path)), _flat(json.loads(json.dumps(origin)))
+    there, here = flattened(_load_json(path)), flattened(json.loads(json.dumps(origin)))
     for name in sorted({*there, *here}):
         one, two = there.get(name), here.get(name)
         if one != two and name not in INFORMATION:
@@ -167,10 +167,3 @@ def claim(folder: Path, origin: dict) -> StoredPriors:
                 "fill another folder with --out"
             )
     return StoredPriors(folder)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    found = {}
-    for name, x in tree.items():
-        found |= _flat(x, f"{prefix}{name}.") if isinstance(x, dict) else {prefix + name: x}
-    return found

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
 from urgt_jax import grid
-from urgt_jax.data.samples import WHOLE, Sample, Window
+from urgt_jax.data.samples import WHOLE, Sample, Window, moved
 from urgt_jax.errors import UserError
 from urgt_jax.grid import Grid
 
@@ -116,7 +116,8 @@ class Tiled:
             tile = self._tile(index, number)
             there, here = _overlap(windows, number, rows, cols)
             image[there], disparity[there] = tile["image"][here], tile["disparity"][here]
-        return _sample(image, disparity, tile, (rows[0], cols[0]))
+        camera = moved(tile["intrinsics"], window, (height, width))
+        return _sample(image, disparity, camera, float(tile["baseline"]))
 
     def _tile(self, index: int, number: int) -> dict:
         try:
@@ -185,10 +186,9 @@ def _overlap(windows: Grid, number: int, rows, cols):
     return tuple(there), tuple(here)
 
 
-def _sample(image, disparity, tile: dict, at: tuple[int, int]) -> Sample:
-    """The window as a sample, whose camera is the frame's moved to the window."""
-    camera = tile["intrinsics"] - np.array([0, 0, at[1], at[0]], np.float32)
-    stereo = float(tile["intrinsics"][0]) * float(tile["baseline"])
+def _sample(image, disparity, camera: np.ndarray, baseline: float) -> Sample:
+    """The window as a sample."""
+    stereo = float(camera[0]) * baseline
     valid = disparity > 0
     depth = np.full(disparity.shape, np.inf, np.float32)
     np.divide(np.float32(stereo), disparity, out=depth, where=valid)

@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from urgt_jax.data.priors import NEAREST
 from urgt_jax.errors import UserError
 
-MIN_DEPTH = 1e-3  # metres; what is nearer is no depth (PatchFusion's valid mask)
+MIN_DEPTH = NEAREST
 STRIP = 1 << 20  # pixels that float64 sums take at a time
 
 
@@ -62,6 +63,12 @@ class Protocol:
             else "least squares of disparity to 1/depth per picture over valid pixels"
         )
         return f"{kind}, {how}, {self.min_depth:g} to {self.max_depth:g} m"
+
+    def disparity(self, pred: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+        """A prediction as what is aligned to 1/depth."""
+        if self.kind == "disparity":
+            return pred
+        return 1 / np.maximum(pred, np.float32(self.min_depth))
 
     def limit(self, truth: Truth) -> Truth:
         """The truth whose valid pixels lie strictly inside the range of depths."""
@@ -129,8 +136,7 @@ def to_metres(
     with np.errstate(invalid="ignore", over="ignore"):
         pred = _resized(pred.astype(np.float32), truth.depth.shape)
     if protocol.align == "disparity":
-        if protocol.kind == "depth":
-            pred = 1 / np.maximum(pred, np.float32(protocol.min_depth))
+        pred = protocol.disparity(pred)
         fit = align(pred, truth.depth, protocol.limit(truth).valid)
         pred = fit.depth(pred, protocol.max_depth)
     low, high = np.float32(protocol.min_depth), np.float32(protocol.max_depth)
