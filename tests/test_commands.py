@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from command import call
 from PIL import Image
 
 import urgt_jax
@@ -38,19 +39,8 @@ def scene(tmp_path):
     return tmp_path / "photo.png"
 
 
-@pytest.fixture
-def call(monkeypatch):
-    """Runs a command line in this process."""
-
-    def run(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        main()
-
-    return run
-
-
 @pytest.mark.parametrize("options", [[], ["--grid", 3, 5], ["--grid", 1, 1], ["--overlap", 0.3]])
-def test_predict_writes_maps_of_the_pictures_size(call, weights, scene, tmp_path, options):
+def test_predict_writes_maps_of_the_pictures_size(weights, scene, tmp_path, options):
     out = tmp_path / "new" / "out"
     call(predict.main, scene, "--weights", weights, "--out", out, *options)
     depth, normal = np.load(out / "photo_depth.npy"), np.load(out / "photo_normal.npy")
@@ -64,7 +54,7 @@ def test_predict_writes_maps_of_the_pictures_size(call, weights, scene, tmp_path
     assert len(list(out.iterdir())) == 4
 
 
-def test_python_gives_what_the_command_gives(call, weights, scene, tmp_path):
+def test_python_gives_what_the_command_gives(weights, scene, tmp_path):
     call(predict.main, scene.parent, "--weights", weights, "--out", tmp_path / "out")
     refiner = urgt_jax.load(weights / "weights.safetensors")
     maps = [np.load(scene.with_name(f"photo_coarse_{kind}.npy")) for kind in ("depth", "normal")]
@@ -93,7 +83,7 @@ def test_chunks_of_patches_change_nothing(weights, scene, monkeypatch):
     np.testing.assert_allclose(parts.normal_confidence, whole.normal_confidence, atol=1e-4)
 
 
-def test_eval_writes_scores_and_a_page(call, weights, capsys):
+def test_eval_writes_scores_and_a_page(weights, capsys):
     call(evaluation.main, "--workdir", weights)
     scores = json.loads((weights / "metrics.json").read_text())
     assert scores["pictures"] == 2 and "ce" not in scores["coarse"]["depth"]
@@ -162,7 +152,7 @@ def _broken(kind: str, scene: Path) -> list:
         ("typo", "unrecognized arguments: --gird"),
     ],
 )
-def test_predict_refuses(call, weights, scene, tmp_path, kind, told):
+def test_predict_refuses(weights, scene, tmp_path, kind, told):
     options = _broken(kind, scene)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=told):
@@ -196,7 +186,7 @@ def _foreign(path: Path, weights: Path, kind: str) -> Path:
         ("other model", "w.safetensors does not fit its own configuration"),
     ],
 )
-def test_weights_that_are_refused(call, weights, scene, tmp_path, kind, told):
+def test_weights_that_are_refused(weights, scene, tmp_path, kind, told):
     file = _foreign(tmp_path, weights, kind)
     with pytest.raises(UserError, match=told):
         call(predict.main, scene, "--weights", file, "--out", tmp_path / "out")
@@ -215,7 +205,7 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_output_folder_that_cannot_be_made_is_told(call, weights, scene, tmp_path):
+def test_an_output_folder_that_cannot_be_made_is_told(weights, scene, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot make the folder"):
         call(predict.main, scene, "--weights", weights, "--out", tmp_path / "file" / "out")

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import sys
 
 import miniature
 import numpy as np
 import pytest
+from command import call
 
 from urgt_jax import config as configs
 from urgt_jax import evaluation, fill, training
@@ -17,18 +17,6 @@ from urgt_jax.data.sources import open_pictures
 from urgt_jax.data.tiles import Tiled
 
 SIZE = (48, 72)
-
-
-@pytest.fixture(scope="module")
-def call():
-    def run(main, *arguments):
-        before, sys.argv = sys.argv, ["command", *map(str, arguments)]
-        try:
-            main()
-        finally:
-            sys.argv = before
-
-    return run
 
 
 def _maps(prepared, split: str, folder):
@@ -45,7 +33,7 @@ def _maps(prepared, split: str, folder):
 
 
 @pytest.fixture(scope="module")
-def prepared(call, tmp_path_factory):
+def prepared(tmp_path_factory):
     """UnrealStereo4K in miniature, with stored priors of two splits."""
     place = tmp_path_factory.mktemp("set")
     source, out = miniature.unreal4k(place / "source", SIZE, frames=4), place / "u4k"
@@ -68,7 +56,7 @@ def on_u4k(micro, prepared):
     return changed(config, mix | data)
 
 
-def test_a_model_is_trained_and_scored_on_a_data_set(call, on_u4k, tmp_path, capsys):
+def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     workdir = tmp_path / "run"
     training.train(on_u4k, workdir)
     call(evaluation.main, "--workdir", workdir)
@@ -127,7 +115,7 @@ def test_a_source_and_its_folder_go_together():
         configs.Data(path="somewhere")
 
 
-def test_the_benchmark_measures_what_is_the_same(call, capsys):
+def test_the_benchmark_measures_what_is_the_same(capsys):
     call(benchmark.main, "--frames", 2, "--size", 36, 64, "--repeat", 2)
     said = capsys.readouterr().out.splitlines()
     assert "as tiles" in said[0] and [line.split()[0] for line in said[2:]] == ["1", "2", "3", "4"]

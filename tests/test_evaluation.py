@@ -1,10 +1,10 @@
 """Scoring as a user does it: runs, weight files, anybody's maps, and the paper's tables."""
 
-import dataclasses
 import json
 import shutil
-import sys
+from functools import partial
 
+import command
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,13 +17,7 @@ from urgt_jax.data.scenes import render, sample_scene
 SIZE = (40, 56)
 
 
-@pytest.fixture
-def call(monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
-        evaluation.main()
-
-    return run
+call = partial(command.call, evaluation.main)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +47,7 @@ def _scores(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_the_truth_scores_perfectly_as_metres(call, truth, maps, capsys):
+def test_the_truth_scores_perfectly_as_metres(truth, maps, capsys):
     call("--predictions", maps, "--kind", "depth", "--data", "folder", truth)
     found = _scores(maps.with_name("maps_scores"))
     assert found["pictures"] == 2 and found["skipped"] == {}
@@ -67,7 +61,7 @@ def test_the_truth_scores_perfectly_as_metres(call, truth, maps, capsys):
     assert (maps.with_name("maps_scores") / "report.html").is_file()
 
 
-def test_disparity_of_any_scale_scores_perfectly_once_aligned(call, truth, maps, tmp_path):
+def test_disparity_of_any_scale_scores_perfectly_once_aligned(truth, maps, tmp_path):
     for file in maps.iterdir():
         depth = np.load(file)
         disparity = np.where(depth > 0, 3 / np.maximum(depth, 0.1) + 0.5, 0.5)
@@ -78,7 +72,7 @@ def test_disparity_of_any_scale_scores_perfectly_once_aligned(call, truth, maps,
     assert "least squares of disparity" in _scores(out)["protocol"]
 
 
-def test_png_of_16_bits_is_read_at_its_scale(call, truth, tmp_path):
+def test_png_of_16_bits_is_read_at_its_scale(truth, tmp_path):
     maps, out = tmp_path / "maps", tmp_path / "out"
     maps.mkdir()
     for file in truth.glob("*_depth.npy"):
@@ -92,7 +86,7 @@ def test_png_of_16_bits_is_read_at_its_scale(call, truth, tmp_path):
     assert wrong == pytest.approx(500 / 256 - 1, abs=0.01)
 
 
-def test_normals_are_scored_where_there_are_some(call, truth, maps, tmp_path):
+def test_normals_are_scored_where_there_are_some(truth, maps, tmp_path):
     normal = np.zeros((*SIZE, 3), np.float32)
     normal[..., 2] = -2.0  # any length will do
     np.save(maps / "view1_normal.npy", normal)
@@ -104,9 +98,7 @@ def test_normals_are_scored_where_there_are_some(call, truth, maps, tmp_path):
     assert found["predicted"]["depth"]["agreement"] > 0
 
 
-def test_missing_and_extra_maps_are_told_and_the_rest_is_scored(
-    call, truth, maps, tmp_path, capsys
-):
+def test_missing_and_extra_maps_are_told_and_the_rest_is_scored(truth, maps, tmp_path, capsys):
     (maps / "view0_depth.npy").rename(maps / "other_depth.npy")
     call("--predictions", maps, "--kind", "depth", "--data", "folder", truth, "--out", tmp_path)
     said = capsys.readouterr().out
@@ -129,7 +121,7 @@ def _spoil(kind: str, maps) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "shape", "dtype"])
-def test_maps_that_cannot_be_read_are_skipped_and_named(call, truth, maps, tmp_path, kind, capsys):
+def test_maps_that_cannot_be_read_are_skipped_and_named(truth, maps, tmp_path, kind, capsys):
     _spoil(kind, maps)
     told = ("--predictions", maps, "--kind", "depth", "--data", "folder", truth, "--out", tmp_path)
     with pytest.raises(UserError, match="none of 2 pictures could be scored"):
@@ -153,13 +145,13 @@ def test_maps_that_cannot_be_read_are_skipped_and_named(call, truth, maps, tmp_p
         (("--predictions", "MAPS", "--kind", "depth", "--eval.gird", "4"), "unknown option"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_told(call, truth, maps, arguments, told):
+def test_wrong_options_are_told(truth, maps, arguments, told):
     words = [{"MAPS": maps, "TRUTH": truth}.get(word, word) for word in arguments]
     with pytest.raises(UserError, match=told):
         call(*words)
 
 
-def test_a_set_without_priors_is_told_before_anything_else(call, truth, micro, tmp_path):
+def test_a_set_without_priors_is_told_before_anything_else(truth, micro, tmp_path):
     params = step.initial_params(micro.model, 0)
     checkpoints.save_weights(tmp_path / "w.safetensors", params, micro)
     with pytest.raises(UserError, match="no priors .*: run python -m urgt_jax.fill"):
@@ -177,13 +169,7 @@ def _folder_of_rows(where, base, rows: dict[str, str]):
 
 @pytest.fixture
 def base(micro, tmp_path):
-    path = tmp_path / "micro.py"
-    text = configs.to_json(dataclasses.replace(micro))
-    path.write_text(
-        "from urgt_jax.config import Config, from_json\n"
-        f"config = from_json(Config, {text!r}, 'micro.py')\n"
-    )
-    return path
+    return command.config_file(micro, tmp_path)
 
 
 ROWS = {
@@ -201,7 +187,7 @@ def _made(runs, name: str, abs_rel: float) -> None:
     (runs / name / "metrics.json").write_text(json.dumps(summary))
 
 
-def test_tables_collect_what_was_scored_with_mean_and_deviation(call, base, tmp_path, capsys):
+def test_tables_collect_what_was_scored_with_mean_and_deviation(base, tmp_path, capsys):
     folder, runs = _folder_of_rows(tmp_path / "rows", base, ROWS), tmp_path / "runs"
     _made(runs, "plain-seed0", 0.2)
     _made(runs, "plain-seed1", 0.4)
@@ -223,7 +209,7 @@ def test_tables_collect_what_was_scored_with_mean_and_deviation(call, base, tmp_
         ({"a": "rows = ("}, "a.py does not run: SyntaxError"),
     ],
 )
-def test_folders_of_rows_that_are_refused(call, base, tmp_path, rows, told):
+def test_folders_of_rows_that_are_refused(base, tmp_path, rows, told):
     folder = _folder_of_rows(tmp_path / "rows", base, rows)
     with pytest.raises(UserError, match=told):
         call("--table", folder, "--runs", tmp_path / "runs", "--collect")
@@ -250,7 +236,7 @@ def test_the_paper_s_rows_are_configurations_and_stand_in_its_tables():
 
 
 @pytest.mark.slow
-def test_a_table_trains_and_scores_what_is_missing(call, base, tmp_path, capsys):
+def test_a_table_trains_and_scores_what_is_missing(base, tmp_path, capsys):
     folder, runs = _folder_of_rows(tmp_path / "rows", base, ROWS), tmp_path / "runs"
     told = ("--table", folder, "--runs", runs, "--optim.steps", 2)
     call(*told)

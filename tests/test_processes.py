@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import config_file
 
 from urgt_jax import config as configs
 from urgt_jax import processes
@@ -31,12 +32,7 @@ MAIN = (
 
 def _start(config, folder: Path, count: int, devices: int, workdir: Path) -> list:
     """The processes of a run."""
-    file = folder / "micro.py"
-    text = configs.to_json(config)
-    file.write_text(
-        "from urgt_jax.config import Config, from_json\n"
-        f"config = from_json(Config, {text!r}, 'micro.py')\n"
-    )
+    file = config_file(config, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from command import config_file
 
 from urgt_jax import checkpoints, sharding, step
 from urgt_jax import config as configs
@@ -22,15 +23,10 @@ ROOT = Path(__file__).parents[1]
 
 def _train(config, folder: Path, name: str, wait=True):
     """Runs train.py as a user would, with the configuration in a file of its own."""
-    file = folder / "micro.py"
-    text = configs.to_json(config)
-    file.write_text(
-        "from urgt_jax.config import Config, from_json\n"
-        f"config = from_json(Config, {text!r}, 'micro.py')\n"
-    )
-    command = [sys.executable, ROOT / "train.py", file, "--workdir", folder / name]
+    file = config_file(config, folder)
+    words = [sys.executable, ROOT / "train.py", file, "--workdir", folder / name]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if wait:
         out = process.communicate(timeout=300)[0]
