@@ -13,7 +13,7 @@ from command import call
 from PIL import Image
 
 import urgt_jax
-from urgt_jax import checkpoints, evaluation, pictures, predict, sharding, step
+from urgt_jax import checkpoints, evaluation, pictures, predict, step
 from urgt_jax.data import example
 from urgt_jax.errors import UserError
 
@@ -209,19 +209,6 @@ def test_an_output_folder_that_cannot_be_made_is_told(weights, scene, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot make the folder"):
         call(predict.main, scene, "--weights", weights, "--out", tmp_path / "file" / "out")
-
-
-def test_a_damaged_checkpoint_is_told(tmp_path, micro):
-    mesh = sharding.mesh_of(micro)
-    kept = checkpoints.Checkpoints(tmp_path, micro)
-    kept.save(step.initial_state(micro, mesh), 8)
-    kept.close()
-    damaged = [f for f in tmp_path.rglob("*") if f.is_file() and f.parts[-2] == "d"]
-    assert damaged
-    for file in damaged:
-        file.write_bytes(b"damaged")
-    with pytest.raises(UserError, match="checkpoint 8 in .* cannot be read"):
-        checkpoints.Checkpoints(tmp_path, micro).restore(mesh)
 
 
 @pytest.mark.parametrize(

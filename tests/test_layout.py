@@ -6,8 +6,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "urgt_jax"
 FLOORS = [  # from the top; a module may import what stands below it, or beside it in its room
     ["predict", "convert", "evaluation", "training", "scaling"],
+    ["plans"],
     ["fill"],
-    ["report", "tables", "subjects"],
+    ["report", "tables", "subjects", "board"],
     ["report.pages"],
     ["report.layers", "report.columns"],
     ["inference"],
@@ -15,15 +16,17 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["checkpoints"],
     ["step"],
     ["optim", "sharding", "processes"],
+    ["meter"],
     ["losses", "metrics"],
     ["metrics.depth", "metrics.normals", "metrics.seams"],
     ["metrics.ordinal"],
     ["metrics.superpixels", "metrics.protocol"],
     ["metrics.tiles"],
-    ["model.families"],
+    ["model.families", "model.flops"],
     ["model.refiner", "model.depth_anything", "model.metric3d", "model.weights", "model.sizes"],
     ["model.dpt", "model.vit"],
     ["model.layers", "model.convolution"],
+    ["model.attention"],
     ["model.placement"],
     ["data.example", "data.pipeline", "data.benchmark"],
     ["data.gridmix"],
@@ -37,7 +40,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["config"],
     ["tensorfiles"],
     ["files", "resampling"],
-    ["errors", "log"],
+    ["errors", "log", "chips", "hlo"],
 ]
 LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 

@@ -77,26 +77,6 @@ def test_local_positions_repeat_in_every_patch_and_global_ones_do_not(micro):
     assert found["local"] < 1e-5 < found["global"]
 
 
-@pytest.mark.parametrize("way", [layers._by_chunk, layers._by_head])
-def test_long_attention_equals_plain_attention(monkeypatch, way):
-    rng = np.random.default_rng(0)
-    q, k, v, w = (rng.standard_normal((2, 37, 2, 8), np.float32) for _ in range(4))
-    monkeypatch.setattr(layers, "CHUNK", 8)
-    pull = lambda f: jax.value_and_grad(lambda *x: (f(*x) * w).sum(), (0, 1, 2))(q, k, v)  # noqa: E731
-    np.testing.assert_allclose(way(q, k, v), layers.attention(q, k, v), atol=1e-6)
-    for a, b in zip(*map(jax.tree.leaves, (pull(way), pull(layers.attention))), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-
-
-def test_attention_is_softmax_over_the_other_tokens():
-    rng = np.random.default_rng(1)
-    q, k, v = (rng.standard_normal((1, 5, 2, 4), np.float32) for _ in range(3))
-    scores = np.einsum("bnhd,bmhd->bhnm", q, k) / 2
-    share = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    want = np.einsum("bhnm,bmhd->bnhd", share, v)
-    np.testing.assert_allclose(layers.attention(q, k, v), want, atol=1e-6)
-
-
 def test_rotation_depends_on_distance_only():
     rng = np.random.default_rng(1)
     q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 16), np.float32)) for _ in range(2))
@@ -135,3 +115,16 @@ def test_the_paper_model_has_975_million_parameters():
 
     count = sum(x.size for x in jax.tree.leaves(structure(SIZES["large"])[1]))
     assert count == pytest.approx(975e6, rel=2e-3)
+
+
+def test_a_convolution_has_gradients_in_bfloat16():
+    rng = np.random.default_rng(3)
+    x, kernel = (
+        jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
+        for shape in ((2, 5, 6, 4), (3, 3, 4, 4))
+    )
+    pull = jax.jit(jax.grad(lambda *a: convolve(*a).astype(jnp.float32).sum(), (0, 1)))
+    whole = pull(*(a.astype(jnp.float32) for a in (x, kernel)))
+    for half, full in zip(pull(x, kernel), whole, strict=True):
+        assert half.dtype == jnp.bfloat16
+        np.testing.assert_allclose(half.astype(jnp.float32), full, atol=0.2, rtol=0.02)

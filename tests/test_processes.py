@@ -24,9 +24,8 @@ MAIN = (
     "import sys, jax\n"
     "jax.config.update('jax_num_cpu_devices', int(sys.argv.pop(1)))\n"
     "jax.config.update('jax_default_matmul_precision', 'highest')\n"
-    "from urgt_jax.errors import exit_status\n"
-    "from urgt_jax.training import main\n"
-    "sys.exit(exit_status(main))\n"
+    "from urgt_jax import processes, training\n"
+    "processes.run(training.main)\n"
 )
 
 

@@ -101,7 +101,7 @@ def by_devices(micro):
         mesh = sharding.mesh_of(config)
         state = step.initial_state(config, mesh)
         start = jax.device_get(state.params)  # before the step donates it
-        after, metrics = step.train_step(config, mesh)(state, batch)
+        after, metrics, _ = step.train_step(config, mesh)(state, batch)
         # Adam's first moment after one step is a tenth of the clipped gradient.
         gradient = optax.tree_utils.tree_get(after.opt, "mu")
         found[count] = jax.device_get((start, metrics, gradient))
@@ -132,7 +132,7 @@ def test_each_side_compiles_once(micro):
     steps = [k for k in range(99) if gridmix.block_side(micro, k) <= 2][:6]
     for k in steps:
         side, before = gridmix.block_side(micro, k), run._cache_size()
-        state, _ = run(state, jax.device_put(batches[k], sharding.images(mesh)))
+        state, *_ = run(state, jax.device_put(batches[k], sharding.images(mesh)))
         # A test before this one may have compiled a side that is new here.
         assert run._cache_size() - before <= (0 if side in seen else 1)
         seen.append(side)

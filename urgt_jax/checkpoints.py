@@ -1,7 +1,14 @@
 """Orbax checkpoints of a run, and weight files that carry their configuration."""
 
 import dataclasses
+import gc
 import json
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -16,15 +23,18 @@ from urgt_jax.config import Config, require
 from urgt_jax.errors import UserError
 from urgt_jax.files import folder, write_text
 from urgt_jax.model import families, refiner
-from urgt_jax.step import State, abstract_state, state_shardings, structure
+from urgt_jax.processes import agreed, first, say, together
+from urgt_jax.step import State, abstract_state, digest, state_shardings, structure
 from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
 
 ENTRY = "urgt_jax"  # of the metadata of weight files
-# Fields that a run may change when it goes on: where data lie, who prepares them, and on which
-# devices it runs (then with the same results up to rounding).
+# Fields that a run may change when it goes on: where data lie, who prepares them, what is told and
+# kept, and how the work is laid out (then with the same results up to rounding).
 ELSEWHERE = {
-    "data.path", "data.priors", "data.workers", "data.threads",
-    "mesh.data", "mesh.fsdp", "mesh.patch",
+    "data.path", "data.priors", "data.workers", "data.threads", "data.unreadable",
+    "mesh.data", "mesh.fsdp", "mesh.patch", "model.remat", "model.unroll", "optim.accumulate",
+    "optim.skips", "optim.explodes",
+    "train.save_every", "train.keep", "train.log_every", "train.tensorboard", "train.pictures",
 }  # fmt: skip
 UNUSED = "unused."  # before official names of tensors that only travel along
 
@@ -39,30 +49,86 @@ class Checkpoints:
             (workdir / "checkpoints").absolute(), options=options, item_names=("state",)
         )
 
-    def latest(self) -> int | None:
-        """The newest complete step, None before the first."""
-        return self.manager.latest_step()
-
     def save(self, state: State, step: int) -> None:
-        """Starts to save the state that `step` steps led to."""
-        if step not in self.manager.all_steps():
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()))
-            self.manager.save(step, args=args)
+        """Starts to save the state that `step` steps led to; an error of the save before comes up.
 
-    def restore(self, mesh: Mesh) -> State:
-        """The newest state, laid out over the mesh."""
+        The digest goes with it, since the files' own check sums do not cover arrays.
+        """
+        if step in self.manager.all_steps():
+            return
+        tree = {**state._asdict(), "digest": digest(state)}
+        with self._writing():
+            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)))
+
+    def restore(self, mesh: Mesh) -> State | None:
+        """The newest state that can be read, laid out over the mesh; None before the first.
+
+        What is newer and damaged is put aside into the folder `damaged`.
+        """
+        steps, damaged = sorted(self.manager.all_steps(), reverse=True), []
+        for step in steps:
+            state, problem = self._read(step, mesh)
+            if state is not None:
+                self._put_aside(damaged)
+                return state
+            damaged.append(step)
+            say(f"checkpoint {step} in {self.manager.directory} is damaged ({problem})")
+        require(
+            not steps,
+            f"no checkpoint in {self.manager.directory} can be read: they are damaged or of another"
+            " program; remove that folder to start from the beginning",
+        )
+        return None
+
+    def _read(self, step: int, mesh: Mesh) -> tuple[State | None, str]:
+        """A state, or None and why not; all processes agree which."""
         shapes, layout = abstract_state(self.config), state_shardings(self.config, mesh)
         target = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, layout
-        )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target._asdict()))
+        )._asdict()
+        target["digest"] = jax.eval_shape(digest, shapes)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state, problem = None, "in another process"
         try:
-            return State(**self.manager.restore(self.latest(), args=args)["state"])
+            with _quiet():
+                found = self.manager.restore(step, args=args)["state"]
+        except Exception as error:  # of many kinds, from files, JSON, TensorStore and Orbax
+            problem = f"{type(error).__name__}: {str(error)[:200]}"
+        else:
+            told = np.asarray(found.pop("digest"))
+            state = State(**found)
+            if not np.array_equal(told, digest(state)):
+                state, problem = None, "its content has changed"
+        return (state, "") if agreed(state is not None) else (None, problem)
+
+    def _put_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints out of the way, so that their steps can be saved again."""
+        if not steps:
+            return
+        aside = folder(Path(self.manager.directory).parent / "damaged")
+        if first():
+            for step in steps:
+                shutil.rmtree(aside / f"step_{step}", ignore_errors=True)
+                shutil.move(Path(self.manager.directory) / f"step_{step}", aside)
+        together("damaged checkpoints are put aside")
+        self.manager.reload()
+        say(f"goes on from the one before; {aside} keeps what is damaged")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells in one line what went wrong while a checkpoint was written."""
+        try:
+            yield
         except Exception as error:
+            found = re.search(
+                r"No space left|quota exceeded|Read-only|Permission|too large", str(error)
+            )
+            why = found[0] if found else f"{type(error).__name__}: {str(error)[:300]}"
+            kept = max(self.manager.all_steps(), default=None)
             raise UserError(
-                f"checkpoint {self.latest()} in {self.manager.directory} cannot be read "
-                f"({type(error).__name__}): it is damaged or of another program; "
-                "remove that step's folder to go on from the one before"
+                f"no checkpoint could be written to {self.manager.directory} ({why}): "
+                + (f"step {kept} is kept, and " if kept else "")
+                + "the same command goes on once there is room"
             ) from error
 
     def preempted(self, step: int) -> bool:
@@ -71,8 +137,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self.manager.wait_until_finished()
+        with self._writing():
+            self.manager.wait_until_finished()
         self.manager.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what is left behind by reads that another read's error broke off."""
+    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+    sys.unraisablehook, log.disabled = lambda _: None, True
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook, log.disabled = hook, False
 
 
 def flat(params: dict) -> dict:
@@ -94,7 +173,7 @@ def save_weights(path: Path, params: dict, config) -> None:
     All processes of a run must call it; the first one writes.
     """
     arrays = {name: _whole(x) for name, x in flat(params).items()}
-    if jax.process_index() > 0:
+    if not first():
         return
     shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     write_safetensors(path, shapes, arrays.__getitem__, description(config))

@@ -230,10 +230,13 @@ class Data:
     max_depth: float = 80.0  # beyond this depth a pixel is invalid, metres
     workers: int = 0  # processes that prepare batches; 0 uses threads of this one
     threads: int = 2  # threads that prepare batches in each process
+    unreadable: int = 10  # pictures that may fail to be read before a run stops
 
     def __post_init__(self) -> None:
         _positive("data", self, "scenes", "batch", "max_depth", "threads")
-        require(self.workers >= 0, f"data.workers {self.workers} must not be negative")
+        for name in ("workers", "unreadable"):
+            value = getattr(self, name)
+            require(value >= 0, f"data.{name} {value} must not be negative")
         require(
             (self.source == "scenes") == (self.path == ""),
             f"data.path {self.path!r} does not go with data.source {self.source}: scenes need "
@@ -277,11 +280,14 @@ class Optim:
     warmup: float = 0.05  # share of the steps that warm up
     decay: float = 0.05  # weight decay of matrices
     clip: float = 1.0  # largest global norm of a gradient
+    explodes: float = 1e4  # global norm above which a gradient has exploded, as if not finite
+    skips: int = 0  # steps with such gradients that are left out before the run stops
     accumulate: int = 1  # parts that a batch is worked on in, one after the other
     average: float = 0.0  # decay of the moving average of the weights, which is what is kept; 0 off
 
     def __post_init__(self) -> None:
-        _positive("optim", self, "rate", "steps", "clip", "accumulate")
+        _positive("optim", self, "rate", "steps", "clip", "accumulate", "explodes")
+        require(self.skips >= 0, f"optim.skips {self.skips} must not be negative")
         require(0 <= self.average < 1, f"optim.average {self.average} is out of range [0, 1)")
         require(0 <= self.warmup < 1, f"optim.warmup {self.warmup} is out of range [0, 1)")
         require(self.encoder >= 0 and self.decay >= 0, "optim.encoder and decay are at least 0")
@@ -294,9 +300,16 @@ class Train:
     save_every: int = 1000  # steps between checkpoints
     keep: int = 2  # checkpoints that are kept
     log_every: int = 50  # steps between lines of the log
+    tensorboard: bool = False  # what is logged, for TensorBoard too (pip install tensorboardX)
+    pictures: int = 0  # steps between pictures of predictions in TensorBoard; 0 makes none
 
     def __post_init__(self) -> None:
         _positive("train", self, "save_every", "keep", "log_every")
+        require(self.pictures >= 0, f"train.pictures {self.pictures} must not be negative")
+        require(
+            self.tensorboard or not self.pictures,
+            f"train.pictures {self.pictures} go to TensorBoard: add --train.tensorboard",
+        )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 Every size and number of patches runs in a process of its own, with random weights, through what
 `predict` runs, so that the peak of its memory is its own.
+
+--plan v5e:16x16 --config configs/u4k.py --mesh.fsdp 16 instead compiles a training step for TPUs
+that need not be there, and tells what it would take.
 """
 
 import argparse
 import csv
 import multiprocessing
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from urgt_jax.config import SIZES, Config, Model, require
-from urgt_jax.errors import Parser, UserError, exit_status
+from urgt_jax import plans, sharding
+from urgt_jax.config import SIZES, Config, FieldsParser, Model, load, override, require
+from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder
 from urgt_jax.inference import Refiner
 from urgt_jax.log import Progress
@@ -57,8 +62,14 @@ class Cost:
 
 
 def main() -> None:
-    """The command line."""
-    told = _parser().parse_args()
+    """The command line; exit status 1 if what is planned does not fit."""
+    told, fields = _parser().parse_known_args()
+    if told.plan:
+        return _plan(told, fields)
+    require(
+        not (fields or told.config or told.side or told.largest),
+        f"{' '.join(fields) or '--config, --side and --largest'}: only with --plan (see --help)",
+    )
     require(min(told.patches) >= 1, f"--patches {min(told.patches)}: there must be at least one")
     require(told.repeat >= 1, f"--repeat {told.repeat}: there must be at least one pass")
     if told.out:
@@ -71,12 +82,33 @@ def main() -> None:
                 _append(told.out, cost)
 
 
+def _plan(told: argparse.Namespace, fields: list[str]) -> None:
+    """Prints the plan of a training step in Markdown."""
+    require(told.config is not None, "--plan needs --config, a file like configs/u4k.py")
+    config = override(load(told.config), fields)
+    side = told.side or max(sharding.sides(config))
+    try:
+        made = (plans.largest if told.largest else plans.plan)(told.plan, config, side)
+    except plans.DoesNotFit as error:
+        print(error)
+        sys.exit(1)
+    print(plans.section(made, shlex.join(["python", "-m", "urgt_jax.scaling", *sys.argv[1:]])))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = FieldsParser(
         prog="python -m urgt_jax.scaling",
-        description="Measures time and memory of a forward pass with random weights.",
+        description="Measures time and memory of a forward pass with random weights, or plans a "
+        "training step on TPUs.",
+        epilog="A plan takes any field of the configuration: --mesh.fsdp 16",
+        allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("a plan").add_argument
+    add("--plan", metavar="TOPOLOGY", help="TPUs to compile for, like v5e:16x16 or v5p:4x4x4")
+    add("--config", metavar="FILE", help="a file like configs/u4k.py")
+    add("--side", type=int, choices=[1, 2, 3, 4], help="M of GridMix (the mix's largest)")
+    add("--largest", action="store_true", help="find the largest data.batch that fits")
+    add = parser.add_argument_group("a measurement").add_argument
     add("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the refiner")
     add("--patches", nargs="+", type=int, default=[1, 4], metavar="N", help="in the picture")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")

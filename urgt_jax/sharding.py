@@ -1,5 +1,6 @@
 """The mesh of devices and the rules that say how arrays lie on it; model code knows neither."""
 
+import math
 import re
 from collections.abc import Callable
 from functools import cache
@@ -164,19 +165,33 @@ class OnMesh(Placement):
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def attend(self, kernel, q, k, v, across: bool):
-        """Across patches each device gets all tokens of some heads, or all keys and values.
+        """Across patches each device gets all tokens of some heads.
 
-        The first moves less, but needs as many heads as shards.
+        Where heads are fewer, several devices have the same ones, and a part of the queries each.
         """
-        if not across:
+        if not across or self.shards == 1:
             spec = PartitionSpec((*IMAGES, "patch"))
             return self._map(kernel, (spec,) * 3, spec)(q, k, v)
-        if q.shape[2] % self.shards == 0:
-            spec = PartitionSpec(IMAGES, None, "patch")
-            return self._map(kernel, (spec,) * 3, spec)(q, k, v)
-        own, all_keys = PartitionSpec(IMAGES, "patch"), PartitionSpec(IMAGES)
-        return self._map(kernel, (own, all_keys, all_keys), own)(q, k, v)
+        mesh = self._split(math.gcd(q.shape[2], self.shards))
 
-    def _map(self, f: Callable, inside, out):
+        # Written out, since the partitioner gathers whole tensors where it could exchange them.
+        def exchange(q, k, v):
+            q, k, v = (jax.lax.all_to_all(x, "heads", 2, 1, tiled=True) for x in (q, k, v))
+            if mesh.shape["queries"] > 1:
+                k, v = (jax.lax.all_gather(x, "queries", axis=1, tiled=True) for x in (k, v))
+            return jax.lax.all_to_all(kernel(q, k, v), "heads", 1, 2, tiled=True)
+
+        own = PartitionSpec(IMAGES, ("queries", "heads"))
+        return self._map(exchange, (own,) * 3, own, mesh)(q, k, v)
+
+    def _split(self, heads: int) -> Mesh:
+        """The same devices, with the patch axis as two: who shares queries, and who heads."""
+        *images, _ = self.mesh.devices.shape
+        axes = (*IMAGES, "queries", "heads")
+        devices = self.mesh.devices.reshape(*images, -1, heads)
+        return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+    def _map(self, f: Callable, inside, out, mesh: Mesh | None = None):
         # Whether a result is the same on all devices is plain here, and custom gradients tell not.
-        return jax.shard_map(f, mesh=self.mesh, in_specs=inside, out_specs=out, check_vma=False)
+        mesh = mesh or self.mesh
+        return jax.shard_map(f, mesh=mesh, in_specs=inside, out_specs=out, check_vma=False)

@@ -9,23 +9,34 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped, UInt
 
 from urgt_jax import grid, losses, sharding
 from urgt_jax.config import Config, Model
 from urgt_jax.geometry import normals_from_depth
 from urgt_jax.model import families, refiner
 from urgt_jax.model.placement import placed, placement
-from urgt_jax.optim import optimiser, trained
+from urgt_jax.optim import optimiser, schedule, trained
 
 Batch = dict[str, jax.Array]
+METRICS = ("loss", "depth", "gradient", "angular", "alignment", "grad_norm", "rate")  # of a step
 
 
 class State(NamedTuple):
     """All that a run needs to go on."""
 
     step: jax.Array
+    skipped: jax.Array  # steps that were left out, their gradients not being usable
     params: dict
     opt: tuple
+
+
+class Verdict(NamedTuple):
+    """Whether a step could be taken, and what tells why not."""
+
+    usable: jax.Array  # the loss is finite and the gradient has not exploded
+    norm: jax.Array  # of the gradient
+    far: jax.Array  # [B], mean squared error of each image's maps; not finite where those are not
 
 
 @cache
@@ -55,7 +66,8 @@ def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a state."""
     params = structure(config.model)[1]
     opt = jax.eval_shape(optimiser(config.optim).init, params)
-    return State(jax.ShapeDtypeStruct((), jnp.int32), params, opt)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    return State(count, count, params, opt)
 
 
 def state_shardings(config: Config, mesh: Mesh) -> State:
@@ -69,7 +81,14 @@ def state_shardings(config: Config, mesh: Mesh) -> State:
         optimiser(config.optim), lambda x, s: x if masked(x) else s, state.opt, params,
         transform_non_params=lambda _: whole, is_leaf=masked,
     )  # fmt: skip
-    return State(whole, params, opt)
+    return State(whole, whole, params, opt)
+
+
+@jax.jit
+def digest(state: State) -> UInt[Array, "L"]:
+    """The sum of every leaf's bits, modulo 2^32, the same on any mesh."""
+    bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32)  # noqa: E731
+    return jnp.stack([bits(x).sum(dtype=jnp.uint32) for x in jax.tree.leaves(state)])
 
 
 def initial_state(config: Config, mesh: Mesh) -> State:
@@ -77,7 +96,8 @@ def initial_state(config: Config, mesh: Mesh) -> State:
 
     def make():
         params = initial_params(config.model, config.seed)
-        return State(jnp.zeros((), jnp.int32), params, optimiser(config.optim).init(params))
+        none = jnp.zeros((), jnp.int32)
+        return State(none, none, params, optimiser(config.optim).init(params))
 
     return jax.jit(make, out_shardings=state_shardings(config, mesh))()
 
@@ -108,23 +128,25 @@ def _filled(arrays, count: int):
 
 
 def loss_terms(
-    config: Config, params: dict, batch: Batch, counts: dict | None = None
-) -> dict[str, jax.Array]:
-    """The paper's terms, unweighted, each a masked mean over the batch.
+    config: Config, params: dict, batch: Batch, counts: dict
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The paper's terms, unweighted, and how far every image's maps are from the truth.
 
-    For a part of a batch, over the `loss_counts` of the whole: parts then add up.
+    Terms are means over the `loss_counts` of a whole batch: those of its parts add up.
     """
-    result = refine(assemble(config.model, params), batch)
-    counts, terms = counts or loss_counts(config, batch), {}
+    result, terms = refine(assemble(config.model, params), batch), {}
+    far = jnp.zeros(batch["valid"].shape[0], jnp.float32)
     if "depth" in config.model.outputs:
         maps = result["depth"], batch["target"], batch["valid"]
         terms["depth"] = losses.mse(*maps, counts["depth"])
         terms["gradient"] = losses.gradient_matching(*maps, counts["gradient"])
+        far += jax.vmap(losses.mse)(*maps)
     if "normal" in config.model.outputs:
         maps = result["normal"], *_true_normals(config, batch)
         terms["angular"] = losses.angular(*maps, counts["normal"])
         terms["alignment"] = losses.alignment(*maps, counts["normal"])
-    return terms
+        far += jax.vmap(losses.alignment)(*maps)
+    return terms, far
 
 
 def loss_counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
@@ -156,14 +178,17 @@ def total(config: Config, terms: dict[str, jax.Array]) -> jax.Array:
 
 @cache
 def train_step(config: Config, mesh: Mesh):
-    """(state, batch) -> (state, metrics); compiled once for each number of patches."""
+    """(state, batch) -> (state, metrics, verdict); compiled once for each number of patches.
+
+    A step whose gradient is not usable leaves parameters and optimiser as they were.
+    """
     layout, rows = state_shardings(config, mesh), sharding.images(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def objective(params, batch, counts):
         with placed(sharding.placement_on(mesh)):
-            terms = loss_terms(config, trained(config.optim, params), batch, counts)
-        return total(config, terms), terms
+            terms, far = loss_terms(config, trained(config.optim, params), batch, counts)
+        return total(config, terms), (terms, far)
 
     def gradient(params, batch: Batch):
         """Loss, terms and gradient, part by part where a batch is worked on in parts."""
@@ -171,21 +196,64 @@ def train_step(config: Config, mesh: Mesh):
         if config.optim.accumulate == 1:
             return of_part(params, batch, counts)
         parts = sharding.parts(batch, config.optim.accumulate, mesh)
-        add = lambda so_far, part: jax.tree.map(jnp.add, so_far, of_part(params, part, counts))  # noqa: E731
-        shapes = jax.eval_shape(of_part, params, jax.tree.map(lambda x: x[0], parts), counts)
-        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(lambda c, part: (add(c, part), None), start, parts)[0]
+
+        def add(so_far, part):
+            (loss, (terms, far)), grads = of_part(params, part, counts)
+            return jax.tree.map(jnp.add, so_far, (loss, terms, grads)), far
+
+        (loss, (terms, _)), grads = jax.eval_shape(of_part, params, _first(parts), counts)
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, terms, grads))
+        (loss, terms, grads), far = jax.lax.scan(add, start, parts)
+        return (loss, (terms, far.swapaxes(0, 1).reshape(-1))), grads
 
     def step(state: State, batch: Batch):
-        (loss, terms), grads = gradient(state.params, batch)
+        (loss, (terms, far)), grads = gradient(state.params, batch)
+        norm = optax.tree.norm(grads)
+        usable = jnp.isfinite(loss) & (norm <= config.optim.explodes)  # which no NaN is
         updates, opt = optimiser(config.optim).update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
-        return State(state.step + 1, params, opt), metrics
+        after = optax.apply_updates(state.params, updates), opt
+        before = state.params, state.opt
+        kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), after, before)
+        metrics = {"loss": loss, **terms, "grad_norm": norm}
+        metrics["rate"] = schedule(config.optim)(state.step - state.skipped)
+        verdict = Verdict(usable, norm, far)
+        return State(state.step + 1, state.skipped + ~usable, *kept), metrics, verdict
 
     return jax.jit(
-        step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole)
+        step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole, whole)
     )
+
+
+def _first(parts):
+    return jax.tree.map(lambda x: x[0], parts)
+
+
+@cache
+def predictions(config: Config, mesh: Mesh):
+    """(params, batch) -> maps of the batch's first block as one picture, at a patch's size."""
+
+    def maps(params, batch: Batch):
+        with placed(sharding.placement_on(mesh)):
+            result = refine(assemble(config.model, params), batch)
+        found = {"image": batch["image"], "valid": batch["valid"]}
+        if "depth" in config.model.outputs:
+            found |= {"coarse_depth": batch["coarse_depth"], "refined_depth": result["depth"]}
+            found["true_depth"] = batch["target"]
+        if "normal" in config.model.outputs:
+            found |= {"coarse_normal": batch["coarse_normal"], "refined_normal": result["normal"]}
+            found["true_normal"], found["normal_valid"] = _true_normals(config, batch)
+        return jax.tree.map(_first_block, found)
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(maps, out_shardings=whole)
+
+
+def _first_block(x: Shaped[Array, "B P H W ..."]) -> Shaped[Array, "H W ..."]:
+    """The m x m patches of the first image, side by side; every m-th pixel."""
+    m = round(x.shape[1] ** 0.5)
+    rows = x[0].reshape(m, m, *x.shape[2:]).swapaxes(1, 2)
+    whole = rows.reshape(m * x.shape[2], m * x.shape[3], *x.shape[4:])
+    return whole[m // 2 :: m, m // 2 :: m]
 
 
 class Stages(NamedTuple):

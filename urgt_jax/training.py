@@ -1,23 +1,28 @@
 """Trains a refiner: resumes where it was, saves in the background, tells how it goes."""
 
 import signal
-import sys
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from urgt_jax import checkpoints, processes, sharding
 from urgt_jax import config as configs
+from urgt_jax.board import Board
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
-from urgt_jax.data.sources import open_pictures
-from urgt_jax.errors import exit_status
+from urgt_jax.data.sources import Pictures, open_pictures
+from urgt_jax.errors import UserError
 from urgt_jax.log import Log, Progress, duration
+from urgt_jax.meter import Meter
+from urgt_jax.meter import line as meter_line
+from urgt_jax.model.attention import kernel_name
+from urgt_jax.model.refiner import SPECIAL
 from urgt_jax.optim import averaged
-from urgt_jax.processes import say
-from urgt_jax.step import State, initial_state, train_step
+from urgt_jax.processes import first, say
+from urgt_jax.step import METRICS, State, Verdict, initial_state, predictions, train_step
 
 
 class Stop:
@@ -44,112 +49,187 @@ def train(config: Config, workdir: Path) -> State:
     checkpoints.claim(workdir, config)
     saved = checkpoints.Checkpoints(workdir, config)
     stop = Stop(saved)
-    start = saved.latest() or 0
-    state = saved.restore(mesh) if start else initial_state(config, mesh)
-    if config.init and not start:
-        state = state._replace(params=checkpoints.start_from(state.params, config))
+    state = saved.restore(mesh) or _first_state(config, mesh)
+    start = int(state.step)
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
-        ahead = pipeline.batches(config, start, *sharding.share(mesh), source=pictures)
-        state = _loop(config, workdir, mesh, state, start, ahead, saved, stop)
+        run = Run(config, workdir, mesh, pictures, saved)
+        state = run.go(state, start, stop)
     done = int(state.step)
     saved.save(state, done)
     saved.close()
     if done == config.optim.steps:
         params = averaged(state.opt, state.params)
         checkpoints.save_weights(workdir / "weights.safetensors", params, config)
+        processes.together("the weights are written")  # which may take one of them long
         say(f"trained {done} steps: {workdir / 'weights.safetensors'}")
     else:
         say(f"stopped after step {done} and saved: the same command goes on from there")
     return state
 
 
-def _introduce(config: Config, workdir: Path, start: int, state: State, mesh) -> None:
+def _first_state(config: Config, mesh: Mesh) -> State:
+    state = initial_state(config, mesh)
+    if config.init:
+        state = state._replace(params=checkpoints.start_from(state.params, config))
+    return state
+
+
+def _kernel(config: Config, mesh: Mesh) -> str:
+    """What computes attention within a patch and across the largest block of patches."""
+    model, rows_cols = config.model, config.model.tokens
+    tokens = SPECIAL + rows_cols[0] * rows_cols[1]
+    most = max(sharding.sides(config)) ** 2 if model.cross else 1
+    platform, size = mesh.devices.flat[0].platform, model.width // model.heads
+    names = [kernel_name(platform, model.dtype, size, tokens * count) for count in (1, most)]
+    return " and ".join(dict.fromkeys(names))
+
+
+def _introduce(config: Config, workdir: Path, start: int, state: State, mesh: Mesh) -> None:
     size = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
     begin = f"resumes at step {start}" if start else "starts"
     axes = " x ".join(f"{name} {count}" for name, count in mesh.shape.items() if count > 1)
     say(
         f"{workdir} {begin} of {config.optim.steps}: {size:.2f} M parameters, "
-        f"{mesh.devices.size} x {mesh.devices.flat[0].platform}{axes and f' ({axes})'}, "
-        f"{jax.process_count()} processes, {config.model.dtype}"
+        f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}{axes and f' ({axes})'}, "
+        f"{jax.process_count()} processes, {config.model.dtype}, {_kernel(config, mesh)} attention"
     )
 
 
-def _loop(
-    config: Config, workdir: Path, mesh, state: State, start: int, ahead, saved, stop
-) -> State:
-    """Steps until the end; the metrics of a step are read while the next one runs."""
-    step_of = train_step(config, mesh)
-    told = Telling(config, Log(workdir, start, processes.first()), start)
-    for step in range(start, config.optim.steps):
-        if step > start and step % config.train.save_every == 0:
-            saved.save(state, step)
-        if stop.now(step):
-            break
-        began = time.monotonic()
-        batch = next(ahead)
-        waited = time.monotonic() - began
-        told.compiling(batch["valid"].shape[1])
-        state, metrics = step_of(state, sharding.on_mesh(batch, mesh))
-        shape = batch["valid"].shape[0] * sharding.share(mesh)[1], batch["valid"].shape[1]
-        told.step(step + 1, metrics, shape, waited)
-    told.flush()
-    return state
+class Run:
+    """A run under way: its batches, what is told of it, and what watches over it."""
+
+    def __init__(
+        self, config: Config, workdir: Path, mesh: Mesh, pictures: Pictures,
+        saved: checkpoints.Checkpoints,
+    ):  # fmt: skip
+        self.config, self.mesh, self.pictures, self.saved = config, mesh, pictures, saved
+        self.workdir = workdir
+        self.unread = pipeline.Unread(config, pictures)
+        self.meter = Meter(config, mesh)
+        self.compiled: dict[int, Callable] = {}  # by patches of a picture
+
+    def go(self, state: State, start: int, stop: Stop) -> State:
+        """Steps until the end; what one gives is read while the next one runs."""
+        config = self.config
+        ahead = pipeline.batches(config, start, *sharding.share(self.mesh), source=self.pictures)
+        told = Telling(config, self.workdir, start, self.meter)
+        watch = Watch(config, pipeline.Batches(config, source=self.pictures), int(state.skipped))
+        for step in range(start, config.optim.steps):
+            if step > start and step % config.train.save_every == 0:
+                watch.read()
+                with self.meter.losing("saving"):
+                    self.saved.save(state, step)
+            if stop.now(step):
+                break
+            batch = self._next(ahead)
+            state, metrics, verdict = self._step(state, batch)
+            watch.step(step, verdict)
+            told.step(step + 1, metrics, verdict)
+            if told.board and config.train.pictures and (step + 1) % config.train.pictures == 0:
+                told.board.pictures(step + 1, predictions(config, self.mesh)(state.params, batch))
+        watch.read()
+        return state
+
+    def _next(self, ahead: Iterator) -> dict:
+        """The next batch, on its way to the devices."""
+        with self.meter.losing("data"):
+            batch = next(ahead)
+        for line in self.unread.take(batch):
+            say(line, everyone=True)
+        images, patches = batch["valid"].shape[:2]
+        self.meter.step(images * sharding.share(self.mesh)[1], patches)
+        return sharding.on_mesh(batch, self.mesh)
+
+    def _step(self, state: State, batch: dict):
+        patches = batch["valid"].shape[1]
+        if patches not in self.compiled:
+            say(f"compiling the step for {patches} patches a picture ...")
+            with self.meter.losing("compiling"):
+                step_of = train_step(self.config, self.mesh)
+                self.compiled[patches] = step_of.lower(state, batch).compile()
+                processes.together("compiled")  # others' patience in a step is short
+        return self.compiled[patches](state, batch)
+
+
+class Watch:
+    """Reads whether a step could be taken while the next one runs; stops where too many cannot."""
+
+    def __init__(self, config: Config, batches: pipeline.Batches, skipped: int):
+        self.allowed, self.batches, self.skipped = config.optim.skips, batches, skipped
+        self.limit = config.optim.explodes
+        self.pending: tuple[int, Verdict] | None = None
+
+    def step(self, step: int, verdict: Verdict) -> None:
+        """Reads the verdict before, and keeps this one for later."""
+        self.read()
+        self.pending = step, verdict
+
+    def read(self) -> None:
+        """Tells of a step that was left out, or stops the run, which has changed nothing by it."""
+        if self.pending is None:
+            return
+        (step, verdict), self.pending = self.pending, None
+        usable, norm, far = jax.device_get(verdict)
+        if usable:
+            return
+        self.skipped += 1
+        what = f"step {step + 1}: {self._why(norm)}; {self._where(step, far)}"
+        if self.skipped > self.allowed:
+            raise UserError(
+                f"{what}; steps left out so far: {self.skipped - 1}, and optim.skips allows "
+                f"{self.allowed}: look at these pictures, lower --optim.rate, or set --optim.skips "
+                "higher; what was saved before is intact"
+            )
+        say(f"{what}; left out ({self.skipped} of at most {self.allowed})")
+
+    def _why(self, norm: float) -> str:
+        if np.isfinite(norm):
+            return f"the gradient has exploded (norm {norm:.3g}, optim.explodes {self.limit:g})"
+        return "the loss or its gradient is not finite"
+
+    def _where(self, step: int, far: np.ndarray) -> str:
+        """The batch's pictures by number and name: those without a finite result, or all."""
+        pictures = self.batches.pictures(step)
+        bad = [i for i in range(len(far)) if not np.isfinite(far[i])]
+        rows = bad or list(np.argsort(-far))
+        named = ", ".join(f"{pictures[i][0]} ({pictures[i][1]})" for i in rows[:16])
+        more = f" and {len(rows) - 16} more" if len(rows) > 16 else ""
+        kind = "without a finite result" if bad else "of the batch, farthest from the truth first"
+        return f"pictures {kind}: {named}{more}"
 
 
 class Telling:
     """Collects what steps report, and tells it once per interval."""
 
-    def __init__(self, config: Config, log: Log, start: int):
-        self.config, self.log = config, log
+    def __init__(self, config: Config, workdir: Path, start: int, meter: Meter):
+        self.config, self.meter, self.pending = config, meter, []
+        self.log = Log(workdir, start, first())
+        self.board = Board(workdir, start, first()) if config.train.tensorboard else None
         self.progress = Progress("train", config.optim.steps, start)
-        self.since, self.pending = time.monotonic(), []
-        self.images = self.patches = 0
-        self.waited = 0.0
-        self.compiled: set[int] = set()
 
-    def compiling(self, patches: int) -> None:
-        """Tells of a step that is about to be compiled, which can take a minute."""
-        if patches not in self.compiled:
-            self.compiled.add(patches)
-            say(f"compiling the step for {patches} patches a picture ...")
-
-    def step(self, step: int, metrics: dict, shape: tuple[int, int], waited: float) -> None:
+    def step(self, step: int, metrics: dict, verdict: Verdict) -> None:
         """Notes a step's metrics, which may still be in the making."""
-        self.pending.append(metrics)
-        self.images, self.patches = self.images + shape[0], self.patches + shape[0] * shape[1]
-        self.waited += waited
+        self.pending.append((metrics, verdict.usable))
         if step % self.config.train.log_every == 0 or step == self.config.optim.steps:
             self._tell(step)
 
     def _tell(self, step: int) -> None:
         fetched = jax.device_get(self.pending)
-        spent = time.monotonic() - self.since
-        values = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-        if not np.isfinite(values["loss"]):
-            raise configs.UserError(f"the loss is not finite near step {step}: lower optim.rate")
-        speed = {
-            "images_per_second": self.images / spent,
-            "patches_per_second": self.patches / spent,
-            "waiting_for_data": self.waited / spent,
+        self.pending = []
+        usable = [metrics for metrics, good in fetched if good]
+        values = {
+            name: float(np.mean([metrics[name] for metrics in usable]))
+            for name in METRICS
+            if usable and name in usable[0]
         }
-        self.log.write(step, values | speed)
-        self._print(step, values, speed)
-        self.pending, self.since = [], time.monotonic()
-        self.images = self.patches = 0
-        self.waited = 0.0
-
-    def _print(self, step: int, values: dict, speed: dict) -> None:
+        cost = self.meter.read()
+        self.log.write(step, values | cost)
+        if self.board:
+            self.board.numbers(step, values | cost)
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        say(
-            f"step {step}/{self.config.optim.steps}  {terms}  "
-            f"{speed['images_per_second']:.1f} images/s  data {speed['waiting_for_data']:.0%}  "
-            f"{duration(self.progress.left(step))} left"
-        )
-
-    def flush(self) -> None:
-        """Waits for steps that are still in the making."""
-        jax.block_until_ready(self.pending)
+        left = duration(self.progress.left(step))
+        say(f"step {step}/{self.config.optim.steps}  {terms}  {meter_line(cost)}  {left} left")
 
 
 def main() -> None:
@@ -168,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    processes.run(main)

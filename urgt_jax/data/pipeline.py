@@ -2,15 +2,26 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from urgt_jax.config import Config
+from urgt_jax.config import Config, require
 from urgt_jax.data.gridmix import Batch, block_side, patches
 from urgt_jax.data.sources import Pictures, open_pictures
+from urgt_jax.errors import UserError
 
 AHEAD = 4  # batches that are prepared before they are asked for
+TRIES = 8  # pictures that are tried for a row before the run stops
+UNREAD = "unread"  # where a batch tells of pictures that could not be read, if there were any
+
+
+class Failure(NamedTuple):
+    """A picture that could not be read."""
+
+    index: int
+    why: str
 
 
 @lru_cache(maxsize=2)
@@ -32,29 +43,96 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         m = block_side(self.config, step)
         share = self.config.data.images(m) // self.hosts
-        items = [self._item(step, self.host * share + row, m) for row in range(share)]
-        return {name: np.stack([item[name] for item in items]) for name in items[0]}
+        rows = [self._row(step, self.host * share + row, m) for row in range(share)]
+        batch = {name: np.stack([row[name] for row, _ in rows]) for name in rows[0][0]}
+        failed = [failure for _, failures in rows for failure in failures]
+        # In the batch itself, which may come from another process.
+        return batch | ({UNREAD: failed} if failed else {})
 
-    def _item(self, step: int, row: int, m: int) -> Batch:
-        """Row `row` of the global batch: neither hosts nor workers enter the draw."""
-        seed, count = self.config.seed, len(self.source)
-        number = step * self.config.data.images(1) + row
-        index = int(_order(seed, number // count, count)[number % count])
-        rng = np.random.default_rng([seed, 3, step, row])
-        return patches(self.source, index, self.config, m, rng)
+    def pictures(self, step: int) -> list[tuple[int, str]]:
+        """Number and name of the picture drawn for each row of a step, over all hosts.
+
+        A row whose picture could not be read has another one instead, which is not told here.
+        """
+        rows = self.config.data.images(block_side(self.config, step))
+        drawn = [self._drawn(step, row) for row in range(rows)]
+        return [(index, self.source.name(index)) for index in drawn]
+
+    def _row(self, step: int, row: int, m: int) -> tuple[Batch, list[Failure]]:
+        """A row of the global batch: neither hosts nor workers enter the draw."""
+        failed = []
+        for index in self._candidates(step, row):
+            rng = np.random.default_rng([self.config.seed, 3, step, row])
+            try:
+                return patches(self.source, index, self.config, m, rng), failed
+            except (UserError, OSError) as error:
+                failed.append(Failure(index, " ".join(str(error).split())))
+        raise UserError(f"{failed[0].why} (others tried instead, in vain: {len(failed) - 1})")
+
+    def _drawn(self, step: int, row: int) -> int:
+        """The picture of a row, which goes through all pictures before it repeats one."""
+        count = len(self.source)
+        epoch, place = divmod(step * self.config.data.images(1) + row, count)
+        return int(_order(self.config.seed, epoch, count)[place])
+
+    def _candidates(self, step: int, row: int) -> Iterator[int]:
+        """The picture of a row, then those that stand in for it, drawn from all others.
+
+        The next in the epoch's order would come twice in a batch, and again in every epoch.
+        """
+        drawn = self._drawn(step, row)
+        yield drawn
+        rng = np.random.default_rng([self.config.seed, 4, step, row])
+        others = rng.permutation(len(self.source))[:TRIES]
+        yield from [int(index) for index in others if index != drawn][: TRIES - 1]
 
 
-def batches(config: Config, start: int, host: int = 0, hosts: int = 1, source=None) -> Iterator:
+class Unread:
+    """The pictures that one process of a run could not read: named, counted, up to a limit."""
+
+    def __init__(self, config: Config, source: Pictures):
+        self.limit, self.source = config.data.unreadable, source
+        self.seen: set[int] = set()  # the same ones come back in every epoch
+
+    def take(self, batch: Batch) -> Iterator[str]:
+        """Removes the batch's note of failures and tells of new ones; fails beyond the limit."""
+        for index, why in batch.pop(UNREAD, []):
+            if index not in self.seen:
+                self.seen.add(index)
+                yield self._told(index, why)
+
+    def _told(self, index: int, why: str) -> str:
+        what, count = f"picture {self.source.name(index)} cannot be read", len(self.seen)
+        require(
+            count <= self.limit,
+            f"{what}: {why}; pictures that cannot be read so far: {count}, and data.unreadable "
+            f"allows {self.limit}: repair them, or set --data.unreadable higher",
+        )
+        return f"{what}, others take its place ({count} of at most {self.limit}): {why}"
+
+
+def batches(
+    config: Config, start: int, host: int = 0, hosts: int = 1, source: Pictures = None
+) -> Iterator[Batch]:
     """The host's batches from a step on, prepared ahead by threads or worker processes."""
     data = config.data
     steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:]
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=AHEAD)
     ahead = steps.to_iter_dataset(options)
-    if data.workers:
-        from absl import flags
+    return _by_workers(ahead, data.workers) if data.workers else iter(ahead)
 
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nobody else parses
-        ahead = ahead.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=1)
-        )
-    return iter(ahead)
+
+def _by_workers(ahead: grain.IterDataset, count: int) -> Iterator[Batch]:
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nobody else parses
+    options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1)
+    try:
+        yield from ahead.mp_prefetch(options)
+    except RuntimeError as error:  # Grain has no error of its own for it
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            "a process that prepares batches was killed, for lack of memory? lower data.workers "
+            "or data.threads"
+        ) from error

@@ -56,7 +56,7 @@ def _by_conv(x, seen, size):
     (gradient,) = jax.linear_transpose(
         lambda kernel: _convolve(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype)
     )(seen)
-    return gradient
+    return gradient.astype(jnp.float32)  # as the other way gives it
 
 
 def _by_picture(x, seen, size):

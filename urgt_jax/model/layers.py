@@ -1,4 +1,4 @@
-"""Attention, its rotary positions, and the transformer block that all models share."""
+"""The transformer block that all models share: attention with rotary positions, and an MLP."""
 
 from typing import NamedTuple
 
@@ -6,76 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from urgt_jax.model.attention import ATTENTION, attention
 from urgt_jax.model.placement import placement
 
-CHUNK = 512  # most queries at a time where the sequence is long
-SHORT = 1024  # keys, up to which attention is done at once
 ROPE_BASE = 100.0
-ATTENTION = "attention"  # the name under which a policy may keep what attention gives
 
 Spots = Float[Array, "*B N 2"]
-
-
-def attention(
-    q: Float[Array, "B N H D"], k: Float[Array, "B M H D"], v: Float[Array, "B M H D"]
-) -> Float[Array, "B N H D"]:
-    """Softmax attention that never holds an N x N matrix of a long sequence."""
-    if k.shape[1] <= SHORT:
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        return _attend(q, k, v).swapaxes(1, 2)
-    return jax.lax.platform_dependent(q, k, v, cpu=_by_head, default=_by_chunk)
-
-
-def _attend(
-    q: Float[Array, "*B N D"], k: Float[Array, "*B M D"], v: Float[Array, "*B M D"]
-) -> Float[Array, "*B N D"]:
-    """Attention in float32, divided by the sum of the shares last, where there is least to do."""
-    q = q * q.shape[-1] ** -0.5
-    scores = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=jnp.float32)
-    share = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = share.sum(-1, keepdims=True)
-    out = jnp.einsum(
-        "...nm,...md->...nd", share.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
-    return (out / total).astype(v.dtype)
-
-
-def _chunks(q: Float[Array, "*B N D"]) -> Float[Array, "C *B n D"]:
-    """The queries, some at a time, in equal parts so that little is padded."""
-    count = -(-q.shape[-2] // CHUNK)
-    size = -(-q.shape[-2] // count)
-    pad = [(0, 0)] * (q.ndim - 2) + [(0, count * size - q.shape[-2]), (0, 0)]
-    parts = jnp.pad(q, pad).reshape(*q.shape[:-2], count, size, q.shape[-1])
-    return jnp.moveaxis(parts, -3, 0)
-
-
-def _joined(parts: Float[Array, "C *B n D"], count: int) -> Float[Array, "*B N D"]:
-    whole = jnp.moveaxis(parts, 0, -3)
-    return whole.reshape(*whole.shape[:-3], -1, whole.shape[-1])[..., :count, :]
-
-
-def _by_chunk(q, k, v):
-    """Some queries of all heads at a time: few large products, for accelerators."""
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    # Rows of the matrix are independent; remat keeps one chunk of them in the backward pass.
-    out = jax.lax.map(jax.checkpoint(lambda chunk: _attend(chunk, k, v)), _chunks(q))
-    return _joined(out, q.shape[-2]).swapaxes(1, 2)
-
-
-def _by_head(q, k, v):
-    """Some queries of one head at a time, which stays in a CPU's cache: 2.6 times as fast there."""
-    heads = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
-
-    def one(head):
-        q, k, v = head
-        out = jax.lax.map(jax.checkpoint(lambda chunk: _attend(chunk, k, v)), _chunks(q))
-        return _joined(out, q.shape[0])
-
-    out = jax.lax.map(one, heads)
-    return out.reshape(q.shape[0], q.shape[2], *out.shape[1:]).swapaxes(1, 2)
 
 
 class Turn(NamedTuple):
@@ -141,8 +79,7 @@ class Attention(nnx.Module):
             q, k = rotate(q, turn), rotate(k, turn)
         kernel = lambda q, k, v: attention(q, k[:, :keys], v[:, :keys])  # noqa: E731
         out = placement().attend(kernel, q, k, v, across=keys is not None)
-        out = checkpoint_name(out.reshape(b, n, width), ATTENTION)
-        return self.proj(out)
+        return self.proj(out.reshape(b, n, width))
 
 
 class Mlp(nnx.Module):
