@@ -21,8 +21,8 @@ from urgt_jax.data.samples import WHOLE, Sample
 from urgt_jax.data.stored import StoredPriors
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.model import families
+from urgt_jax.model.families import structure
 from urgt_jax.resampling import resize_corners, resize_linear, resize_window
-from urgt_jax.step import structure
 
 ROOT = Path(__file__).parents[1]
 VIT = Vit(width=16, depth=1, heads=2, pretrain=42, registers=0, resample="offset")

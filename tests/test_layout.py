@@ -6,6 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "urgt_jax"
 FLOORS = [  # from the top; a module may import what stands below it, or beside it in its room
     ["predict", "convert", "evaluation", "training", "scaling"],
+    ["step_cost"],
     ["plans"],
     ["fill"],
     ["report", "tables", "subjects", "board"],

@@ -111,7 +111,7 @@ def test_heads_in_chunks_equal_heads_at_once(micro, monkeypatch):
 
 def test_the_paper_model_has_975_million_parameters():
     from urgt_jax.config import SIZES
-    from urgt_jax.step import structure
+    from urgt_jax.model.families import structure
 
     count = sum(x.size for x in jax.tree.leaves(structure(SIZES["large"])[1]))
     assert count == pytest.approx(975e6, rel=2e-3)

@@ -176,7 +176,7 @@ def test_the_largest_batch_is_found(made, monkeypatch, base, growth, fits, extra
         return replace(made, config=config, memory=memory)
 
     monkeypatch.setattr(plans, "plan", compiled)
-    monkeypatch.setattr(plans, "devices_of", lambda topology: [None] * 4)
+    monkeypatch.setattr(plans, "devices_of", lambda topology: jax.devices()[:4])
     if fits is None:
         with pytest.raises(plans.DoesNotFit, match=r"need 16.00 GiB of HBM and has 15.75"):
             plans.largest("v5e:2x2", made.config, 4)
@@ -189,12 +189,26 @@ def test_the_largest_batch_is_found(made, monkeypatch, base, growth, fits, extra
 
 
 @pytest.mark.parametrize(
+    "changes,unit",
+    [
+        ({}, 8),
+        ({"mesh.patch": 4, "optim.accumulate": 3}, 6),
+        ({"mesh.data": 3, "mesh.fsdp": 2}, 6),
+        ({"data.fill": "patches"}, 72),
+    ],
+)
+def test_the_least_batch_divides_among_devices_and_parts(micro, changes, unit):
+    config = changed(micro, {"mesh.data": 0, **changes})
+    assert plans._unit(config, jax.devices()) == unit
+
+
+@pytest.mark.parametrize(
     "options,told",
     [
         (["--plan", "v9:2x2", "--config", "configs/tiny.py"], "no TPU topology is called v9:2x2"),
         (["--plan", "v5e", "--config", "configs/tiny.py"], "name one like v5e:16x16"),
         (["--plan", "v5e:2x2"], "--plan needs --config"),
-        (["--largest"], "only with --plan"),
+        (["--largest"], "go with --plan only"),
         (["--model.depth", "3"], "--model.depth 3: only with --plan"),
     ],
 )

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +30,19 @@ MAIN = (
 )
 
 
-def _start(config, folder: Path, count: int, devices: int, workdir: Path) -> list:
-    """The processes of a run."""
+def _start(config, folder: Path, count: int, devices: int, workdir: Path, extra=()) -> list:
+    """The processes of a run; `extra` says what some of them run before."""
     file = config_file(config, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", MAIN, str(devices), file, "--workdir", workdir]
+    command = [str(devices), file, "--workdir", workdir]
     if count > 1:
         command += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
     return [
         subprocess.Popen(
-            [*command, *(["--process", str(i)] if count > 1 else [])], cwd=ROOT,
+            [sys.executable, "-c", dict(extra).get(i, "") + MAIN, *command]
+            + (["--process", str(i)] if count > 1 else []), cwd=ROOT,
             env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
@@ -89,15 +91,57 @@ def test_processes_train_as_one_does(short, alone, tmp_path, count):
 @pytest.mark.slow
 def test_a_checkpoint_of_four_processes_goes_on_in_one_with_other_devices(short, alone, tmp_path):
     running = _start(changed(short, {"train.save_every": 2}), tmp_path, 4, 2, tmp_path / "run")
-    for line in running[0].stdout:
-        if line.startswith("step 3/"):
-            break
+    _until(running[0], "step 3/")
     running[2].send_signal(signal.SIGTERM)  # one host is told to go; all save and end
     assert [process.wait(timeout=200) for process in running] == [0] * 4
     other = changed(short, {"train.save_every": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.patch": 1})
     out = _wait(_start(other, tmp_path, 1, 2, tmp_path / "run"))[0]
     assert "resumes at step" in out
     np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(alone), rtol=1e-5)
+
+
+FAILS = (
+    "from urgt_jax.data import pipeline\n"
+    "from urgt_jax.errors import UserError\n"
+    "def take(self, batch):\n"
+    "    self.count = getattr(self, 'count', 0) + 1\n"
+    "    if self.count > 5: raise UserError('this process fails')\n"
+    "    return []\n"
+    "pipeline.Unread.take = take\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("way", ["killed", "fails"])
+def test_when_one_process_dies_the_others_end_and_all_go_on_later(
+    short, alone, tmp_path, victim, way
+):
+    config = changed(short, {"train.save_every": 2})
+    extra = {victim: FAILS} if way == "fails" else {}
+    running = _start(config, tmp_path, 2, 4, tmp_path / "run", extra)
+    if way == "killed":
+        _until(running[0], "step 4/")
+        running[victim].kill()
+    began = time.monotonic()
+    out = [process.communicate(timeout=400)[0] for process in running]
+    status = [process.returncode for process in running]
+    other = 1 - victim
+    assert status[other] not in (0, 2) and "has died or does not answer" in out[other], out[other]
+    assert status[victim] == (2 if way == "fails" else -signal.SIGKILL)
+    assert ("error: this process fails" in out[victim]) == (way == "fails")
+    if way == "killed":
+        assert time.monotonic() - began < 120
+    out = _wait(_start(config, tmp_path, 2, 4, tmp_path / "run"))
+    assert "resumes at step" in out[0]
+    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(alone), rtol=1e-5)
+
+
+def _until(process, start: str) -> None:
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"ended before {start}")
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -89,6 +90,29 @@ def test_a_stopped_run_ends_with_the_same_bits(short, left_alone, tmp_path, sign
     assert _weights(tmp_path / "run") == _weights(left_alone)
     steps = [line.split(",")[0] for line in (tmp_path / "run/metrics.jsonl").open()]
     assert steps == [f'{{"step": {k}' for k in range(1, 31)]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_change_no_bit(short, tmp_path):
+    """Saves so often that many of them are cut off."""
+    often = dataclasses.replace(
+        short, train=dataclasses.replace(short.train, save_every=1),
+        optim=dataclasses.replace(short.optim, steps=200),
+    )  # fmt: skip
+    _train(often, tmp_path, "alone")
+    moments, resumed, cut = random.Random(0), 0, 0
+    for _ in range(20):
+        process = _train(often, tmp_path, "run", wait=False)
+        line = next((line for line in process.stdout if line.startswith("step")), "")
+        assert line, "the run was over before it was killed"
+        time.sleep(moments.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+        cut += len(list((tmp_path / "run/checkpoints").glob("*tmp*")))
+        resumed += any((tmp_path / "run/checkpoints").glob("step_*"))
+    _train(often, tmp_path, "run")
+    assert resumed == 20 and cut > 0
+    assert _weights(tmp_path / "run") == _weights(tmp_path / "alone")
 
 
 @pytest.fixture(scope="module")

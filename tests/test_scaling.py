@@ -9,7 +9,7 @@ import pytest
 from urgt_jax import scaling
 from urgt_jax.config import SIZES
 from urgt_jax.errors import UserError
-from urgt_jax.step import structure
+from urgt_jax.model.families import structure
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def test_parameters_and_moments_are_cut(micro):
 
 
 def test_no_stack_of_blocks_is_gathered_at_once(lean):
-    config = changed(lean, {"mesh.fsdp": 8})
+    config = changed(lean, {"mesh.fsdp": 8, "model.encoder.depth": 2})
     state = step.abstract_state(config)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _batch(config, 1))
     lowered = step.train_step(config, sharding.mesh_of(config)).lower(state, batch)

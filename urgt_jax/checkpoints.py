@@ -23,8 +23,9 @@ from urgt_jax.config import Config, require
 from urgt_jax.errors import UserError
 from urgt_jax.files import folder, write_text
 from urgt_jax.model import families, refiner
+from urgt_jax.model.families import structure
 from urgt_jax.processes import agreed, first, say, together
-from urgt_jax.step import State, abstract_state, digest, state_shardings, structure
+from urgt_jax.step import State, abstract_state, digest, state_shardings
 from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
 
 ENTRY = "urgt_jax"  # of the metadata of weight files

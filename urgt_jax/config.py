@@ -335,12 +335,16 @@ class Mesh:
     """How devices share the work."""
 
     data: int = 0  # groups of devices, each with images of its own; 0 takes all that are left
-    fsdp: int = 1  # devices among which parameters are cut, each with images of its own too
+    # Devices among which parameters are cut, each with images of its own too; 0 takes the fewest
+    # that leave most of their memory to the work, and 1 where that is not known.
+    fsdp: int = 0
     patch: int = 1  # devices among which the patches of an image are shared
 
     def __post_init__(self) -> None:
-        require(self.data >= 0, f"mesh.data {self.data} must not be negative")
-        _positive("mesh", self, "fsdp", "patch")
+        for name in ("data", "fsdp"):
+            value = getattr(self, name)
+            require(value >= 0, f"mesh.{name} {value} must not be negative")
+        _positive("mesh", self, "patch")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder
 from urgt_jax.log import Progress
 from urgt_jax.model import families, refiner, sizes, weights
-from urgt_jax.step import structure
+from urgt_jax.model.families import structure
 from urgt_jax.tensorfiles import Tensor, open_tensors, write_safetensors, write_torch
 
 Read = Callable[[], np.ndarray]

@@ -65,8 +65,13 @@ class Meter:
             held = {"memory_gb": told["peak_bytes_in_use"] / 1e9}
             limit = told.get("bytes_limit")
             return held | ({"memory_limit_gb": limit / 1e9} if limit else {})
-        unit = 1 if sys.platform == "darwin" else 1024
-        return {"memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+        return {"memory_gb": peak_memory()}
+
+
+def peak_memory() -> float:
+    """The most memory this process ever held, GB (10^9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def line(values: dict[str, float]) -> str:

@@ -227,7 +227,7 @@ def largest(topology: str, config: Config, side: int) -> Plan:
 
     Memory grows evenly with images, so that two sizes tell which third one to try.
     """
-    unit = _unit(config, len(devices_of(topology)))
+    unit = _unit(config, devices_of(topology))
     of = lambda count: plan(topology, changed(config, {"data.batch": count * unit}), side)  # noqa: E731
     one = of(1)
     try:
@@ -244,12 +244,13 @@ def largest(topology: str, config: Config, side: int) -> Plan:
     return two
 
 
-def _unit(config: Config, devices: int) -> int:
+def _unit(config: Config, devices: list) -> int:
     """The least data.batch that divides among devices and parts."""
-    mesh, data = config.mesh, config.data
-    groups = (mesh.data or devices // (mesh.fsdp * mesh.patch)) * mesh.fsdp
-    ninths = 9 if data.fill == "patches" and 3 in sharding.sides(config) else 1
-    return max(groups, 1) * config.optim.accumulate * ninths
+    told, parts = config.mesh, config.optim.accumulate
+    plenty = 9 * len(devices) * max(told.data, 1) * max(told.fsdp, 1) * parts
+    mesh = sharding.mesh_of(changed(config, {"data.batch": plenty}), devices)
+    ninths = 9 if config.data.fill == "patches" and 3 in sharding.sides(config) else 1
+    return mesh.shape["data"] * mesh.shape["fsdp"] * parts * ninths
 
 
 @contextlib.contextmanager

@@ -3,12 +3,14 @@
 Every size and number of patches runs in a process of its own, with random weights, through what
 `predict` runs, so that the peak of its memory is its own.
 
+--train measures a training step instead, and tells its share of the machine's matrix products.
 --plan v5e:16x16 --config configs/u4k.py --mesh.fsdp 16 instead compiles a training step for TPUs
 that need not be there, and tells what it would take.
 """
 
 import argparse
 import csv
+import math
 import multiprocessing
 import resource
 import shlex
@@ -25,13 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from urgt_jax import plans, sharding
-from urgt_jax.config import SIZES, Config, FieldsParser, Model, load, override, require
+from urgt_jax.config import SIZES, Config, Data, FieldsParser, Model, load, override, require
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder
 from urgt_jax.inference import Refiner
 from urgt_jax.log import Progress
+from urgt_jax.meter import peak_memory
+from urgt_jax.model.families import structure
 from urgt_jax.model.refiner import SPECIAL
-from urgt_jax.step import Stages, structure
+from urgt_jax.step import Stages
+from urgt_jax.step_cost import StepCost, measure_step
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,11 @@ def main() -> None:
     if told.plan:
         return _plan(told, fields)
     require(
-        not (fields or told.config or told.side or told.largest),
-        f"{' '.join(fields) or '--config, --side and --largest'}: only with --plan (see --help)",
+        not (told.config or told.side or told.largest),
+        "--config, --side and --largest go with --plan only (see --help)",
+    )
+    require(
+        told.train or not fields, f"{' '.join(fields)}: only with --plan or --train (see --help)"
     )
     require(min(told.patches) >= 1, f"--patches {min(told.patches)}: there must be at least one")
     require(told.repeat >= 1, f"--repeat {told.repeat}: there must be at least one pass")
@@ -76,10 +84,24 @@ def main() -> None:
         folder(told.out.absolute().parent)
     for size in told.sizes:
         for patches in told.patches:
-            cost = _apart(size, patches, told.dtype, told.repeat)
+            cost = _step(told, fields, size, patches) if told.train else _pass(told, size, patches)
             print(cost, flush=True)
             if told.out:
                 _append(told.out, cost)
+
+
+def _pass(told: argparse.Namespace, size: str, patches: int) -> Cost:
+    return _apart(measure, size, patches, told.dtype, told.repeat)
+
+
+def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) -> StepCost:
+    side = math.isqrt(patches)
+    require(
+        side**2 == patches and side <= 4, f"--patches {patches}: a training step has 1, 4, 9 or 16"
+    )
+    model = replace(SIZES[size], dtype=told.dtype)
+    config = override(Config(model=model, data=Data(batch=1)), fields)
+    return _apart(measure_step, size, config, side, told.repeat)
 
 
 def _plan(told: argparse.Namespace, fields: list[str]) -> None:
@@ -98,9 +120,9 @@ def _plan(told: argparse.Namespace, fields: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = FieldsParser(
         prog="python -m urgt_jax.scaling",
-        description="Measures time and memory of a forward pass with random weights, or plans a "
-        "training step on TPUs.",
-        epilog="A plan takes any field of the configuration: --mesh.fsdp 16",
+        description="Measures time and memory of a forward pass or a training step with random "
+        "weights, or plans a training step on TPUs.",
+        epilog="A plan and a training step take any field of the configuration: --mesh.fsdp 16",
         allow_abbrev=False,
     )
     add = parser.add_argument_group("a plan").add_argument
@@ -109,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--side", type=int, choices=[1, 2, 3, 4], help="M of GridMix (the mix's largest)")
     add("--largest", action="store_true", help="find the largest data.batch that fits")
     add = parser.add_argument_group("a measurement").add_argument
+    add("--train", action="store_true", help="of a training step, with any field, not of a pass")
     add("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the refiner")
     add("--patches", nargs="+", type=int, default=[1, 4], metavar="N", help="in the picture")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
@@ -117,16 +140,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _apart(*case) -> Cost:
+def _apart(measuring: Callable, *case):
     """The cost, measured in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(measure, *case).result()
+            return pool.submit(measuring, *case).result()
         except BrokenProcessPool as error:
-            size, patches, *_ = case
             raise UserError(
-                f"the process for {size} and {patches} patches was killed: too little memory?"
+                f"the process for {case[0]} was killed: too little memory for so many patches?"
             ) from error
 
 
@@ -158,7 +180,8 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
     rows, cols = model.tokens
     return Cost(
         size, dtype, sum(x.size for x in jax.tree.leaves(refiner.params)), patches,
-        patches * (SPECIAL + rows * cols), found[0][1], cpu, wall, encode, attend, heads, _peak(),
+        patches * (SPECIAL + rows * cols), found[0][1], cpu, wall, encode, attend, heads,
+        peak_memory(),
     )  # fmt: skip
 
 
@@ -216,13 +239,7 @@ def _clocks() -> np.ndarray:
     return np.array([used.ru_utime + used.ru_stime, time.monotonic()])
 
 
-def _peak() -> float:
-    """The most memory this process ever held, GB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def _append(path: Path, cost: Cost) -> None:
+def _append(path: Path, cost: Cost | StepCost) -> None:
     row = asdict(cost)
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)

@@ -3,19 +3,24 @@
 import math
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from urgt_jax import chips
 from urgt_jax.config import Config, require
-from urgt_jax.model.placement import ANYWHERE, Placement
+from urgt_jax.model.families import structure
+from urgt_jax.model.placement import ANYWHERE, WEIGHTS, Placement
 
 AXES = ("data", "fsdp", "patch")
 IMAGES = ("data", "fsdp")  # along which the images of a batch are cut
 WHOLE = PartitionSpec()
+BYTES = 16  # of a parameter with its gradient and Adam's two moments
+EASE = 0.15  # share of a device's memory that these may take where mesh.fsdp is left open
 
 # First match wins, from the path of a parameter to how it is cut. What is stacked for a loop over
 # blocks has the block's number first, which is never cut: each turn of the loop gathers one block.
@@ -35,23 +40,35 @@ def mesh_of(config: Config, devices: list | None = None) -> Mesh:
     """The devices as a mesh of data x fsdp x patch."""
     devices = devices or jax.devices()
     c, count = config.mesh, len(devices)
-    inner = c.fsdp * c.patch
+    fsdp = c.fsdp or _fsdp(config, devices)
+    inner = fsdp * c.patch
     data = c.data or max(count // inner, 1)
     require(
         data * inner <= count and (c.data > 0 or count % inner == 0),
-        f"a mesh of data {c.data or 'all'} x fsdp {c.fsdp} x patch {c.patch} does not fit {count} "
+        f"a mesh of data {c.data or 'all'} x fsdp {fsdp} x patch {c.patch} does not fit {count} "
         "devices: their product must be the number of devices",
     )
-    share = data * c.fsdp * config.optim.accumulate
+    share = data * fsdp * config.optim.accumulate
     require(
         all(config.data.images(m) % share == 0 for m in sides(config)),
         f"data.batch {config.data.batch} does not divide among mesh.data x mesh.fsdp = "
-        f"{data * c.fsdp} devices and {config.optim.accumulate} parts (optim.accumulate): change "
+        f"{data * fsdp} devices and {config.optim.accumulate} parts (optim.accumulate): change "
         "one of them",
     )
-    shape = (data, c.fsdp, c.patch)
+    shape = (data, fsdp, c.patch)
     chosen = np.array(devices[: data * inner]).reshape(shape)
     return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _fsdp(config: Config, devices: list) -> int:
+    """The fewest devices among which parameters are cut so that a device holds them with ease."""
+    chip = chips.of(devices[0])
+    if chip is None:
+        return 1
+    leaves = jax.tree.leaves(structure(config.model)[1])
+    needed = BYTES * sum(x.size for x in leaves) / (EASE * chip.hbm)
+    rest = len(devices) // config.mesh.patch
+    return next((n for n in range(1, rest) if rest % n == 0 and n >= needed), rest)
 
 
 def sides(config: Config) -> list[int]:
@@ -111,13 +128,20 @@ def table(tree, rules=RULES) -> dict[str, PartitionSpec]:
     """The rule that each leaf's path falls under; a rule without a leaf is an error."""
     found, used = {}, set()
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        number = next(i for i, (pattern, _) in enumerate(rules) if re.search(pattern, name))
-        found[name] = rules[number][1]
+        number, found[_name(path)] = _rule(_name(path), rules)
         used.add(number)
     idle = [rules[i][0] for i in range(len(rules)) if i not in used]
     require(not idle, f"sharding rules without a parameter: {', '.join(idle)}")
     return found
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _rule(name: str, rules) -> tuple[int, PartitionSpec]:
+    """Number and spec of the first rule that a parameter's name falls under."""
+    return next((i, spec) for i, (form, spec) in enumerate(rules) if re.search(form, name))
 
 
 def parameters(tree, mesh: Mesh):
@@ -136,6 +160,19 @@ def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> bool:
         axis is None or side % mesh.shape[axis] == 0
         for side, axis in zip(shape, spec, strict=False)
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: jax.Array, mesh: Mesh, own: PartitionSpec) -> jax.Array:
+    """A matrix whole on every device; its gradient goes back to where its parts lie."""
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, WHOLE))
+
+
+def _cut_again(mesh: Mesh, own: PartitionSpec, _, gradient):
+    return (jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, own)),)
+
+
+_gathered.defvjp(lambda x, mesh, own: (_gathered(x, mesh, own), None), _cut_again)
 
 
 def placement_on(mesh: Mesh) -> Placement:
@@ -158,6 +195,24 @@ class OnMesh(Placement):
         """Every device runs the network on its own patches."""
         spec = PartitionSpec(IMAGES, "patch")
         return self._map(network, (WHOLE, spec), spec)(weights, patches)
+
+    def held(self, block, dtype):
+        """The matrices of a block, whole and in the dtype they are used in.
+
+        Left to itself the compiler multiplies with parts of them and passes partial sums around,
+        which moves several times as much.
+        """
+        if self.mesh.shape["fsdp"] == 1:
+            return block
+
+        def whole(path, x):
+            spec = _rule(f"blocks/{_name(path)}".removesuffix("/value"), RULES)[1]
+            own = PartitionSpec(*spec[1:])  # without the axis of the loop
+            if spec == WHOLE or not _divides(x.shape, own, self.mesh):
+                return x
+            return checkpoint_name(_gathered(x.astype(dtype), self.mesh, own), WEIGHTS)
+
+        return jax.tree_util.tree_map_with_path(whole, block)
 
     def tokens(self, x):
         """Tokens of its own patches are on each device."""

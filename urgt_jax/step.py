@@ -14,7 +14,8 @@ from jaxtyping import Array, Shaped, UInt
 from urgt_jax import grid, losses, sharding
 from urgt_jax.config import Config, Model
 from urgt_jax.geometry import normals_from_depth
-from urgt_jax.model import families, refiner
+from urgt_jax.model import refiner
+from urgt_jax.model.families import assemble, structure
 from urgt_jax.model.placement import placed, placement
 from urgt_jax.optim import optimiser, schedule, trained
 
@@ -37,24 +38,6 @@ class Verdict(NamedTuple):
     usable: jax.Array  # the loss is finite and the gradient has not exploded
     norm: jax.Array  # of the gradient
     far: jax.Array  # [B], mean squared error of each image's maps; not finite where those are not
-
-
-@cache
-def structure(network):
-    """Any family's network without its weights, and the weights' shapes."""
-    graph, state = _abstract(network)
-    return graph, nnx.to_pure_dict(state)
-
-
-def assemble(network, params: dict) -> nnx.Module:
-    """The network with these weights."""
-    graph, state = _abstract(network)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
-
-
-def _abstract(network):
-    return nnx.split(nnx.eval_shape(lambda: families.build(network, 0)), nnx.Param)
 
 
 def initial_params(model: Model, seed: int) -> dict:

@@ -13,7 +13,7 @@ from urgt_jax import config as configs
 from urgt_jax.board import Board
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
-from urgt_jax.data.sources import Pictures, open_pictures
+from urgt_jax.data.sources import Pictures, open_training
 from urgt_jax.errors import UserError
 from urgt_jax.log import Log, Progress, duration
 from urgt_jax.meter import Meter
@@ -45,7 +45,7 @@ class Stop:
 def train(config: Config, workdir: Path) -> State:
     """Runs the configuration to its end, or until asked to stop."""
     mesh = sharding.mesh_of(config)
-    pictures = open_pictures(config, "train")  # fails before anything is written or compiled
+    pictures = open_training(config)  # fails before anything is written or compiled
     checkpoints.claim(workdir, config)
     saved = checkpoints.Checkpoints(workdir, config)
     stop = Stop(saved)

@@ -9,7 +9,7 @@ import numpy as np
 
 from urgt_jax.config import Config, require
 from urgt_jax.data.gridmix import Batch, block_side, patches
-from urgt_jax.data.sources import Pictures, open_pictures
+from urgt_jax.data.sources import Pictures, open_training
 from urgt_jax.errors import UserError
 
 AHEAD = 4  # batches that are prepared before they are asked for
@@ -35,7 +35,7 @@ class Batches:
 
     def __init__(self, config: Config, host: int = 0, hosts: int = 1, source: Pictures = None):
         self.config, self.host, self.hosts = config, host, hosts
-        self.source = source if source is not None else open_pictures(config, "train")
+        self.source = source if source is not None else open_training(config)
 
     def __len__(self) -> int:
         return self.config.optim.steps

@@ -30,7 +30,9 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     require(path.stat().st_size > 0, f"{path} is empty: get the {what} again")
     try:
         yield
-    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what numpy and Pillow raise on a damaged file is a long list
         raise UserError(f"{path} cannot be read as {what}, get it again: {error}") from error
 
 

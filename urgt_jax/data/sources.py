@@ -13,6 +13,7 @@ from urgt_jax.data.priors import Fit
 from urgt_jax.data.samples import WHOLE, Source, Window, moved
 from urgt_jax.data.stored import StoredPriors
 
+TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
 CACHE = 1e9  # bytes of rendered pictures that are kept in memory
 BYTES = 36  # per pixel of a Picture
 
@@ -131,6 +132,11 @@ class Measured:
             sample.image, sample.depth, valid, sample.intrinsics, sample.stereo, sample.normal,
             *coarse, found,
         )  # fmt: skip
+
+
+def open_training(config: Config) -> Pictures:
+    """The pictures to train on: the split `train`, or all that a set without one has."""
+    return open_pictures(config, "train" if config.data.source in TRAINED else "")
 
 
 def usual(name: str, split: str) -> str:

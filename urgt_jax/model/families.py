@@ -1,6 +1,7 @@
 """Every kind of model that a weight file can hold: its configuration, network and names."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from flax import nnx
@@ -47,3 +48,17 @@ def build(network, seed: int) -> nnx.Module:
     """The network of a configuration's `network` part, with weights drawn from the seed."""
     kind = "refiner" if isinstance(network, configs.Model) else kind_of(network)
     return FAMILIES[kind].build(network, seed)
+
+
+@cache
+def structure(network):
+    """Any family's network without its weights, and the weights' shapes."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(network, 0)), nnx.Param)
+    return graph, nnx.to_pure_dict(state)
+
+
+def assemble(network, params: dict) -> nnx.Module:
+    """The network with these weights."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(network, 0)), nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)

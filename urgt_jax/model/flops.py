@@ -89,8 +89,9 @@ def executed(config: Config, patches: int) -> Flops:
         within_attention=attention,
         across_linear=3 + again,
         across_attention=attention,
+        heads=3 + again,
     )
-    resampling = 2 * patches * len(model.outputs) * _resampling(model)
+    resampling = (2 + again) * patches * len(model.outputs) * _resampling(model)
     return replace(found, heads=found.heads + resampling)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from urgt_jax.model.attention import ATTENTION, attention
-from urgt_jax.model.placement import placement
+from urgt_jax.model.placement import ANYWHERE, WEIGHTS, placement
 
 ROPE_BASE = 100.0
 
@@ -141,6 +141,7 @@ def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
 
 # What the backward pass computes again, by the names in the configuration.
 POLICIES = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names(WEIGHTS),
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -165,9 +166,11 @@ def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> list:
 
     One loop over all blocks, so that the compiler sees a block once, whatever is kept.
     """
-    kept, step = sorted(set(which)), body
-    if loop.remat != "none":
-        step = jax.checkpoint(body, prevent_cse=loop.unroll, policy=POLICIES[loop.remat])
+    place, kept = placement(), sorted(set(which))
+    # Weights that are gathered for a turn are gathered again for its gradients, never kept.
+    step = lambda x, block: body(x, place.held(block, x.dtype))  # noqa: E731
+    if loop.remat != "none" or place is not ANYWHERE:
+        step = jax.checkpoint(step, prevent_cse=loop.unroll, policy=POLICIES[loop.remat])
     # A block writes where the next one that is kept will, so that only those stay.
     slots = np.searchsorted(kept, np.arange(kept[-1] + 1))
     blocks = jax.tree.map(lambda a: a[: kept[-1] + 1], blocks)

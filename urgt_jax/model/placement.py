@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 from jaxtyping import Array, Float
 
+WEIGHTS = "weights"  # the name of those that a device gathers for a while
 Kernel = Callable[..., Float[Array, "B N H D"]]
 
 
@@ -22,6 +23,10 @@ class Placement:
     def filled(self, patches: int) -> int:
         """The number of patches to which some are added so that they can be shared."""
         return patches
+
+    def held(self, block, dtype):
+        """A block's weights when its turn in a loop has come."""
+        return block
 
     def tokens(self, x: Float[Array, "B P N D"]) -> Float[Array, "B P N D"]:
         """Tokens of patches between blocks."""

@@ -84,8 +84,9 @@ class Refiner(nnx.Module):
     ) -> dict[str, Offsets]:
         """Offsets of every patch on its own, from the four layers that `attend` gives."""
         heads = {"depth": self.depth_head, "normal": self.normal_head}
+        run_head = partial(_run_head, rows_cols=tokens, remat=self.config.remat != "none")
         return {
-            name: placement().apart(partial(_run_head, rows_cols=tokens), head, layers)
+            name: placement().apart(run_head, head, layers)
             for name, head in heads.items()
             if head is not None
         }
@@ -135,17 +136,22 @@ class Refiner(nnx.Module):
 
 
 def _run_head(
-    head: Head, layers: list[Float[Array, "B P N C"]], rows_cols: tuple[int, int]
+    head: Head, layers: list[Float[Array, "B P N C"]], rows_cols: tuple[int, int], remat: bool
 ) -> Offsets:
-    """The head on all patches, a few at a time, whichever number there is."""
+    """The head on all patches, a few at a time, whichever number there is.
+
+    With remat they are fewer, and computed again for their gradients.
+    """
     rows, cols = rows_cols
     b, p = layers[0].shape[:2]
     flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
-    chunk = max(HEAD_PIXELS // (rows * cols * TOKEN * TOKEN), 1)
+    pixels = HEAD_PIXELS // 4 if remat else HEAD_PIXELS
+    chunk = max(pixels // (rows * cols * TOKEN * TOKEN), 1)
     if b * p <= chunk:
         value, confidence = head(flat, rows, cols)
     else:
         one = lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols))  # noqa: E731
+        one = jax.checkpoint(one) if remat else one
         value, confidence = jax.lax.map(one, flat, batch_size=chunk)
     return Offsets(
         value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3])
