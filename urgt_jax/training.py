@@ -1,5 +1,6 @@
 """Trains a refiner: resumes where it was, saves in the background, tells how it goes."""
 
+import argparse
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,18 @@ from urgt_jax.model.refiner import SPECIAL
 from urgt_jax.optim import averaged
 from urgt_jax.processes import first, say
 from urgt_jax.step import METRICS, State, Verdict, initial_state, predictions, train_step
+
+ABOUT = """
+Trains the refiner that CONFIG describes, on all devices of this machine or of many.
+
+The work directory holds config.json, metrics.jsonl (one line per train.log-every steps),
+checkpoints and, at the end, weights.safetensors, which eval.py and urgt_jax.predict take. A second
+call with the same work directory goes on from the newest checkpoint that can be read, with the
+same bits as if nothing had happened; on another mesh, with the same results up to rounding.
+SIGTERM and Ctrl-C save and end with status 0; wrong input ends with one line and status 2.
+
+With many processes (a pod slice, SLURM), start the same command on every host with --distributed.
+"""
 
 
 class Stop:
@@ -236,8 +249,10 @@ def main() -> None:
     """The command line of train.py."""
     parser = configs.FieldsParser(
         prog="train.py",
-        description="Trains a refiner; a second call with the same workdir goes on.",
-        epilog="Any field of the configuration can be set: --model.depth 12",
+        description=ABOUT,
+        epilog="Any field of the configuration can be set: --model.depth 12. Below are all;\n"
+        "the default shown is the field's own, which the file may have set otherwise.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="a file like configs/tiny.py")
     parser.add_argument("--workdir", type=Path, required=True, help="where the run is kept")
