@@ -136,10 +136,14 @@ class Checkpoints:
         """Whether any process was told to go; the same answer in all of them."""
         return self.manager.reached_preemption(step)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until everything is on disk."""
         with self._writing():
             self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is on disk, and ends the work on it."""
+        self.wait()
         self.manager.close()
 
 

@@ -67,7 +67,11 @@ def train(config: Config, workdir: Path) -> State:
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
         run = Run(config, workdir, mesh, pictures, saved)
-        state = run.go(state, start, stop)
+        try:
+            state = run.go(state, start, stop)
+        except UserError:
+            saved.wait()  # for what is on its way to the disk
+            raise
     done = int(state.step)
     saved.save(state, done)
     saved.close()
@@ -142,6 +146,8 @@ class Run:
             if told.board and config.train.pictures and (step + 1) % config.train.pictures == 0:
                 told.board.pictures(step + 1, predictions(config, self.mesh)(state.params, batch))
         watch.read()
+        if told.board:
+            told.board.close()
         return state
 
     def _next(self, ahead: Iterator) -> dict:
