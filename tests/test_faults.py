@@ -150,6 +150,36 @@ def test_a_run_never_starts_again_in_silence(short, started, saved, tmp_path, ca
         with pytest.raises(UserError, match="no checkpoint in .* can be read"):
             checkpoints.Checkpoints(run, short).restore(started[0])
     assert "checkpoint 4 in" in capsys.readouterr().out
+    assert not (run / "damaged").exists()
+
+
+def test_what_may_pass_puts_no_checkpoint_aside(short, started, saved, tmp_path, monkeypatch):
+    run = shutil.copytree(saved, tmp_path / "run")
+    kept = checkpoints.Checkpoints(run, short)
+
+    def fail(*_, **__):
+        raise ValueError("reading failed") from OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(kept.manager, "restore", fail)
+    with pytest.raises(UserError, match="cannot be read now .Stale file handle.; nothing was"):
+        kept.restore(started[0])
+    assert not (run / "damaged").exists()
+
+
+@pytest.mark.parametrize("before,after", [(1, 8), (8, 2)])
+def test_a_checkpoint_is_read_on_other_devices(short, started, tmp_path, before, after):
+    state = started[1]._replace(step=np.int32(4))
+    for count, does in ((before, "save"), (after, "restore")):
+        config = changed(short, {"mesh.data": 1, "mesh.fsdp": count})
+        mesh = sharding.mesh_of(config, jax.devices()[:count])
+        kept = checkpoints.Checkpoints(tmp_path, config)
+        if does == "save":
+            kept.save(jax.device_put(state, step.state_shardings(config, mesh)), 4)
+        else:
+            found = kept.restore(mesh)
+        kept.close()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), state.params)
+    assert found.params["within"]["attn"]["qkv"]["kernel"].sharding.mesh.size == after
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(short, started, saved, tmp_path):

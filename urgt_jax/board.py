@@ -15,7 +15,7 @@ class Board:
     def __init__(self, workdir: Path, step: int, writes: bool = True):
         self.file = None
         if writes:
-            self.file = _writer()(str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=20)
+            self.file = writer()(str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=20)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         """A point of every curve."""
@@ -58,7 +58,8 @@ def _strip(image: RGB, pictures: list[RGB], known: np.ndarray) -> RGB:
     return np.concatenate([image, *others, np.where(known[..., None], true, np.uint8(128))], 1)
 
 
-def _writer():
+def writer() -> type:
+    """What writes event files; fails where it is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from urgt_jax import config as configs
 from urgt_jax.config import Config, require
@@ -37,6 +37,11 @@ ELSEWHERE = {
     "optim.skips", "optim.explodes",
     "train.save_every", "train.keep", "train.log_every", "train.tensorboard", "train.pictures",
 }  # fmt: skip
+# What may be wrong with a machine or a network while a checkpoint is read, and not with the files.
+PASSING = re.compile(
+    "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
+    "Stale file handle|Input/output error|Topology mismatch|out of memory"
+)
 UNUSED = "unused."  # before official names of tensors that only travel along
 
 
@@ -77,7 +82,7 @@ class Checkpoints:
         require(
             not steps,
             f"no checkpoint in {self.manager.directory} can be read: they are damaged or of another"
-            " program; remove that folder to start from the beginning",
+            " program, and nothing was moved; another --workdir starts from the beginning",
         )
         return None
 
@@ -87,20 +92,37 @@ class Checkpoints:
         target = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, layout
         )._asdict()
-        target["digest"] = jax.eval_shape(digest, shapes)
+        # Laid out on this mesh, or Orbax would ask for the one that it was saved from.
+        told, whole = jax.eval_shape(digest, shapes), NamedSharding(mesh, PartitionSpec())
+        target["digest"] = jax.ShapeDtypeStruct(told.shape, told.dtype, sharding=whole)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        state, problem = None, "in another process"
+        found, problem = None, "in another process"
         try:
             with _quiet():
                 found = self.manager.restore(step, args=args)["state"]
         except Exception as error:  # of many kinds, from files, JSON, TensorStore and Orbax
+            self._raise_unless_damaged(step, error)
             problem = f"{type(error).__name__}: {str(error)[:200]}"
-        else:
-            told = np.asarray(found.pop("digest"))
-            state = State(**found)
-            if not np.array_equal(told, digest(state)):
-                state, problem = None, "its content has changed"
-        return (state, "") if agreed(state is not None) else (None, problem)
+        if not agreed(found is not None):
+            return None, problem
+        told, state = np.asarray(found.pop("digest")), State(**found)
+        same = agreed(np.array_equal(told, digest(state)))
+        return (state, "") if same else (None, "its content has changed")
+
+    def _raise_unless_damaged(self, step: int, error: Exception) -> None:
+        """Fails where another try may succeed, so that no good checkpoint is put aside."""
+        chain = [error]
+        while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 9:
+            chain.append(cause)
+        here = [e for e in chain if isinstance(e, (OSError, MemoryError))]
+        here = [e for e in here if not isinstance(e, FileNotFoundError)]
+        found = PASSING.search(" ".join(map(str, chain)))
+        if here or found:
+            why = found[0] if found else f"{type(here[0]).__name__}: {here[0]}"
+            raise UserError(
+                f"checkpoint {step} in {self.manager.directory} cannot be read now ({why}); "
+                "nothing was moved: the same command goes on once it can"
+            ) from error
 
     def _put_aside(self, steps: list[int]) -> None:
         """Moves checkpoints out of the way, so that their steps can be saved again."""

@@ -9,6 +9,10 @@ class UserError(Exception):
     """A wrong input, told in one line: what was wrong, where, and what to do."""
 
 
+class WrongChoice(UserError):
+    """A configuration that does not go with a data set, whichever of its pictures is read."""
+
+
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command line tool and returns its exit status: 2 after a user error."""
     try:

@@ -49,7 +49,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training step on a slice; times are bounds that no step can be faster than."""
+    """A training step on a slice; times are estimates from published peaks."""
 
     topology: str
     chip: Chip  # what one device can do
@@ -303,13 +303,13 @@ BOUND = (
 
 
 def _memory_table(plan: Plan) -> list[str]:
-    memory, usable = plan.memory, plan.chip.hbm
+    memory, usable = plan.memory, USABLE * plan.chip.hbm
     rows = {
         "Parameters": memory.parameters,
         "Optimiser state": memory.optimiser,
         "Batch": memory.batch,
         "Activations, gradients, gathered parameters": memory.work,
-        f"Peak, which fits {usable / GIB:.0f} GiB": memory.peak,
+        f"Peak, of {usable / GIB:.4g} GiB that a program can use": memory.peak,
     }
     lines = [f"| {what} | {_short(size / GIB)} |" for what, size in rows.items()]
     return ["| Memory of a device | GiB |", "|---|---|", *lines]

@@ -8,13 +8,12 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from urgt_jax import chips
 from urgt_jax.config import Config, require
 from urgt_jax.model.families import structure
-from urgt_jax.model.placement import ANYWHERE, WEIGHTS, Placement
+from urgt_jax.model.placement import ANYWHERE, Placement
 
 AXES = ("data", "fsdp", "patch")
 IMAGES = ("data", "fsdp")  # along which the images of a batch are cut
@@ -67,7 +66,7 @@ def _fsdp(config: Config, devices: list) -> int:
         return 1
     leaves = jax.tree.leaves(structure(config.model)[1])
     needed = BYTES * sum(x.size for x in leaves) / (EASE * chip.hbm)
-    rest = len(devices) // config.mesh.patch
+    rest = max(len(devices) // (config.mesh.patch * max(config.mesh.data, 1)), 1)
     return next((n for n in range(1, rest) if rest % n == 0 and n >= needed), rest)
 
 
@@ -210,7 +209,7 @@ class OnMesh(Placement):
             own = PartitionSpec(*spec[1:])  # without the axis of the loop
             if spec == WHOLE or not _divides(x.shape, own, self.mesh):
                 return x
-            return checkpoint_name(_gathered(x.astype(dtype), self.mesh, own), WEIGHTS)
+            return _gathered(x.astype(dtype), self.mesh, own)
 
         return jax.tree_util.tree_map_with_path(whole, block)
 

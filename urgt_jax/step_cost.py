@@ -46,7 +46,7 @@ class StepCost:
 
 def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
     """The cost of the quickest of some steps over blocks of side x side patches of noise."""
-    mesh = sharding.mesh_of(config)
+    mesh = sharding.mesh_of(config, jax.devices()[:1])
     state = jax.block_until_ready(initial_state(config, mesh))
     batch = sharding.on_mesh(noise(config, side), mesh)
     began = time.monotonic()

@@ -1,6 +1,7 @@
 """Trains a refiner: resumes where it was, saves in the background, tells how it goes."""
 
 import argparse
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from urgt_jax import checkpoints, processes, sharding
+from urgt_jax import board, checkpoints, processes, sharding
 from urgt_jax import config as configs
-from urgt_jax.board import Board
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
 from urgt_jax.data.sources import Pictures, open_training
@@ -49,6 +49,8 @@ class Stop:
 
     def _ask(self, *_):
         self.asked = True
+        if jax.process_count() > 1:  # Ctrl-C
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def now(self, step: int) -> bool:
         """Whether to stop before this step; the same answer in all processes."""
@@ -59,6 +61,8 @@ def train(config: Config, workdir: Path) -> State:
     """Runs the configuration to its end, or until asked to stop."""
     mesh = sharding.mesh_of(config)
     pictures = open_training(config)  # fails before anything is written or compiled
+    if config.train.tensorboard:
+        board.writer()
     checkpoints.claim(workdir, config)
     saved = checkpoints.Checkpoints(workdir, config)
     stop = Stop(saved)
@@ -132,6 +136,16 @@ class Run:
         ahead = pipeline.batches(config, start, *sharding.share(self.mesh), source=self.pictures)
         told = Telling(config, self.workdir, start, self.meter)
         watch = Watch(config, pipeline.Batches(config, source=self.pictures), int(state.skipped))
+        try:
+            return self._steps(state, start, stop, ahead, told, watch)
+        finally:
+            if told.board:
+                told.board.close()
+
+    def _steps(
+        self, state: State, start: int, stop: Stop, ahead: Iterator, told: "Telling", watch: "Watch"
+    ) -> State:
+        config = self.config
         for step in range(start, config.optim.steps):
             if step > start and step % config.train.save_every == 0:
                 watch.read()
@@ -143,11 +157,9 @@ class Run:
             state, metrics, verdict = self._step(state, batch)
             watch.step(step, verdict)
             told.step(step + 1, metrics, verdict)
-            if told.board and config.train.pictures and (step + 1) % config.train.pictures == 0:
+            if config.train.pictures and (step + 1) % config.train.pictures == 0:
                 told.board.pictures(step + 1, predictions(config, self.mesh)(state.params, batch))
         watch.read()
-        if told.board:
-            told.board.close()
         return state
 
     def _next(self, ahead: Iterator) -> dict:
@@ -185,7 +197,7 @@ class Watch:
         self.pending = step, verdict
 
     def read(self) -> None:
-        """Tells of a step that was left out, or stops the run, which has changed nothing by it."""
+        """Tells of a step that was left out, which has changed nothing, or stops the run."""
         if self.pending is None:
             return
         (step, verdict), self.pending = self.pending, None
@@ -224,7 +236,7 @@ class Telling:
     def __init__(self, config: Config, workdir: Path, start: int, meter: Meter):
         self.config, self.meter, self.pending = config, meter, []
         self.log = Log(workdir, start, first())
-        self.board = Board(workdir, start, first()) if config.train.tensorboard else None
+        self.board = board.Board(workdir, start, first()) if config.train.tensorboard else None
         self.progress = Progress("train", config.optim.steps, start)
 
     def step(self, step: int, metrics: dict, verdict: Verdict) -> None:

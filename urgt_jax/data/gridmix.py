@@ -3,9 +3,10 @@
 import numpy as np
 
 from urgt_jax import grid
-from urgt_jax.config import Config, require
+from urgt_jax.config import Config
 from urgt_jax.data import priors
 from urgt_jax.data.sources import Picture, Pictures
+from urgt_jax.errors import WrongChoice
 from urgt_jax.pictures import resized
 
 Batch = dict[str, np.ndarray]
@@ -88,16 +89,15 @@ def _cut(block: Picture, config: Config, windows: grid.Grid) -> Batch:
 
 def _check_normals(block: Picture, config: Config) -> None:
     """Fails where the normals' target cannot be had."""
-    if config.loss.target == "exact":
-        require(
-            block.normal is not None,
-            f"loss.target exact: {config.data.source} has no exact normals, set it to pseudo",
+    if config.loss.target == "exact" and block.normal is None:
+        raise WrongChoice(
+            f"loss.target exact: {config.data.source} has no exact normals, set it to pseudo"
         )
-    require(
-        block.intrinsics is not None,
-        f"data.source {config.data.source} has no intrinsics, without which depth tells no "
-        "normals: give them (docs/datasets.md) or set --model.outputs depth",
-    )
+    if block.intrinsics is None:
+        raise WrongChoice(
+            f"data.source {config.data.source} has no intrinsics, without which depth tells no "
+            "normals: give them (docs/datasets.md) or set --model.outputs depth"
+        )
 
 
 def _camera(intrinsics: np.ndarray, at: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from urgt_jax.config import Config, require
 from urgt_jax.data.gridmix import Batch, block_side, patches
 from urgt_jax.data.sources import Pictures, open_training
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, WrongChoice
 
 AHEAD = 4  # batches that are prepared before they are asked for
 TRIES = 8  # pictures that are tried for a row before the run stops
@@ -65,6 +65,8 @@ class Batches:
             rng = np.random.default_rng([self.config.seed, 3, step, row])
             try:
                 return patches(self.source, index, self.config, m, rng), failed
+            except WrongChoice:
+                raise
             except (UserError, OSError) as error:
                 failed.append(Failure(index, " ".join(str(error).split())))
         raise UserError(f"{failed[0].why} (others tried instead, in vain: {len(failed) - 1})")

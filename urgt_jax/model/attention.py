@@ -40,7 +40,7 @@ def attention(
 
     It never holds an N x M matrix of a long sequence.
     """
-    of = lambda platform: _kernel(platform, q.dtype, q.shape[-1], k.shape[1]).attend  # noqa: E731
+    of = lambda platform: _kernel(platform, q.dtype, q.shape[-1], q.shape[1], k.shape[1]).attend  # noqa: E731
     default, special = of("default"), {name: of(name) for name in ("cpu", "tpu", "cuda")}
     if all(attend is default for attend in special.values()):
         return default(q, k, v)
@@ -49,10 +49,10 @@ def attention(
 
 def kernel_name(platform: str, dtype, head_size: int, tokens: int) -> str:
     """What computes attention over that many tokens on a device's platform, in a word."""
-    return _kernel(platform, dtype, head_size, tokens).name
+    return _kernel(platform, dtype, head_size, tokens, tokens).name
 
 
-def _kernel(platform: str, dtype, head_size: int, keys: int) -> Kernel:
+def _kernel(platform: str, dtype, head_size: int, queries: int, keys: int) -> Kernel:
     if keys <= SHORT:
         return DENSE
     if platform == "cpu":
@@ -251,7 +251,7 @@ def _unflat(x: Float[Array, "K M D"], like: Float[Array, "B H N E"]) -> Float[Ar
 
 
 def _cudnn(q, k, v):
-    """cuDNN's kernel, which brings its own gradients and keeps the same."""
+    """cuDNN's kernel; what it keeps for gradients has no name, so that remat runs it again."""
     out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     return checkpoint_name(out, ATTENTION)
 

@@ -89,7 +89,7 @@ def executed(config: Config, patches: int) -> Flops:
         within_attention=attention,
         across_linear=3 + again,
         across_attention=attention,
-        heads=3 + again,
+        heads=3 + (again and patches > 2),  # which are done two at a time
     )
     resampling = (2 + again) * patches * len(model.outputs) * _resampling(model)
     return replace(found, heads=found.heads + resampling)

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from urgt_jax.model.attention import ATTENTION, attention
-from urgt_jax.model.placement import ANYWHERE, WEIGHTS, placement
+from urgt_jax.model.placement import ANYWHERE, placement
 
 ROPE_BASE = 100.0
 
@@ -141,7 +141,11 @@ def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
 
 # What the backward pass computes again, by the names in the configuration.
 POLICIES = {
-    "none": jax.checkpoint_policies.save_anything_except_these_names(WEIGHTS),
+    # On a mesh: all products and attention are kept, and weights gathered again.
+    "none": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    ),
     "blocks": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(

@@ -9,7 +9,6 @@ from contextvars import ContextVar
 
 from jaxtyping import Array, Float
 
-WEIGHTS = "weights"  # the name of those that a device gathers for a while
 Kernel = Callable[..., Float[Array, "B N H D"]]
 
 
