@@ -156,7 +156,10 @@ def test_the_slowest_of_three_bounds_a_step(made):
 
 def test_a_section_tells_memory_times_and_the_command(made):
     told = plans.section(made, "python -m this")
-    assert "    python -m this\n" in told and "| Peak, of 15.75 GiB that a program can use | 5 |" in told
+    assert (
+        "    python -m this\n" in told
+        and "| Peak, of 15.75 GiB that a program can use | 5 |" in told
+    )
     assert "at least 3 s: at most 1.33 images/s and 50% of the peak" in told
     assert "| all-gather, 2 times | 1.5e-09 GB sent | 1.5 |" in told
 

@@ -146,9 +146,12 @@ def _apart(measuring: Callable, *case):
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(measuring, *case).result()
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, jax.errors.JaxRuntimeError) as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, BrokenProcessPool):
+                raise
             raise UserError(
-                f"the process for {case[0]} was killed: too little memory for so many patches?"
+                f"{case[0]} does not run here: too little memory for so many patches? "
+                f"{str(error)[:120]}"
             ) from error
 
 
