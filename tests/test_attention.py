@@ -121,6 +121,7 @@ def with_cudnn(monkeypatch):
         ("tpu", "bfloat16", 24, 1374, "blockwise"),
         ("tpu", "bfloat16", 64, 1024, "dense"),
         ("cuda", "bfloat16", 64, 1374, "cuDNN"),
+        ("cuda", "bfloat16", 64, 1029, "blockwise"),
         ("cuda", "float32", 64, 1374, "blockwise"),
         ("cpu", "bfloat16", 64, 1374, "blockwise"),
     ],

@@ -60,7 +60,8 @@ def _kernel(platform: str, dtype, head_size: int, queries: int, keys: int) -> Ke
     if platform == "tpu" and head_size % 64 == 0:  # smaller ones would fill lanes with nothing
         return SPLASH
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    fits = half and head_size % 8 == 0 and head_size <= 128
+    even = queries % 2 == keys % 2 == 0  # which cuDNN wants where there are gradients
+    fits = half and even and head_size % 8 == 0 and head_size <= 128
     if platform in ("cuda", "gpu") and fits and _cudnn_is_here():
         return CUDNN
     return BY_CHUNK
