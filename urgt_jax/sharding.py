@@ -185,6 +185,7 @@ class OnMesh(Placement):
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
         self.shards = mesh.shape["patch"]
+        self.gathers = mesh.shape["fsdp"] > 1
 
     def filled(self, patches: int) -> int:
         """The number of patches that the patch axis divides."""
@@ -201,7 +202,7 @@ class OnMesh(Placement):
         Left to itself the compiler multiplies with parts of them and passes partial sums around,
         which moves several times as much.
         """
-        if self.mesh.shape["fsdp"] == 1:
+        if not self.gathers:
             return block
 
         def whole(path, x):

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from urgt_jax.model.attention import ATTENTION, attention
-from urgt_jax.model.placement import ANYWHERE, placement
+from urgt_jax.model.placement import placement
 
 ROPE_BASE = 100.0
 
@@ -141,7 +141,7 @@ def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
 
 # What the backward pass computes again, by the names in the configuration.
 POLICIES = {
-    # On a mesh: all products and attention are kept, and weights gathered again.
+    # Where weights are gathered: all products and attention are kept, and they gathered again.
     "none": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_saveable,
         jax.checkpoint_policies.save_only_these_names(ATTENTION),
@@ -173,7 +173,7 @@ def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> list:
     place, kept = placement(), sorted(set(which))
     # Weights that are gathered for a turn are gathered again for its gradients, never kept.
     step = lambda x, block: body(x, place.held(block, x.dtype))  # noqa: E731
-    if loop.remat != "none" or place is not ANYWHERE:
+    if loop.remat != "none" or place.gathers:
         step = jax.checkpoint(step, prevent_cse=loop.unroll, policy=POLICIES[loop.remat])
     # A block writes where the next one that is kept will, so that only those stay.
     slots = np.searchsorted(kept, np.arange(kept[-1] + 1))

@@ -15,6 +15,8 @@ Kernel = Callable[..., Float[Array, "B N H D"]]
 class Placement:
     """Everything on one device, or wherever the compiler likes."""
 
+    gathers = False  # whether `held` brings a block's weights together for its turn
+
     def apart(self, network: Callable, weights, patches):
         """network(weights, patches) on arrays [B, P, ...] of patches that do not see each other."""
         return network(weights, patches)
