@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float
 
-from urgt_jax.config import UserError
+from urgt_jax.errors import UserError
 from urgt_jax.pictures import RGB, colour_normal, ramp, unit
 
 

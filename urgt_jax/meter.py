@@ -13,7 +13,7 @@ from urgt_jax import chips
 from urgt_jax.config import Config
 from urgt_jax.model import flops
 
-LOSSES = ("data", "compiling", "saving")  # what a step may have to wait for
+WAITS = ("data", "compiling", "saving")  # what a step may have to wait for
 
 
 class Meter:
@@ -29,7 +29,7 @@ class Meter:
         self.since = time.monotonic()
         self.images = self.patches = 0
         self.flops = 0.0
-        self.lost = dict.fromkeys(LOSSES, 0.0)
+        self.lost = dict.fromkeys(WAITS, 0.0)
 
     @contextmanager
     def losing(self, what: str) -> Iterator[None]:
@@ -83,6 +83,6 @@ def line(values: dict[str, float]) -> str:
         parts.append(f"{values['utilisation']:.1%} of peak")
     limit = f" of {values['memory_limit_gb']:.3g}" if "memory_limit_gb" in values else ""
     parts.append(f"{values['memory_gb']:.3g}{limit} GB")
-    lost = {what: values[f"lost_to_{what}"] for what in LOSSES}
+    lost = {what: values[f"lost_to_{what}"] for what in WAITS}
     told = ", ".join(f"{what} {share:.0%}" for what, share in lost.items() if share >= 0.005)
     return "  ".join([*parts, f"lost: {told}"] if told else parts)

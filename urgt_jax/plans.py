@@ -18,10 +18,11 @@ from jax.sharding import Mesh
 
 from urgt_jax import chips, grid, hlo, sharding
 from urgt_jax.chips import GB, GIB, TERA, Chip
-from urgt_jax.config import Config, UserError, changed, require
+from urgt_jax.config import Config, changed, require
 from urgt_jax.data import gridmix
 from urgt_jax.data.priors import Fit
 from urgt_jax.data.sources import Picture
+from urgt_jax.errors import UserError
 from urgt_jax.log import duration
 from urgt_jax.model import flops
 from urgt_jax.step import Batch, abstract_state, state_shardings, train_step

@@ -23,7 +23,7 @@ LOST = (
     "with the same command: the run goes on from its last checkpoint"
 )
 # How a runtime's error tells of another process, rather than of this one's memory or program.
-LOSSES = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection|Gloo")
+SIGNS = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection|Gloo")
 _watches: list[subprocess.Popen] = []  # of this process, if it is one of several
 
 
@@ -79,7 +79,7 @@ def run(command: Callable[[], None]) -> None:
     try:
         status = exit_status(command)
     except jax.errors.JaxRuntimeError as error:
-        if not _watches or not LOSSES.search(str(error)):
+        if not _watches or not SIGNS.search(str(error)):
             raise
         print(f"error: {str(error).splitlines()[0][:300]}: {LOST}", file=sys.stderr)
         status = 3

@@ -34,7 +34,7 @@ from urgt_jax.inference import Refiner
 from urgt_jax.log import Progress
 from urgt_jax.meter import peak_memory
 from urgt_jax.model.families import structure
-from urgt_jax.model.refiner import SPECIAL
+from urgt_jax.model.refiner import tokens_of
 from urgt_jax.step import Stages
 from urgt_jax.step_cost import StepCost, measure_step
 
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _pass(told: argparse.Namespace, size: str, patches: int) -> Cost:
-    return _apart(measure, size, patches, told.dtype, told.repeat)
+    return _apart(patches, measure, size, patches, told.dtype, told.repeat)
 
 
 def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) -> StepCost:
@@ -101,7 +101,7 @@ def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) 
     )
     model = replace(SIZES[size], dtype=told.dtype)
     config = override(Config(model=model, data=Data(batch=1)), fields)
-    return _apart(measure_step, size, config, side, told.repeat)
+    return _apart(patches, measure_step, size, config, side, told.repeat)
 
 
 def _plan(told: argparse.Namespace, fields: list[str]) -> None:
@@ -140,19 +140,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _apart(measuring: Callable, *case):
+def _apart(patches: int, measuring: Callable, size: str, *case):
     """The cost, measured in a new process."""
+    lack = f"{size} with {patches} patches does not run here: too little memory?"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(measuring, *case).result()
-        except (BrokenProcessPool, jax.errors.JaxRuntimeError) as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, BrokenProcessPool):
+            return pool.submit(measuring, size, *case).result()
+        except BrokenProcessPool as error:
+            raise UserError(f"{lack} The process was killed") from error
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise UserError(
-                f"{case[0]} does not run here: too little memory for so many patches? "
-                f"{str(error)[:120]}"
-            ) from error
+            raise UserError(f"{lack} {str(error)[:120]}") from error
 
 
 def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
@@ -180,11 +180,9 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
         compiling = sum(part.compiling for part in parts)
         found.append((_clocks() - before - compiling, compiling[1], [p.running[0] for p in parts]))
     (cpu, wall), _, (encode, attend, heads) = min(found, key=lambda one: one[0][0])
-    rows, cols = model.tokens
     return Cost(
         size, dtype, sum(x.size for x in jax.tree.leaves(refiner.params)), patches,
-        patches * (SPECIAL + rows * cols), found[0][1], cpu, wall, encode, attend, heads,
-        peak_memory(),
+        patches * tokens_of(model), found[0][1], cpu, wall, encode, attend, heads, peak_memory(),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from urgt_jax.log import Log, Progress, duration
 from urgt_jax.meter import Meter
 from urgt_jax.meter import line as meter_line
 from urgt_jax.model.attention import kernel_name
-from urgt_jax.model.refiner import SPECIAL
+from urgt_jax.model.refiner import tokens_of
 from urgt_jax.optim import averaged
 from urgt_jax.processes import first, say
 from urgt_jax.step import METRICS, State, Verdict, initial_state, predictions, train_step
@@ -98,8 +98,7 @@ def _first_state(config: Config, mesh: Mesh) -> State:
 
 def _kernel(config: Config, mesh: Mesh) -> str:
     """What computes attention within a patch and across the largest block of patches."""
-    model, rows_cols = config.model, config.model.tokens
-    tokens = SPECIAL + rows_cols[0] * rows_cols[1]
+    model, tokens = config.model, tokens_of(config.model)
     most = max(sharding.sides(config)) ** 2 if model.cross else 1
     platform, size = mesh.devices.flat[0].platform, model.width // model.heads
     names = [kernel_name(platform, model.dtype, size, tokens * count) for count in (1, most)]

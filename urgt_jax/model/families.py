@@ -53,12 +53,16 @@ def build(network, seed: int) -> nnx.Module:
 @cache
 def structure(network):
     """Any family's network without its weights, and the weights' shapes."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(network, 0)), nnx.Param)
+    graph, state = _abstract(network)
     return graph, nnx.to_pure_dict(state)
 
 
 def assemble(network, params: dict) -> nnx.Module:
     """The network with these weights."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(network, 0)), nnx.Param)
+    graph, state = _abstract(network)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
+
+
+def _abstract(network):
+    return nnx.split(nnx.eval_shape(lambda: build(network, 0)), nnx.Param)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from urgt_jax.config import TOKEN, Config, Model
 from urgt_jax.model.dpt import DETAIL
-from urgt_jax.model.refiner import CHANNELS, SPECIAL
+from urgt_jax.model.refiner import CHANNELS, tokens_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def forward(model: Model, patches: int) -> Flops:
     """Operations of a forward pass over one picture of that many patches."""
     lattice = model.tokens[0] * model.tokens[1]
     encoder, width = model.encoder, model.width
-    seen, tokens = lattice + 1 + encoder.registers, lattice + SPECIAL
+    seen, tokens = lattice + 1 + encoder.registers, tokens_of(model)
     pairs = max(model.layers) + 1  # later ones are not run
     keys = tokens * patches if model.cross else tokens
     pixels = TOKEN * TOKEN * (3 + sum(CHANNELS.values()))  # of the picture and its coarse maps
@@ -81,6 +81,7 @@ def executed(config: Config, patches: int) -> Flops:
     """
     model, again = config.model, config.model.remat != "none"
     attention = 3.5 + (model.remat == "blocks")
+    heads_again = again and patches > 2  # with remat they are done two at a time
     found = forward(model, patches).times(
         3,
         encoder_linear=(3 if config.optim.encoder else 2) + again,
@@ -89,9 +90,9 @@ def executed(config: Config, patches: int) -> Flops:
         within_attention=attention,
         across_linear=3 + again,
         across_attention=attention,
-        heads=3 + (again and patches > 2),  # which are done two at a time
+        heads=3 + heads_again,
     )
-    resampling = (2 + again) * patches * len(model.outputs) * _resampling(model)
+    resampling = (2 + heads_again) * patches * len(model.outputs) * _resampling(model)
     return replace(found, heads=found.heads + resampling)
 
 

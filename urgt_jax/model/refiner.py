@@ -24,6 +24,12 @@ CHANNELS = {"depth": 1, "normal": 3}  # of what each head predicts, beside its c
 HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a head works on at a time, to bound memory
 
 
+def tokens_of(c: Model) -> int:
+    """Tokens of a patch, camera token and registers included."""
+    rows, cols = c.tokens
+    return SPECIAL + rows * cols
+
+
 class Offsets(NamedTuple):
     """What a head adds to its prior, and how sure it is (1 and above)."""
 
