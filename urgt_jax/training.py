@@ -3,7 +3,7 @@
 import argparse
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -70,12 +70,14 @@ def train(config: Config, workdir: Path) -> State:
     start = int(state.step)
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
-        run = Run(config, workdir, mesh, pictures, saved)
+        run = Run(config, workdir, mesh, pictures, saved, state)
         try:
-            state = run.go(state, start, stop)
+            state = run.go(state, stop)
         except UserError:
             saved.wait()  # for what is on its way to the disk
             raise
+        finally:
+            run.told.close()
     done = int(state.step)
     saved.save(state, done)
     saved.close()
@@ -121,38 +123,27 @@ class Run:
 
     def __init__(
         self, config: Config, workdir: Path, mesh: Mesh, pictures: Pictures,
-        saved: checkpoints.Checkpoints,
+        saved: checkpoints.Checkpoints, state: State,
     ):  # fmt: skip
-        self.config, self.mesh, self.pictures, self.saved = config, mesh, pictures, saved
-        self.workdir = workdir
+        self.config, self.mesh, self.saved, self.start = config, mesh, saved, int(state.step)
+        self.ahead = pipeline.batches(config, self.start, *sharding.share(mesh), source=pictures)
         self.unread = pipeline.Unread(config, pictures)
+        self.watch = Watch(config, pipeline.Batches(config, source=pictures), int(state.skipped))
         self.meter = Meter(config, mesh)
+        self.told = Telling(config, workdir, self.start, self.meter)
         self.compiled: dict[int, Callable] = {}  # by patches of a picture
 
-    def go(self, state: State, start: int, stop: Stop) -> State:
+    def go(self, state: State, stop: Stop) -> State:
         """Steps until the end; what one gives is read while the next one runs."""
-        config = self.config
-        ahead = pipeline.batches(config, start, *sharding.share(self.mesh), source=self.pictures)
-        told = Telling(config, self.workdir, start, self.meter)
-        watch = Watch(config, pipeline.Batches(config, source=self.pictures), int(state.skipped))
-        try:
-            return self._steps(state, start, stop, ahead, told, watch)
-        finally:
-            if told.board:
-                told.board.close()
-
-    def _steps(
-        self, state: State, start: int, stop: Stop, ahead: Iterator, told: "Telling", watch: "Watch"
-    ) -> State:
-        config = self.config
-        for step in range(start, config.optim.steps):
-            if step > start and step % config.train.save_every == 0:
+        config, told, watch = self.config, self.told, self.watch
+        for step in range(self.start, config.optim.steps):
+            if step > self.start and step % config.train.save_every == 0:
                 watch.read()
                 with self.meter.losing("saving"):
                     self.saved.save(state, step)
             if stop.now(step):
                 break
-            batch = self._next(ahead)
+            batch = self._next()
             state, metrics, verdict = self._step(state, batch)
             watch.step(step, verdict)
             told.step(step + 1, metrics, verdict)
@@ -161,10 +152,10 @@ class Run:
         watch.read()
         return state
 
-    def _next(self, ahead: Iterator) -> dict:
+    def _next(self) -> dict:
         """The next batch, on its way to the devices."""
         with self.meter.losing("data"):
-            batch = next(ahead)
+            batch = next(self.ahead)
         for line in self.unread.take(batch):
             say(line, everyone=True)
         images, patches = batch["valid"].shape[:2]
@@ -260,6 +251,11 @@ class Telling:
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         left = duration(self.progress.left(step))
         say(f"step {step}/{self.config.optim.steps}  {terms}  {meter_line(cost)}  {left} left")
+
+    def close(self) -> None:
+        """Ends what is written for TensorBoard."""
+        if self.board:
+            self.board.close()
 
 
 def main() -> None:
