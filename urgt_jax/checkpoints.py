@@ -142,6 +142,8 @@ class Checkpoints:
         """Tells in one line what went wrong while a checkpoint was written."""
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # of devices or other processes, not of the disk
+            raise
         except Exception as error:
             found = re.search(
                 r"No space left|quota exceeded|Read-only|Permission|too large", str(error)
