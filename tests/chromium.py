@@ -116,10 +116,19 @@ class Chromium:
     def wait(self, script: str) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + PATIENCE
-        while not self.run(script):
+        while not self._holds(script):
             if time.monotonic() > end:
                 raise TimeoutError(script)
             time.sleep(0.02)
+
+    def _holds(self, script: str) -> bool:
+        try:
+            return bool(self.run(script))
+        except RuntimeError as error:
+            # A page that is being left answers with an error: the next one is asked again.
+            if "navigated" not in str(error) and "execution context" not in str(error).lower():
+                raise
+            return False
 
     def resize(self, width: int, height: int, phone: bool = False) -> None:
         """The size of the window, CSS pixels."""

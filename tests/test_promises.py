@@ -97,7 +97,7 @@ def test_twenty_kills_at_any_moment_change_no_bit(short, tmp_path):
     """Saves so often that many of them are cut off."""
     often = dataclasses.replace(
         short, train=dataclasses.replace(short.train, save_every=1),
-        optim=dataclasses.replace(short.optim, steps=200),
+        optim=dataclasses.replace(short.optim, steps=120),
     )  # fmt: skip
     _train(often, tmp_path, "alone")
     moments, resumed, cut = random.Random(0), 0, 0
