@@ -27,6 +27,23 @@ def test_positions_of_touching_patches_make_one_lattice():
     ]
 
 
+@pytest.mark.parametrize(
+    "size,rows,cols",
+    [
+        ((2160, 3840), 4, 7),
+        ((4320, 7680), 8, 15),
+        ((300, 200), 1, 1),
+        ((8, 9), 1, 1),
+        ((8640, 15360), 12, 21),  # 17 x 30 would be 510
+        ((600, 10**6), 1, 256),
+    ],
+)
+def test_a_grid_of_0_x_0_shows_the_picture_at_its_own_resolution(size, rows, cols):
+    assert grid.split_of(size, (0, 0), (518, 518)) == (rows, cols)
+    assert grid.split_of(size, (3, 5), (518, 518)) == (3, 5)
+    assert rows * cols <= grid.GRID_LIMIT and grid.cover(*size, rows, cols).count == rows * cols
+
+
 def test_a_grid_finer_than_the_picture_is_told():
     with pytest.raises(UserError, match="grid of 9 x 2"):
         grid.cover(8, 8, 9, 2)

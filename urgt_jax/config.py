@@ -189,20 +189,28 @@ class Prior:
     """What is known coarsely, and for scenes how the truth is degraded into it."""
 
     kind: Literal["disparity", "depth"] = "disparity"  # relative disparity in [0, 1], or metres
+    # What follows is drawn for every picture, between two numbers.
     lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse network's map, pixels
     blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, in coarse pixels (standard deviation)
-    displace: float = 0.25  # how far edges are displaced, in coarse pixels (standard deviation)
-    grain: float = 0.12  # noise of a coarse pixel (deviation as a share of the mean disparity)
-    rough: float = 10.0  # noise of a coarse pixel's normal, degrees
-    distort: float = 0.015  # low-frequency distortion of depth (standard deviation of log depth)
-    tilt: float = 3.0  # low-frequency distortion of normals, degrees
+    displace: tuple[float, float] = (0.25, 0.25)  # edges' displacement, coarse pixels (deviation)
+    grain: tuple[float, float] = (0.12, 0.12)  # noise of a coarse pixel, share of mean disparity
+    rough: tuple[float, float] = (10.0, 10.0)  # noise of a coarse pixel's normal, degrees
+    distort: tuple[float, float] = (
+        0.015,
+        0.015,
+    )  # low-frequency distortion, deviation of log depth
+    tilt: tuple[float, float] = (3.0, 3.0)  # low-frequency distortion of normals, degrees
+    vary: float = 0.0  # share of pictures that are degraded in other ways (priors.WAYS)
 
     def __post_init__(self) -> None:
-        for name in ("lines", "blur"):
+        for name in ("lines", "blur", "displace", "grain", "rough", "distort", "tilt"):
             low, high = getattr(self, name)
-            require(0 < low <= high, f"prior.{name} {(low, high)} must be a rising pair above 0")
-        for name in ("displace", "grain", "rough", "distort", "tilt"):
-            require(getattr(self, name) >= 0, f"prior.{name} must not be negative")
+            least = "above 0" if name in ("lines", "blur") else "of at least 0"
+            require(
+                0 <= low <= high and (low > 0 or least != "above 0"),
+                f"prior.{name} {(low, high)} must be a rising pair {least}",
+            )
+        require(0 <= self.vary <= 1, f"prior.vary {self.vary} is out of range [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -228,13 +236,14 @@ class Data:
     batch: int = 4  # images in a step, over all hosts (at M = 4 when filled by patches)
     fill: Literal["images", "patches"] = "images"  # what stays the same from step to step
     max_depth: float = 80.0  # beyond this depth a pixel is invalid, metres
+    jitter: float = 0.0  # how much pictures' colours are changed in training; 1 is much
     workers: int = 0  # processes that prepare batches; 0 uses threads of this one
     threads: int = 2  # threads that prepare batches in each process
     unreadable: int = 10  # pictures that may fail to be read before a run stops
 
     def __post_init__(self) -> None:
         _positive("data", self, "scenes", "batch", "max_depth", "threads")
-        for name in ("workers", "unreadable"):
+        for name in ("workers", "unreadable", "jitter"):
             value = getattr(self, name)
             require(value >= 0, f"data.{name} {value} must not be negative")
         require(
@@ -260,14 +269,17 @@ class Loss:
     """Weights of the loss terms; the paper names the terms and leaves the weights open."""
 
     depth: float = 1.0  # all of the depth terms
+    # Of depth: squared as the paper has it, or absolute in proportion to the truth, which leaves
+    # edges sharper where they are uncertain and counts far things as much as near ones.
+    error: Literal["squared", "relative"] = "squared"
     gradient: float = 1.0  # gradient matching, within depth
     normal: float = 1.0  # all of the normal terms
     alignment: float = 1.0  # squared distance of unit normals, within normal
     target: Literal["pseudo", "exact"] = "pseudo"  # normals from true depth, or a scene's own
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self)[:4]:
-            require(getattr(self, f.name) >= 0, f"loss.{f.name} must not be negative")
+        for name in ("depth", "gradient", "normal", "alignment"):
+            require(getattr(self, name) >= 0, f"loss.{name} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -317,7 +329,7 @@ class Eval:
     """How a model is scored."""
 
     images: int = 0  # pictures that are scored at most; 0 takes all of a data set, 200 scenes
-    grid: tuple[int, int] = (4, 4)  # rows and columns of patches
+    grid: tuple[int, int] = (4, 4)  # rows and columns of patches; 0 0 fits them to each picture
     overlap: float = 0.0  # share of a patch that its neighbour sees too
     align: Literal["prior", "none", "disparity"] = "prior"  # of depth to truth before it is scored
     fidelity: Literal["exact", "official"] = "exact"  # as the paper has it, or the released code
@@ -326,7 +338,10 @@ class Eval:
     def __post_init__(self) -> None:
         require(self.images >= 0, f"eval.images {self.images} must not be negative")
         require(self.examples >= 0, f"eval.examples {self.examples} must not be negative")
-        require(min(self.grid) >= 1, f"eval.grid {self.grid} must be at least 1 1")
+        require(
+            min(self.grid) >= 1 or self.grid == (0, 0),
+            f"eval.grid {self.grid} must be at least 1 1, or 0 0 to fit each picture",
+        )
         require(0 <= self.overlap < 1, f"eval.overlap {self.overlap} is out of range [0, 1)")
 
 

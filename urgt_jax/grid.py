@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from urgt_jax.errors import UserError
+
+GRID_LIMIT = 256  # patches of a grid that is fitted to a picture, at most
+STRIP = 256  # rows of a picture that are worked on at a time, at most
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,22 @@ def cover(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -
     return Grid((height, width), (high, wide), tops, lefts)
 
 
+def split_of(
+    size: tuple[int, int], asked: tuple[int, int], process: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns as asked, or for (0, 0) those that show a picture at its own resolution.
+
+    They are at most `GRID_LIMIT` patches: beyond it both are scaled down alike.
+    """
+    if tuple(asked) != (0, 0):
+        return tuple(asked)
+    rows, cols = (max(round(side / p), 1) for side, p in zip(size, process, strict=True))
+    if rows * cols > GRID_LIMIT:
+        scale = (GRID_LIMIT / (rows * cols)) ** 0.5
+        rows, cols = (max(int(n * scale), 1) for n in (rows, cols))
+    return min(rows, GRID_LIMIT), min(cols, GRID_LIMIT)
+
+
 def block(height: int, width: int, m: int, row: int, col: int) -> Grid:
     """GridMix's block of m x m patches, each a quarter of the picture's sides."""
     full = cover(height, width, 4, 4)
@@ -85,15 +105,38 @@ def place(
     patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "H W C"]:
     """The picture that windows make together, where they overlap averaged with the weight."""
-    total, weights = None, np.zeros((*grid.picture, 1), np.float32)
-    for k, patch in zip(range(grid.count), patches, strict=True):
-        if total is None:
-            total = np.zeros((*grid.picture, patch.shape[-1]), np.float32)
-        here = grid.window(k)
-        total[here] += patch * weight[..., None]
-        weights[here] += weight[..., None]
-    total /= weights
-    return total
+    whole = None
+    for rows, strip in strips(patches, grid, weight):
+        whole = np.empty((*grid.picture, strip.shape[-1]), np.float32) if whole is None else whole
+        whole[rows] = strip
+    return whole
+
+
+def strips(
+    patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
+) -> Iterator[tuple[slice, Float[np.ndarray, "r W C"]]]:
+    """Rows of what `place` makes, from the top, each as soon as no later window reaches it.
+
+    No more is held than a row of windows, which must cover the picture without a gap.
+    """
+    (high, wide), weight = grid.patch, weight[..., None]
+    total, weights = None, np.zeros((high, grid.picture[1], 1), np.float32)
+    patches = iter(patches)
+    for top, below in pairwise((*grid.tops, grid.picture[0])):
+        for left in grid.lefts:
+            patch = next(patches)
+            if total is None:
+                total = np.zeros((*weights.shape[:2], patch.shape[-1]), np.float32)
+            here = slice(left, left + wide)
+            total[:, here] += patch * weight
+            weights[:, here] += weight
+        done = below - top
+        for row in range(0, done, STRIP):
+            rows = slice(row, min(row + STRIP, done))
+            yield slice(top + rows.start, top + rows.stop), total[rows] / weights[rows]
+        for x in (total, weights):
+            x[: high - done] = x[done:]
+            x[high - done :] = 0
 
 
 def centre_weight(height: int, width: int) -> np.ndarray:

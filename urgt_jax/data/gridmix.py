@@ -5,6 +5,7 @@ import numpy as np
 from urgt_jax import grid
 from urgt_jax.config import Config
 from urgt_jax.data import priors
+from urgt_jax.data.augment import jitter
 from urgt_jax.data.sources import Picture, Pictures
 from urgt_jax.errors import WrongChoice
 from urgt_jax.pictures import resized
@@ -39,7 +40,10 @@ def patches(
     flip = rng.random() < 0.5
     height, width = pictures.size(index)
     row, col = rng.integers(0, 5 - m, 2)
-    return block_of(pictures, index, config, grid.block(height, width, m, row, col), flip)
+    batch = block_of(pictures, index, config, grid.block(height, width, m, row, col), flip)
+    if config.data.jitter:
+        batch["image"] = jitter(batch["image"], rng, config.data.jitter)
+    return batch
 
 
 def block_of(

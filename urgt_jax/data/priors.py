@@ -3,10 +3,11 @@
 Everything here is numpy, since it runs in workers that must not touch an accelerator.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from urgt_jax.config import Prior
@@ -17,18 +18,22 @@ NEAREST = 1e-3  # metres; what is nearer is no depth (PatchFusion's valid mask)
 
 def shrink(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Area average of a [H, W] float map."""
-    return np.asarray(Image.fromarray(x, "F").resize(size[::-1], Image.Resampling.BOX))
+    return _resized(x, size, Image.Resampling.BOX)
 
 
 def enlarge(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear enlargement of a [H, W] float map, pixel centres at one half."""
-    return np.asarray(Image.fromarray(x, "F").resize(size[::-1], Image.Resampling.BILINEAR))
+    return _resized(x, size, Image.Resampling.BILINEAR)
+
+
+def _resized(x: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(x.astype(np.float32), "F").resize(size[::-1], how))
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
     """Noise of unit deviation whose features are a `cells`-th of the picture."""
     knots = rng.standard_normal((cells + 1, cells + 1)).astype(np.float32)
-    return np.asarray(Image.fromarray(knots, "F").resize(size[::-1], Image.Resampling.BICUBIC))
+    return _resized(knots, size, Image.Resampling.BICUBIC)
 
 
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -62,42 +67,211 @@ def _warp(x: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return upper * (1 - down) + lower * down
 
 
+class Coarse(NamedTuple):
+    """Disparity, 1 / metres, and normals of any length on the coarse network's lattice."""
+
+    disparity: Float[np.ndarray, "h w"]
+    normal: Float[np.ndarray, "h w 3"]
+
+    def each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Coarse":
+        """The same change of all four maps."""
+        normal = [change(self.normal[..., i]).astype(np.float32) for i in range(3)]
+        return Coarse(change(self.disparity).astype(np.float32), np.stack(normal, -1))
+
+
 def degrade(
-    depth: np.ndarray,
-    normal: np.ndarray,
-    valid: np.ndarray,
+    depth: Float[np.ndarray, "H W"],
+    normal: Float[np.ndarray, "H W 3"],
+    valid: Bool[np.ndarray, "H W"],
     prior: Prior,
     rng: np.random.Generator,
     max_depth: float,
-) -> tuple[np.ndarray, np.ndarray]:
+    image: UInt8[np.ndarray, "H W 3"] | None = None,
+) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W 3"]]:
     """Coarse depth (in the prior's unit) and unit normals as a small network would see the picture.
 
-    Low resolution, thin things lost, edges displaced and blurred, noise, low-frequency distortion.
+    What is not valid counts as sky, as far as max_depth; holes must be filled before (`complete`).
     """
-    size = depth.shape
-    factor = np.exp(rng.uniform(*np.log(prior.lines))) / size[0]
-    small = tuple(min(max(3, round(n * factor)), n) for n in size)
-    flow = [prior.displace * blur(rng.standard_normal(small), 2.0) * 7.0 for _ in range(2)]
-    flow = np.stack(flow)  # blurring by 2 pixels leaves about a seventh of the deviation
-    sigma = rng.uniform(*prior.blur)
+    truth = np.where(valid, 1 / np.maximum(depth, NEAREST), 1 / max_depth).astype(np.float32)
+    ways = [way for way in WAYS if way is not _texture or image is not None]
+    varied = prior.vary > 0 and rng.random() < prior.vary
+    way = ways[rng.integers(len(ways))] if varied else _network
+    lines = np.exp(rng.uniform(*np.log(prior.lines)))
+    found = way(_Draw(prior, rng, lines, image), Coarse(truth, normal))
+    return encode(np.maximum(found.disparity, 0), prior, max_depth), unit(found.normal)
 
-    def soften(x):
-        x = median(_warp(shrink(x.astype(np.float32), small), flow))
-        return blur(x, sigma).astype(np.float32)
 
-    disparity = soften(np.where(valid, 1 / np.maximum(depth, 1e-3), 1 / max_depth))
-    wave = smooth_noise(rng, small, int(rng.integers(2, 5)))
+class _Draw(NamedTuple):
+    """What the ways of degrading draw from."""
+
+    prior: Prior
+    rng: np.random.Generator
+    lines: float
+    image: np.ndarray | None
+
+    def one(self, name: str) -> float:
+        """A strength of the prior's."""
+        return float(self.rng.uniform(*getattr(self.prior, name)))
+
+    def small(self, size: tuple[int, int], times: float = 1.0) -> tuple[int, int]:
+        """The size of a map of so many times the coarse network's lines."""
+        factor = self.lines * times / size[0]
+        return tuple(min(max(3, round(n * factor)), n) for n in size)
+
+
+def _distorted(draw: _Draw, maps: Coarse, grain: np.ndarray, rough: np.ndarray) -> Coarse:
+    """Maps with low-frequency errors, and with noise of unit deviation times their strengths."""
+    size, rng = maps.disparity.shape, draw.rng
+    wave = smooth_noise(rng, size, int(rng.integers(2, 5)))
     # What learns from disparity errs by as much in the distance as nearby, not in proportion.
-    grain = prior.grain * disparity.mean() * rng.standard_normal(small)
-    disparity = np.maximum(disparity * np.exp(prior.distort * wave) + grain, 0)
-    disparity = enlarge(disparity.astype(np.float32), size)
-    coarse = np.stack([soften(normal[..., i]) for i in range(3)], -1)
-    tilt = np.stack([smooth_noise(rng, small, 3) for _ in range(2)], -1)
-    coarse[..., :2] += np.float32(np.radians(prior.tilt)) * tilt
-    rough = rng.standard_normal(coarse.shape, np.float32)
-    coarse += np.float32(np.radians(prior.rough)) * rough
-    coarse = np.stack([enlarge(coarse[..., i], size) for i in range(3)], -1)
-    return encode(disparity, prior, max_depth), unit(coarse)
+    grain = draw.one("grain") * maps.disparity.mean() * grain
+    disparity = maps.disparity * np.exp(draw.one("distort") * wave) + grain
+    tilt = np.stack([smooth_noise(rng, size, 3) for _ in range(2)], -1)
+    normal = maps.normal + np.float32(np.radians(draw.one("rough"))) * rough
+    normal[..., :2] += np.float32(np.radians(draw.one("tilt"))) * tilt
+    return Coarse(np.maximum(disparity, 0).astype(np.float32), normal)
+
+
+def _network(draw: _Draw, maps: Coarse) -> Coarse:
+    """Low resolution, thin things lost, edges displaced and blurred, noise of every pixel."""
+    size, rng = maps.disparity.shape, draw.rng
+    small, displace = draw.small(size), draw.one("displace")
+    # Blurring by 2 pixels leaves about a seventh of the deviation.
+    flow = [displace * blur(rng.standard_normal(small), 2.0) * 7.0 for _ in range(2)]
+    flow, sigma = np.stack(flow), draw.one("blur")
+    maps = maps.each(lambda x: blur(median(_warp(shrink(x, small), flow)), sigma))
+    grain, rough = rng.standard_normal(small), rng.standard_normal((*small, 3), np.float32)
+    return _distorted(draw, maps, grain, rough).each(lambda x: enlarge(x, size))
+
+
+def _plain(draw: _Draw, maps: Coarse) -> Coarse:
+    """A good map of low resolution: averages, bicubically enlarged."""
+    size = maps.disparity.shape
+    small = draw.small(size)
+    return maps.each(lambda x: _resized(shrink(x, small), size, Image.Resampling.BICUBIC))
+
+
+def _finely(draw: _Draw, maps: Coarse, change: Callable[[Coarse], Coarse]) -> Coarse:
+    """Changed and blurred at four times the coarse lines, where a coarse pixel is four pixels."""
+    size = maps.disparity.shape
+    fine = draw.small(size, 4.0)
+    step, sigma = fine[0] / draw.small(size)[0], draw.one("blur")
+    maps = change(maps.each(lambda x: shrink(x, fine))).each(lambda x: blur(x, sigma * step))
+    noise = [_correlated(draw.rng, fine, step * draw.rng.uniform(0.4, 1.0)) for _ in range(4)]
+    maps = _distorted(draw, maps, noise[0] * 0.5, np.stack(noise[1:], -1) * 0.5)
+    return maps.each(lambda x: enlarge(x, size))
+
+
+def _correlated(rng: np.random.Generator, size: tuple[int, int], sigma: float) -> np.ndarray:
+    """Noise of unit deviation, alike over `sigma` pixels."""
+    noise = blur(rng.standard_normal(size, np.float32), sigma)
+    return noise / max(float(noise.std()), 1e-6)
+
+
+def _smooth(draw: _Draw, maps: Coarse) -> Coarse:
+    """Blur alone, with noise that is alike over several pixels."""
+    return _finely(draw, maps, lambda fine: fine)
+
+
+def _bleeding(draw: _Draw, maps: Coarse) -> Coarse:
+    """Things too fat, or too thin."""
+    radius, sign = int(draw.rng.integers(1, 5)), draw.rng.choice([-1, 1])
+    return _finely(draw, maps, lambda fine: extreme(fine, radius, sign))
+
+
+def _missing(draw: _Draw, maps: Coarse) -> Coarse:
+    """Whole things left out, here and there: what is smaller than a square, if it is nearer."""
+    radius = int(draw.rng.integers(4, 13))
+
+    def change(fine: Coarse) -> Coarse:
+        opened = extreme(extreme(fine, radius, -1), radius, 1)
+        gone = smooth_noise(draw.rng, fine.disparity.shape, 5) > draw.rng.uniform(-0.8, 0.5)
+        normal = np.where(gone[..., None], opened.normal, fine.normal)
+        return Coarse(np.where(gone, opened.disparity, fine.disparity), normal)
+
+    return _finely(draw, maps, change)
+
+
+def _blotchy(draw: _Draw, maps: Coarse) -> Coarse:
+    """Piecewise flat: blocks of a coarse pixel, in few levels of disparity."""
+    size, levels = maps.disparity.shape, int(draw.rng.integers(10, 40))
+    small = draw.small(size)
+    coarse = maps.each(lambda x: _resized(shrink(x, small), size, Image.Resampling.NEAREST))
+    low, high = coarse.disparity.min(), coarse.disparity.max()
+    step = np.float32(max((high - low) / levels, 1e-8))
+    disparity = np.round((coarse.disparity - low) / step) * step + low
+    rough = np.radians(draw.one("rough")) * draw.rng.standard_normal((*small, 3))
+    rough = [enlarge(rough[..., i].astype(np.float32), size) for i in range(3)]
+    return Coarse(disparity, coarse.normal + np.stack(rough, -1))
+
+
+def _texture(draw: _Draw, maps: Coarse) -> Coarse:
+    """The usual way, with some of the picture's own texture copied into disparity."""
+    found, size = _network(draw, maps), maps.disparity.shape
+    fine = draw.small(size, 4.0)
+    light = shrink(draw.image.astype(np.float32).mean(-1) / 255, fine)
+    detail = light - blur(light, 6.0)
+    detail = detail * (draw.rng.uniform(-0.25, 0.25) / max(float(light.std()), 0.05))
+    return found._replace(disparity=found.disparity * (1 + enlarge(detail, size)))
+
+
+WAYS = (_plain, _smooth, _bleeding, _blotchy, _texture, _missing)
+
+
+def extreme(maps: Coarse, radius: int, sign: int) -> Coarse:
+    """The nearest (sign 1) or farthest (-1) of a square around every pixel, with its normal."""
+    best, winner = sign * maps.disparity, np.arange(maps.disparity.size).reshape(maps[0].shape)
+    for axis in (0, 1):
+        pads = [(radius, radius) if a == axis else (0, 0) for a in (0, 1)]
+        values, places = (np.pad(x, pads, "edge") for x in (best, winner))
+        for k in range(2 * radius + 1):
+            rows = (slice(None),) * axis + (slice(k, k + best.shape[axis]),)
+            better = values[rows] > best
+            best = np.where(better, values[rows], best)
+            winner = np.where(better, places[rows], winner)
+    return Coarse(sign * best, maps.normal.reshape(-1, 3)[winner])
+
+
+def complete(
+    disparity: Float[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W"]:
+    """Disparity with its holes filled from around them, by averages at ever coarser scales."""
+    known = valid & np.isfinite(disparity)
+    if known.all() or not known.any():
+        return np.where(known, disparity, 0).astype(np.float32)
+    total = np.where(known, disparity, 0).astype(np.float32)
+    return _filled(total, known.astype(np.float32))
+
+
+def _filled(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted sums over their weights; where there is no weight, from the next scale."""
+    mean = total / np.maximum(weight, np.float32(1e-12))
+    if (weight > 0).all():
+        return mean
+    half = tuple((n + 1) // 2 for n in weight.shape)
+    pads = [(0, 2 * n - m) for n, m in zip(half, weight.shape, strict=True)]
+    fold = lambda x: np.pad(x, pads).reshape(half[0], 2, half[1], 2).mean((1, 3))  # noqa: E731
+    wide = enlarge(_filled(fold(total), fold(weight)), tuple(2 * n for n in half))
+    return np.where(weight > 0, mean, wide[: weight.shape[0], : weight.shape[1]])
+
+
+STRENGTHS = {
+    # A good network's map of a hundred lines: edges are soft, and little is lost.
+    "weak": Prior(
+        lines=(96, 128), blur=(0.3, 0.5), displace=(0.1, 0.2), grain=(0.01, 0.02), rough=(2, 4),
+        distort=(0.005, 0.01), tilt=(1, 2),
+    ),
+    # Half of that resolution, with noise that hides small steps of depth.
+    "middle": Prior(
+        lines=(48, 64), blur=(0.4, 0.6), displace=(0.2, 0.3), grain=(0.04, 0.07), rough=(5, 8),
+        distort=(0.01, 0.02), tilt=(2, 4),
+    ),
+    # Only large things are left, and their edges are half a coarse pixel off.
+    "strong": Prior(
+        lines=(24, 32), blur=(0.5, 0.8), displace=(0.3, 0.5), grain=(0.1, 0.15), rough=(10, 15),
+        distort=(0.02, 0.04), tilt=(4, 8),
+    ),
+}  # fmt: skip
 
 
 class Unit(NamedTuple):

@@ -1,6 +1,6 @@
 """Pictures with their truth and their priors, from wherever they come, in one form."""
 
-from collections import OrderedDict
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ from urgt_jax.data.samples import WHOLE, Source, Window, moved
 from urgt_jax.data.stored import StoredPriors
 
 TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
-CACHE = 1e9  # bytes of rendered pictures that are kept in memory
+CACHE = 0.3  # share of the machine's memory for pictures that were rendered
 BYTES = 36  # per pixel of a Picture
 
 
@@ -57,7 +57,9 @@ class Scenes:
             f"data.split {split}: scenes have {', '.join(scenes.SPLITS)}",
         )
         self.config, self.split = config, split
-        self.kept: OrderedDict[int, Picture] = OrderedDict()  # few scenes are soon only read
+        self.kept: dict[int, Picture] = {}  # few scenes are soon only read
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.room = CACHE * memory / max(config.data.workers, 1)
 
     def __len__(self) -> int:
         return self.config.data.scenes if self.split == "train" else self.config.eval.images or 200
@@ -75,7 +77,7 @@ class Scenes:
         whole = self.kept.get(index)
         if whole is None:
             whole = self._render(index)
-            if len(self.kept) * whole.depth.size * BYTES < CACHE:
+            if len(self.kept) * whole.depth.size * BYTES < self.room:
                 self.kept[index] = whole
         return whole if window == WHOLE else _crop(whole, window)
 
@@ -84,7 +86,8 @@ class Scenes:
         view = scenes.render(scenes.sample_scene(index, self.split), *self.config.data.size)
         valid = view.valid & (view.depth < limit)
         rng = np.random.default_rng([index, len(self.split)])
-        depth, normal = priors.degrade(view.depth, view.normal, valid, prior, rng, limit)
+        truth = view.depth, view.normal, valid
+        depth, normal = priors.degrade(*truth, prior, rng, limit, view.image)
         return Picture(
             view.image, view.depth, valid, view.intrinsics, None, view.normal, depth, normal,
             priors.fit(view.depth, valid, depth),

@@ -1,0 +1,26 @@
+"""The refiner that is shipped as scenes-small: a few CPU-hours on analytic scenes, from nothing.
+
+python train.py configs/small_scenes.py --workdir runs/small_scenes
+"""
+
+from urgt_jax.config import Config, Data, Eval, Loss, Model, Optim, Prior, Train, Vit
+
+config = Config(
+    model=Model(
+        Vit(width=192, depth=4, heads=4, pretrain=112, scale=0.2),
+        heads=4, depth=4, layers=(0, 1, 2, 3), process=(84, 140), layer_scale=0.2, last=0.01,
+        features=48, channels=(48, 64, 96, 96),
+    ),
+    data=Data(
+        size=(336, 560), scenes=1000, batch=1, mix=(0, 0.45, 0.2, 0.35), fill="patches",
+        jitter=1.0,
+    ),
+    prior=Prior(
+        lines=(24, 140), blur=(0.3, 0.7), displace=(0, 0.35), grain=(0, 0.1), rough=(0, 10),
+        distort=(0, 0.03), tilt=(0, 5), vary=0.5,
+    ),
+    loss=Loss(depth=2.0, gradient=5.0, normal=2.0, target="exact", error="relative"),
+    optim=Optim(rate=1e-3, steps=3000, warmup=0.05, average=0.998),
+    train=Train(save_every=100, log_every=20),
+    eval=Eval(images=64, grid=(0, 0)),
+)  # fmt: skip

@@ -1,0 +1,131 @@
+"""Looks and single solids, drawn at random: what things are made of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from urgt_jax.data.scenes.solids import Solid
+from urgt_jax.data.scenes.textures import Look
+
+PLAIN = ("plain", "plain", "blotches", "wood")
+FINE = ("stripes", "checks", "dots", "tiles", "text", "poster", "bricks", "blotches", "wood")
+OTHER = ("voronoi", "rings", "marble", "triangles", "plain")
+WALLS = ("plain", "plain", "plain", "bricks", "tiles", "stripes", "blotches", "wood", "dots")
+FLOORS = ("plain", "wood", "wood", "tiles", "checks", "blotches", "bricks", "stripes", "poster")
+UP = np.array([0.0, -1.0, 0.0])  # worlds have y downwards, as cameras do
+
+
+@dataclass
+class Kit:
+    """Draws a scene's solids, in world axes: x to the right, y down, z ahead."""
+
+    rng: np.random.Generator
+    other: bool  # shapes and textures that training never sees
+    palette: np.ndarray  # [n, 3]
+
+    def chance(self, share: float) -> bool:
+        """True in that share of draws."""
+        return bool(self.rng.random() < share)
+
+    def among(self, low: float, high: float) -> float:
+        """A number of log-uniform distribution."""
+        return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
+
+    def colour(self) -> np.ndarray:
+        """A colour near one of the palette's."""
+        base = self.palette[self.rng.integers(len(self.palette))]
+        return np.clip(base * self.among(0.6, 1.5) + self.rng.normal(0, 0.03, 3), 0.015, 0.95)
+
+    def look(self, size: float, patterns: tuple[str, ...] = ()) -> Look:
+        """A look for a surface so many metres large."""
+        rng = self.rng
+        patterns = patterns or (PLAIN if self.chance(0.5) else FINE)
+        if self.other:
+            patterns = OTHER
+        pattern = patterns[rng.integers(len(patterns))]
+        count = int(rng.integers(4, 7)) if pattern in ("poster", "text") else rng.integers(2, 4)
+        first = self.colour()
+        if pattern == "poster" or self.chance(0.35):
+            colours = [first, *(self.colour() for _ in range(count - 1))]
+        else:  # another shade of the same
+            colours = [first, *(first * self.among(0.4, 2.2) for _ in range(count - 1))]
+        angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.4, 0.3, 0.3])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return Look(
+            pattern=pattern,
+            colours=np.clip(colours, 0.01, 0.97),
+            turn=turn / (size * self.among(0.08, 0.7)),
+            shift=rng.uniform(0, 50, 2),
+            share=rng.random(),
+            noise=(self.among(0.01, 0.15), rng.uniform(0.03, 0.2) * self.chance(0.5)),
+            texel=size * self.among(0.004, 0.06),
+            gloss=rng.uniform(0.1, 0.8) * self.chance(0.25),
+            power=self.among(8, 120),
+        )
+
+    def yaw(self) -> np.ndarray:
+        """Axes x, up, z of an upright thing turned at random; rows."""
+        angle = self.rng.uniform(0, 2 * np.pi)
+        c, s = np.cos(angle), np.sin(angle)
+        return np.array([[c, 0, s], [0, -1, 0], [-s, 0, c]])
+
+    def tumbled(self) -> np.ndarray:
+        """Axes of a thing turned any way; rows."""
+        return np.linalg.qr(self.rng.normal(size=(3, 3)))[0]
+
+    def box(self, centre, half, axes, look: Look | None = None, flat: bool = False) -> Solid:
+        """A box."""
+        half = np.array(half, float)
+        look = look or self.look(2 * half.max())
+        return Solid("box", np.array(centre, float), axes, half, look, flat=flat)
+
+    def ball(self, centre, half, axes=None, look: Look | None = None) -> Solid:
+        """An ellipsoid, or a sphere where `half` is one number."""
+        half = np.broadcast_to(half, 3).astype(float)
+        axes = np.eye(3) if axes is None else axes
+        return Solid(
+            "ellipsoid", np.array(centre, float), axes, half, look or self.look(half.max())
+        )
+
+    def rod(self, start, end, radius: float, look: Look | None = None) -> Solid:
+        """A cylinder from point to point."""
+        start, end = np.array(start, float), np.array(end, float)
+        length = np.linalg.norm(end - start)
+        half = np.array([radius, radius, length / 2])
+        look = look or self.look(max(length / 3, 2 * radius))
+        return Solid("cylinder", (start + end) / 2, along(end - start), half, look)
+
+    def card(self, centre, half, axes, look: Look, oval: bool) -> Solid:
+        """A rectangle or an ellipse without thickness; its last axis is its normal."""
+        half = np.array([half[0], half[1], 1e-3])
+        return Solid(
+            "card", np.array(centre, float), axes, half, look, np.ones(1) if oval else None
+        )
+
+    def plane(self, point, normal, look: Look) -> Solid:
+        """An endless plane."""
+        return Solid("plane", np.array(point, float), along(normal), np.full(3, 1e3), look)
+
+
+def along(axis) -> np.ndarray:
+    """Unit axes of which the last has this direction; rows."""
+    last = np.array(axis, float)
+    last /= np.linalg.norm(last)
+    side = np.cross(last, UP if abs(last[1]) < 0.9 else [1.0, 0.0, 0.0])
+    side /= np.linalg.norm(side)
+    return np.stack([side, np.cross(last, side), last])
+
+
+def sample_palette(rng: np.random.Generator) -> np.ndarray:
+    """A few colours that go together: greys, muted, saturated, or all nearly the same."""
+    count, manner = int(rng.integers(3, 8)), rng.random()
+    bright = np.exp(rng.uniform(np.log(0.05), np.log(0.85), (count, 1)))
+    hue = rng.random((count, 3))
+    if manner < 0.3:
+        return bright * (1 + 0.12 * (hue - 0.5))
+    if manner < 0.72:
+        return bright * (0.5 + 0.5 * hue) / 0.8
+    if manner < 0.87:
+        return np.clip(bright * hue**1.5 * 2.2, 0.01, 0.95)
+    near = 1 + rng.normal(0, 0.12, (count, 1))
+    return rng.uniform(0.1, 0.7) * (0.7 + 0.3 * rng.random(3)) * near
