@@ -17,6 +17,7 @@ from urgt_jax import checkpoints, convert, published
 from urgt_jax import config as configs
 from urgt_jax.errors import UserError
 from urgt_jax.model import sizes
+from urgt_jax.model.families import structure
 from urgt_jax.tensorfiles import Tensor, open_tensors, write_safetensors, write_torch
 
 ROOT = Path(__file__).parents[1]
@@ -269,6 +270,26 @@ def test_a_model_trained_here_gets_every_official_name(tmp_path, micro):
     found = read(tmp_path / "official.pth", "model_state_dict.")
     general = lambda names: {n for n in names if ".blocks." not in n and "_blocks." not in n}  # noqa: E731
     assert general(found) == general(NAMES["urgt_full"])
+
+
+def test_half_precision_is_half_the_size_and_loads_as_float32(tmp_path, micro):
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.standard_normal(leaf.shape, np.float32)  # noqa: E731
+    params = jax.tree.map(draw, structure(micro.model)[1])
+    checkpoints.save_weights(tmp_path / "whole.safetensors", params, micro)
+    convert.convert(tmp_path / "whole.safetensors", tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.55 * sizes[0]
+    found, config = checkpoints.load_weights(tmp_path / "half.safetensors")
+    assert config == micro
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(found), strict=True):
+        assert b.dtype == np.float32
+        np.testing.assert_array_equal(a.astype(np.float16), np.asarray(b).astype(np.float16))
+    huge = jax.tree.map(lambda x: x + 1e6, params)
+    checkpoints.save_weights(tmp_path / "huge.safetensors", huge, micro)
+    with pytest.raises(UserError, match="float16 cannot hold"):
+        convert.convert(tmp_path / "huge.safetensors", tmp_path / "h.safetensors", half=True)
+    assert not (tmp_path / "h.safetensors").exists()
 
 
 def test_without_a_network_the_file_to_fetch_is_told(tmp_path, monkeypatch, capsys):

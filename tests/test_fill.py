@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from urgt_jax import checkpoints, coarse, fill, pictures
+from urgt_jax import checkpoints, coarse, fill, makers, pictures
 from urgt_jax.config import DepthAnything, Metric3D, Prior, Vit
 from urgt_jax.data import priors, stored
 from urgt_jax.data.samples import WHOLE, Sample
@@ -58,7 +58,8 @@ class Memory:
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         depth = rng.uniform(1, 8, size).astype(np.float32)
         valid = rng.random(size) < 0.8
-        return Sample(image[window], depth[window], valid[window])
+        camera = np.array([50, 50, size[1] / 2, size[0] / 2], np.float32)
+        return Sample(image[window], depth[window], valid[window], camera)
 
 
 def save(path: Path, config, seed: int) -> Path:
@@ -122,6 +123,26 @@ def test_what_is_read_back_is_what_the_networks_give(filled, weights):
         np.testing.assert_allclose(depth, want, rtol=0, atol=1e-6)
         np.testing.assert_allclose(normal, pictures.unit(normals(image)), rtol=0, atol=1e-6)
         assert normal.std((0, 1)).max() > 0.01
+
+
+def test_degraded_truth_follows_the_truth_more_closely_the_weaker_it_is(tmp_path):
+    class Slope(Memory):
+        def read(self, index, window=WHOLE):
+            sample = super().read(index, window)
+            depth = np.linspace(2, 5, sample.depth.size, dtype=np.float32)
+            return sample._replace(depth=depth.reshape(sample.depth.shape))
+
+    far = {}
+    for strength in priors.STRENGTHS:
+        run({"--degrade": strength}, tmp_path / strength, source=Slope())
+        kept, found = StoredPriors(tmp_path / strength / "all"), []
+        for index, size in enumerate(SIZES):
+            depth, normal = kept.read(f"picture{index}", size)
+            fit, sample = kept.fit(f"picture{index}"), Slope().read(index)
+            found.append(np.abs(depth - fit.scale / sample.depth - fit.shift).mean())
+            np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-5)
+        far[strength] = np.mean(found)
+    assert 0 < far["weak"] < far["middle"] < far["strong"] < 0.3
 
 
 def test_maps_are_stored_at_the_networks_own_size(filled):
@@ -221,7 +242,7 @@ class Mixed(Memory):
 
 def test_only_pictures_of_one_shape_run_together(weights, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:4])
-    source, maker = Mixed(), fill.Disparity(weights["depth"])
+    source, maker = Mixed(), makers.Disparity(weights["depth"])
     batches = [[x for (x,) in b] for b in fill._batches(source, [maker], list(range(3, 20)), [])]
     assert sorted(sum(batches, [])) == list(range(3, 20))
     assert max(len(batch) for batch in batches) == 4
@@ -457,7 +478,8 @@ def test_options_that_are_refused(weights, tmp_path, more, told):
     [
         ({"--depth-weights": "nowhere"}, "no weights at nowhere"),
         ({"--normal-weights": "depth"}, "holds weights of Depth Anything V2, but Metric3D v2"),
-        ({"--depth-weights": None}, "one of the arguments --depth-weights --depth-maps"),
+        ({"--depth-weights": None}, "give --degrade alone, or --depth-weights"),
+        ({"--degrade": "weak"}, "give --degrade alone, or --depth-weights"),
         ({"--depth-weights": None, "--depth-maps": "nowhere"}, "no folder with depth maps"),
         ({"--depth-weights": None, "--depth-maps": ".", "--depth-size": 28}, "--depth-size is for"),
     ],

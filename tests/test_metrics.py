@@ -440,6 +440,13 @@ def test_gradient_matching_ignores_a_constant_and_sees_a_slope():
     assert matching(slope, depth, mask) == pytest.approx(0.1 * 15 / 8, rel=1e-3)
 
 
+def test_the_relative_error_of_near_and_far_is_in_proportion_and_sees_no_mask():
+    target = np.array([[0.9, 0.4, 0.0, 0.5]], np.float32)
+    mask = np.array([[True, True, True, False]])
+    off = np.array([[0.1, -0.05, 0.01, np.nan]], np.float32)
+    assert losses.relative(target + off, target, mask) == pytest.approx(0.1, rel=1e-5)
+
+
 def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
     depth, mask = _maps()
     none, normal = mask & False, jnp.zeros((2, 16, 20, 3))
@@ -447,6 +454,7 @@ def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
     def total(d, n):
         return (
             losses.mse(d, depth, none)
+            + losses.relative(d, depth, none)
             + losses.gradient_matching(d, depth, none)
             + losses.angular(n, normal, none)
             + losses.alignment(n, normal, mask)

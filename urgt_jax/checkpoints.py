@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run, and weight files that carry their configuration."""
 
 import dataclasses
+import difflib
 import gc
 import json
 import logging
@@ -29,6 +30,7 @@ from urgt_jax.step import State, abstract_state, digest, state_shardings
 from urgt_jax.tensorfiles import TensorFile, open_tensors, write_safetensors
 
 ENTRY = "urgt_jax"  # of the metadata of weight files
+SHIPPED = Path(__file__).parent / "shipped"
 # Fields that a run may change when it goes on: where data lie, who prepares them, what is told and
 # kept, and how the work is laid out (then with the same results up to rounding).
 ELSEWHERE = {
@@ -245,11 +247,20 @@ def _laid_out(found: dict, params: dict, path: Path) -> dict:
     return jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), found, params)
 
 
+def shipped() -> dict[str, Path]:
+    """The weight files that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+
+
 def located(path: str | Path) -> Path:
-    """The weight file at a path, which may be the work directory of a run."""
+    """The weight file at a path, of a name that is shipped, or in the work directory of a run."""
     path = Path(path)
+    if not path.exists() and str(path) in shipped():
+        return shipped()[str(path)]
     path = path / "weights.safetensors" if path.is_dir() else path
-    require(path.is_file(), f"no weights at {path}: train or convert first, or give another file")
+    near = difflib.get_close_matches(str(path), shipped(), 1, 0.6)
+    hint = f"did you mean {near[0]}?" if near else "train or convert first, or give another file"
+    require(path.is_file(), f"no weights at {path}: {hint}")
     return path
 
 
@@ -285,7 +296,10 @@ def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
     if problems:
         raise UserError(f"{path} does not fit its own configuration: {problems}")
     # One by one, each waited for, so that a large model is not held twice.
-    leaves = [jax.block_until_ready(jnp.asarray(tensors[name].read())) for name in wanted]
+    leaves = [
+        jax.block_until_ready(jnp.asarray(tensors[name].read(), x.dtype))
+        for name, x in wanted.items()
+    ]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 

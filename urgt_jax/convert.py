@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from urgt_jax import published
-from urgt_jax.checkpoints import ENTRY, UNUSED, described, description, flat, misfits
+from urgt_jax.checkpoints import ENTRY, UNUSED, described, description, flat, located, misfits
 from urgt_jax.config import Config, require
 from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder
@@ -151,12 +151,33 @@ def _returning(rule: weights.Rule, mine: Tensor, part: int | None) -> Read:
     return lambda: np.ascontiguousarray(back(mine.read() if part is None else mine.part(part)))
 
 
-def convert(source: Path, target: Path, given: dict | None = None) -> None:
-    """Writes the target: ours from an official checkpoint, official from one of ours."""
+def to_half(tensors: dict[str, Tensor], where: str) -> Plan:
+    """The plan of the same file in float16, which rounds to a thousandth at most."""
+
+    def read_one(name: str) -> np.ndarray:
+        with np.errstate(over="ignore"):  # told below
+            half = tensors[name].read().astype(np.float16)
+        require(np.isfinite(half).all(), f"{name} in {where} has values that float16 cannot hold")
+        return half
+
+    plan = Plan(told=[f"{len(tensors)} tensors in float16"])
+    for name, x in tensors.items():
+        plan.add(name, x.shape, np.float16, partial(read_one, name))
+    return plan
+
+
+def convert(source: Path, target: Path, given: dict | None = None, half: bool = False) -> None:
+    """Writes the target: ours from an official checkpoint, official from one of ours, or half."""
     file = open_tensors(source)
     folder(target.parent)
-    if ENTRY in file.metadata:
-        require(not given, "--config is for official weights: ours carry their configuration")
+    require(not half or ENTRY in file.metadata, "--half is for files of ours: convert first")
+    require(
+        not given or ENTRY not in file.metadata,
+        "--config is for official weights: ours carry their configuration",
+    )
+    if half:
+        plan, metadata = to_half(file.tensors, str(source)), file.metadata
+    elif ENTRY in file.metadata:
         config = described(file, source)[1]
         plan, metadata = to_official(file.tensors, config), {"format": "pt"}
     else:
@@ -204,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         "intermediate_layer_idx, patch_process_shape, ...; else as published")  # fmt: skip
     add("--download", choices=sorted(published.FILES), metavar="NAME",
         help=f"fetch published weights as SRC: {', '.join(sorted(published.FILES))}")  # fmt: skip
+    add("--half", action="store_true", help="a file of ours, or a run, in float16: half the size")
     return parser
 
 
@@ -216,8 +238,9 @@ def main() -> None:
         target = source or Path(f"{told.download}.safetensors")
         source = published.fetch(told.download, target)
     require(source is not None and target is not None, "give SRC and DST (see --help)")
+    source = located(source) if told.half else source
     require(source.resolve() != target.resolve(), f"{target} is the source itself")
-    convert(source, target, _given(told.config))
+    convert(source, target, _given(told.config), told.half)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from urgt_jax import config as configs
 from urgt_jax import grid, metrics, pictures, report, tables
 from urgt_jax.config import Config, require
+from urgt_jax.data.priors import STRENGTHS
 from urgt_jax.data.sources import Picture, Pictures, open_pictures, usual
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder, write_text
@@ -71,7 +72,8 @@ def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
     if candidate.depth is not None:
         metres = metrics.to_metres(candidate.depth, truth, protocol_of(config))
         scores["depth"] = metrics.depth_scores(metres, truth)
-        windows = grid.cover(*metres.shape, *config.eval.grid, config.eval.overlap)
+        split = grid.split_of(metres.shape, config.eval.grid, config.model.process)
+        windows = grid.cover(*metres.shape, *split, config.eval.overlap)
         scores["depth"] |= metrics.seams(metres, truth, windows)
         scores["depth"] |= _consistency(candidate, truth, config)
     if candidate.normal is not None and truth.normal is not None:
@@ -233,10 +235,19 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--kind", choices=("depth", "disparity"), help="of predictions: metres, or relative 1/depth"
     )
+    add("--degrade", choices=STRENGTHS, help="how much worse than the truth coarse maps of scenes "
+        "are; else as in training")  # fmt: skip
     add("--scale", type=float, help=f"of 16-bit .png predictions: steps a metre ({PNG_SCALE:g})")
     add("--out", type=Path, help="folder for what is made; else the work directory, or NAME_scores")
     tables.add_options(parser)
     return parser
+
+
+def _degraded(config: Config, strength: str | None) -> Config:
+    """The configuration with one of the named strengths of degradation."""
+    if not strength:
+        return config
+    return replace(config, prior=replace(STRENGTHS[strength], kind=config.prior.kind))
 
 
 def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config, Path]:
@@ -252,7 +263,12 @@ def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config
     refiner = load(where)
     require(isinstance(refiner, Refiner), f"{where} holds no refiner: its maps are scored with "
         "--predictions")  # fmt: skip
-    config = configs.override(refiner.config, rest)
+    config = configs.override(_degraded(refiner.config, told.degrade), rest)
+    require(
+        not told.degrade or config.data.source == "scenes",
+        "--degrade is for scenes; of a data set, python -m urgt_jax.fill --degrade makes coarse "
+        "maps that --data.priors names",
+    )
     require(
         config.model == refiner.config.model,
         "--model fields belong to the trained weights and cannot be set for eval.py",
@@ -311,7 +327,8 @@ def _resolution(tally: Tally) -> str:
 
 def _patches(config: Config) -> str:
     rows, cols = config.eval.grid
-    return f"{rows} x {cols} patches, overlap {config.eval.overlap:g}"
+    count = f"{rows} x {cols} patches" if rows else "patches at the pictures' own resolution"
+    return f"{count}, overlap {config.eval.overlap:g}"
 
 
 def _json(summary: dict) -> str:

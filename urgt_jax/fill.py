@@ -1,8 +1,6 @@
 """Makes a data set's coarse maps: python -m urgt_jax.fill --data unreal4k /data/u4k ..."""
 
 import argparse
-import dataclasses
-import hashlib
 import os
 import sys
 from collections import deque
@@ -12,145 +10,23 @@ from functools import partial
 from importlib import metadata
 from itertools import groupby, islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
-from urgt_jax import coarse, pictures
-from urgt_jax.checkpoints import load_weights, located
 from urgt_jax.config import TOKEN, require
+from urgt_jax.data.priors import STRENGTHS
 from urgt_jax.data.samples import Source
 from urgt_jax.data.sources import open_source, priors_folder, usual
-from urgt_jax.data.stored import StoredPriors, checked, claim
+from urgt_jax.data.stored import StoredPriors, claim
 from urgt_jax.errors import Parser, UserError, exit_status
 from urgt_jax.files import folder, write_text
 from urgt_jax.log import Progress
-from urgt_jax.model import depth_anything, families, metric3d
+from urgt_jax.makers import Degraded, Disparity, Input, Maker, Maps, Normals
 
 AHEAD = 2  # batches that are read before the devices are free, or stored while they go on
-
-Image = UInt8[np.ndarray, "H W 3"]
-Size = tuple[int, int]
-
-
-class Input(NamedTuple):
-    """What a maker wants of a picture."""
-
-    values: np.ndarray  # [1 ...] for a network; a map that is already made
-    place: metric3d.Place | None = None  # of the picture in them
-
-
-class Maker(Protocol):
-    """What makes coarse maps of one kind, at its own size."""
-
-    origin: dict  # what tells its maps from another's
-
-    def shape(self, size: Size) -> Size:
-        """A size that pictures which run together have in common."""
-
-    def prepare(self, name: str, image: Image) -> Input:
-        """Runs in threads; a UserError tells that this picture has no map."""
-
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """The maps of pictures of one shape."""
-
-
-class Network:
-    """A network on all devices of this host, one picture each; subclasses tell how it is fed."""
-
-    def __init__(self, path: Path, kind: str):
-        self.path = located(path)
-        params, self.config = load_weights(path, kind)
-        mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-        self.cut = NamedSharding(mesh, PartitionSpec("data"))
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.origin = {
-            "model": families.FAMILIES[kind].title,
-            "sha256": digest,
-            "config": dataclasses.asdict(self.config),
-            "geometry": "corners",
-        }
-
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """The maps of at most as many pictures as there are devices."""
-        missing = len(self.cut.mesh.devices) - len(inputs)
-        whole = np.concatenate([x.values for x in (*inputs, *inputs[-1:] * missing)])
-        found = coarse.run(self.params, jax.device_put(whole, self.cut), self.config)
-        found = jax.device_get(found[-1] if isinstance(found, tuple) else found)
-        maps = [self.finish(x, one) for x, one in zip(found, inputs, strict=False)]
-        if not all(np.isfinite(x).all() for x in maps):
-            raise UserError(f"{self.path} gives NaN: the weights are damaged")
-        return maps
-
-
-class Disparity(Network):
-    """Depth Anything V2, as `urgt_jax.coarse.Disparity` before it enlarges."""
-
-    def __init__(self, path: Path, size: int | None = None):
-        super().__init__(path, "depth_anything")
-        self.size = size or self.config.size
-        self.origin |= {"size": self.size}
-
-    def shape(self, size: Size) -> Size:
-        """The network's input, which has the picture's aspect."""
-        return depth_anything.input_size(*size, self.size)
-
-    def prepare(self, name: str, image: Image) -> Input:
-        """The picture, normalised."""
-        return Input(depth_anything.prepare(image, self.size))
-
-    def finish(self, found: Float[np.ndarray, "h w"], given: Input) -> Float[np.ndarray, "h w"]:
-        """The map as it is."""
-        return found
-
-
-class Normals(Network):
-    """Metric3D v2, as `urgt_jax.coarse.Normals` before it enlarges."""
-
-    def __init__(self, path: Path):
-        super().__init__(path, "metric3d")
-
-    def shape(self, size: Size) -> Size:
-        """The same for all."""
-        return self.config.process
-
-    def prepare(self, name: str, image: Image) -> Input:
-        """The picture with a border, normalised."""
-        return Input(*metric3d.prepare(image, self.config.process))
-
-    def finish(self, found: Float[np.ndarray, "h w 4"], given: Input) -> Float[np.ndarray, "y x 3"]:
-        """The normals without the border."""
-        top, left, height, width = given.place
-        return found[top : top + height, left : left + width, :3]
-
-
-class Maps:
-    """Any model's maps, from a folder of .npy files."""
-
-    def __init__(self, path: Path, what: str):
-        require(path.is_dir(), f"no folder with {what} maps at {path}")
-        self.path, self.what = path, what
-        self.origin = {"model": "maps", "folder": str(path.resolve()), "geometry": "centres"}
-
-    def shape(self, size: Size) -> Size:
-        """No matter: nothing is computed."""
-        return (0, 0)
-
-    def prepare(self, name: str, image: Image) -> Input:
-        """The map of that picture, checked."""
-        named = self.path / f"{name}_{self.what}.npy"
-        path = named if named.is_file() else self.path / f"{name}.npy"
-        values = pictures.load_map(path, f"coarse {self.what}")
-        return Input(checked(values, image.shape[:2], self.what, path))
-
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """They are there already."""
-        return [x.values for x in inputs]
 
 
 class Ready(NamedTuple):
@@ -215,7 +91,7 @@ def _read(source: Source, makers: list[Maker], index: int) -> Ready:
     name, sample, size = source.name(index), source.read(index), source.size(index)
     found = sample.image.shape[:2]
     require(found == size, f"{name} is {found} pixels, but its file said {size}: get it again")
-    inputs = [maker.prepare(name, sample.image) for maker in makers]
+    inputs = [maker.prepare(name, sample) for maker in makers]
     return Ready(name, inputs, sample.depth, sample.valid)
 
 
@@ -242,6 +118,12 @@ def main() -> None:
     told = _parser().parse_args()
     require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
     require(told.maps_kind is None or told.depth_maps, "--maps-kind is for --depth-maps")
+    depth, normal = told.depth_weights or told.depth_maps, told.normal_weights or told.normal_maps
+    require(
+        not (depth or normal) if told.degrade else depth and normal,
+        "give --degrade alone, or --depth-weights or --depth-maps, and --normal-weights or "
+        "--normal-maps",
+    )
     host, hosts = told.host or (jax.process_index(), jax.process_count())
     require(0 <= host < hosts, f"--host {host} {hosts}: hosts are numbered from 0 to N - 1")
     name, path = told.data
@@ -267,10 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", nargs="+", help="parts of the data set; else its usual one")
     add("--out", default="", metavar="DIR", help="where each split's maps get a folder; else "
         "PATH/priors")  # fmt: skip
-    depth = parser.add_mutually_exclusive_group(required=True)
+    add("--degrade", choices=STRENGTHS, help="make both from the truth, that much worse: to score "
+        "a refiner where no coarse network is at hand")  # fmt: skip
+    depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--depth-weights", type=Path, metavar="FILE", help="Depth Anything V2")
     depth.add_argument("--depth-maps", type=Path, metavar="DIR", help="NAME.npy or NAME_depth.npy")
-    normal = parser.add_mutually_exclusive_group(required=True)
+    normal = parser.add_mutually_exclusive_group()
     normal.add_argument("--normal-weights", type=Path, metavar="FILE", help="Metric3D v2")
     normal.add_argument("--normal-maps", type=Path, metavar="DIR", help="NAME.npy or "
         "NAME_normal.npy")  # fmt: skip
@@ -298,6 +182,8 @@ def _metres(text: str) -> float:
 
 def _makers(told: argparse.Namespace) -> list[Maker]:
     """What the options ask for, for depth and for normals."""
+    if told.degrade:
+        return [Degraded(what, told.degrade, told.max_depth) for what in ("depth", "normal")]
     # Folders first, since reading weights takes long.
     depth = Maps(told.depth_maps, "depth") if told.depth_maps else None
     normal = Maps(told.normal_maps, "normal") if told.normal_maps else None

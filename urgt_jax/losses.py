@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from urgt_jax.geometry import unit
 
 STEPS = (1, 2, 4, 8)  # pixels; MiDaS's scales
+FLOOR = 0.1  # added to what a relative error is divided by, in the network's unit
 
 Count = Int[Array, ""] | None
 
@@ -30,6 +31,16 @@ def mse(
 ) -> Float[Array, ""]:
     """Mean squared error."""
     return masked_mean((pred - target) ** 2, mask, count)
+
+
+def relative(
+    pred: Float[Array, "*B"],
+    target: Float[Array, "*B"],
+    mask: Bool[Array, "*B"],
+    count: Count = None,
+) -> Float[Array, ""]:
+    """Mean absolute error over target + FLOOR: the median at edges, and far as much as near."""
+    return masked_mean(jnp.abs(pred - target) / (jnp.abs(target) + FLOOR), mask, count)
 
 
 def gradient_matching(

@@ -56,7 +56,8 @@ class Refined:
     def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
         """One forward pass for the maps, one for the windows of the consistency error."""
         c, maps = self.config.eval, Maps(picture.image, picture.coarse_depth, picture.coarse_normal)
-        windows = grid.cover(*picture.depth.shape, *c.grid, c.overlap)
+        split, overlap = self.refiner.split(picture.depth.shape, c.grid, c.overlap)
+        windows = grid.cover(*picture.depth.shape, *split, overlap)
         found = self.refiner.refine(maps, windows)
         windows = metrics.consistency_windows(*picture.depth.shape)
         patches = self.refiner.patches(maps, windows)
