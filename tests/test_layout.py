@@ -5,8 +5,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "urgt_jax"
 FLOORS = [  # from the top; a module may import what stands below it, or beside it in its room
-    ["predict", "convert", "evaluation", "training", "scaling"],
-    ["step_cost"],
+    ["scaling.__main__", "scaling"],
+    ["scaling.command"],
+    ["scaling.page"],
+    ["scaling.points"],
+    ["scaling.study", "scaling.curves", "scaling.memory"],
+    ["predict", "convert", "evaluation", "training"],
+    ["step_cost", "scaling.measure"],
     ["plans"],
     ["fill"],
     ["makers"],
@@ -17,7 +22,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["coarse", "fidelity", "published"],
     ["checkpoints"],
     ["step"],
-    ["optim", "sharding", "processes"],
+    ["optim", "sharding", "processes", "streaming"],
     ["meter"],
     ["losses", "metrics"],
     ["metrics.depth", "metrics.normals", "metrics.seams"],
@@ -28,6 +33,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["model.refiner", "model.depth_anything", "model.metric3d", "model.weights", "model.sizes"],
     ["model.dpt", "model.vit"],
     ["model.layers", "model.convolution"],
+    ["model.pooling"],
     ["model.attention"],
     ["model.placement"],
     ["data.example", "data.pipeline", "data.benchmark"],

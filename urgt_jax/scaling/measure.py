@@ -1,42 +1,26 @@
-"""Time and memory of a refiner of any size: python -m urgt_jax.scaling --patches 1 4 --sizes large
+"""Time and memory of a forward pass, measured: random weights through what `predict` runs."""
 
-Every size and number of patches runs in a process of its own, with random weights, through what
-`predict` runs, so that the peak of its memory is its own.
-
---train measures a training step instead, and tells its share of the machine's matrix products.
---plan v5e:16x16 --config configs/u4k.py --mesh.fsdp 16 instead compiles a training step for TPUs
-that need not be there, and tells what it would take.
-"""
-
-import argparse
-import csv
-import math
 import multiprocessing
 import resource
-import shlex
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from urgt_jax import plans, sharding
-from urgt_jax.config import SIZES, Config, Data, FieldsParser, Model, load, override, require
-from urgt_jax.errors import UserError, exit_status
-from urgt_jax.files import folder
+from urgt_jax.config import SIZES, Config, Model
+from urgt_jax.errors import UserError
 from urgt_jax.inference import Refiner
 from urgt_jax.log import Progress
 from urgt_jax.meter import peak_memory
 from urgt_jax.model.families import structure
 from urgt_jax.model.refiner import tokens_of
 from urgt_jax.step import Stages
-from urgt_jax.step_cost import StepCost, measure_step
 
 
 @dataclass(frozen=True)
@@ -66,82 +50,8 @@ class Cost:
         )
 
 
-def main() -> None:
-    """The command line; exit status 1 if what is planned does not fit."""
-    told, fields = _parser().parse_known_args()
-    if told.plan:
-        return _plan(told, fields)
-    require(
-        not (told.config or told.side or told.largest),
-        "--config, --side and --largest go with --plan only (see --help)",
-    )
-    require(
-        told.train or not fields, f"{' '.join(fields)}: only with --plan or --train (see --help)"
-    )
-    require(min(told.patches) >= 1, f"--patches {min(told.patches)}: there must be at least one")
-    require(told.repeat >= 1, f"--repeat {told.repeat}: there must be at least one pass")
-    if told.out:
-        folder(told.out.absolute().parent)
-    for size in told.sizes:
-        for patches in told.patches:
-            cost = _step(told, fields, size, patches) if told.train else _pass(told, size, patches)
-            print(cost, flush=True)
-            if told.out:
-                _append(told.out, cost)
-
-
-def _pass(told: argparse.Namespace, size: str, patches: int) -> Cost:
-    return _apart(patches, measure, size, patches, told.dtype, told.repeat)
-
-
-def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) -> StepCost:
-    side = math.isqrt(patches)
-    require(
-        side**2 == patches and side <= 4, f"--patches {patches}: a training step has 1, 4, 9 or 16"
-    )
-    model = replace(SIZES[size], dtype=told.dtype)
-    config = override(Config(model=model, data=Data(batch=1)), fields)
-    return _apart(patches, measure_step, size, config, side, told.repeat)
-
-
-def _plan(told: argparse.Namespace, fields: list[str]) -> None:
-    """Prints the plan of a training step in Markdown."""
-    require(told.config is not None, "--plan needs --config, a file like configs/u4k.py")
-    config = override(load(told.config), fields)
-    side = told.side or max(sharding.sides(config))
-    try:
-        made = (plans.largest if told.largest else plans.plan)(told.plan, config, side)
-    except plans.DoesNotFit as error:
-        print(error)
-        sys.exit(1)
-    print(plans.section(made, shlex.join(["python", "-m", "urgt_jax.scaling", *sys.argv[1:]])))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = FieldsParser(
-        prog="python -m urgt_jax.scaling",
-        description="Measures time and memory of a forward pass or a training step with random "
-        "weights, or plans a training step on TPUs.",
-        epilog="A plan and a training step take any field of the configuration: --mesh.fsdp 16",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument_group("a plan").add_argument
-    add("--plan", metavar="TOPOLOGY", help="TPUs to compile for, like v5e:16x16 or v5p:4x4x4")
-    add("--config", metavar="FILE", help="a file like configs/u4k.py")
-    add("--side", type=int, choices=[1, 2, 3, 4], help="M of GridMix (the mix's largest)")
-    add("--largest", action="store_true", help="find the largest data.batch that fits")
-    add = parser.add_argument_group("a measurement").add_argument
-    add("--train", action="store_true", help="of a training step, with any field, not of a pass")
-    add("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the refiner")
-    add("--patches", nargs="+", type=int, default=[1, 4], metavar="N", help="in the picture")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
-    add("--repeat", type=int, default=1, metavar="N", help="passes, of which the cheapest counts")
-    add("--out", type=Path, metavar="F.csv", help="file that a line is added to for each")
-    return parser
-
-
-def _apart(patches: int, measuring: Callable, size: str, *case):
-    """The cost, measured in a new process."""
+def apart(patches: int, measuring: Callable, size: str, *case):
+    """measuring(size, *case) in a new process; fails where memory does not last."""
     lack = f"{size} with {patches} patches does not run here: too little memory?"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -238,16 +148,3 @@ def _clocks() -> np.ndarray:
     """CPU seconds of this process, and seconds on the wall."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return np.array([used.ru_utime + used.ru_stime, time.monotonic()])
-
-
-def _append(path: Path, cost: Cost | StepCost) -> None:
-    row = asdict(cost)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))

@@ -1,0 +1,164 @@
+"""The command line: python -m urgt_jax.scaling --what memory flops --patches 1 4 16 --sizes large
+
+A study works out points that are not yet in its table and adds them: what a pass holds, how many
+operations it needs, how long it takes, how good it is. --report draws curves and writes a page.
+
+--train measures a training step instead, and tells its share of the machine's matrix products.
+--plan v5e:16x16 --config configs/u4k.py --mesh.fsdp 16 instead compiles a training step for TPUs
+that need not be there, and tells what it would take.
+"""
+
+import argparse
+import csv
+import math
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from urgt_jax import plans, sharding
+from urgt_jax.config import SIZES, Config, Data, FieldsParser, load, override, require
+from urgt_jax.files import folder
+from urgt_jax.scaling import page, points, study
+from urgt_jax.scaling.measure import apart
+from urgt_jax.scaling.study import RESOLUTIONS, Point, Table
+from urgt_jax.step_cost import StepCost, measure_step
+
+WHAT = ("memory", "flops", "time", "quality")
+
+
+def main() -> None:
+    """The command line; exit status 1 if what is planned does not fit."""
+    told, fields = _parser().parse_known_args()
+    if told.plan:
+        return _plan(told, fields)
+    _check(told, fields)
+    if told.train:
+        return _steps(told, fields)
+    table = Table(told.out or Path(page.TABLE))
+    if told.report:
+        folder(told.report.absolute().parent)
+    for what in told.what:
+        _study(told, what, table)
+    if told.report:
+        print(f"wrote {page.write(told.report, table)}")
+
+
+def _check(told: argparse.Namespace, fields: list[str]) -> None:
+    require(
+        not (told.config or told.side or told.largest),
+        "--config, --side and --largest go with --plan only (see --help)",
+    )
+    require(
+        told.train or not fields, f"{' '.join(fields)}: only with --plan or --train (see --help)"
+    )
+    require(min(told.patches) >= 1, f"--patches {min(told.patches)}: there must be at least one")
+    require(told.repeat >= 1, f"--repeat {told.repeat}: there must be at least one pass")
+    require(told.scenes >= 1, f"--scenes {told.scenes}: there must be at least one")
+    require(told.limit > 0, f"--limit {told.limit:g} must be above 0 seconds")
+    require(
+        "quality" not in told.what or told.weights is not None,
+        "quality needs --weights, a run's folder or a weight file",
+    )
+    for mesh in told.mesh:
+        study.shards(mesh)
+
+
+def _study(told: argparse.Namespace, what: str, table: Table) -> None:
+    """All points of a kind."""
+    sizes, dtype, meshes, resolutions = told.sizes, told.dtype, told.mesh, [""]
+    if what == "quality":
+        work, dtype = points.quality(told.weights, told.scenes)
+        sizes, meshes, resolutions = [str(told.weights)], ["patch=1"], told.resolutions
+    elif what == "time":
+        work, meshes = points.timed(told.limit, told.repeat), ["patch=1"]
+    else:
+        work = {"memory": points.memory, "flops": points.operations}[what]
+    asked = [
+        Point(what, size, resolution, patches, mesh, dtype)
+        for size in sizes
+        for resolution in resolutions
+        for mesh in meshes
+        for patches in told.patches
+    ]
+    study.run(asked, table, work)
+
+
+def _steps(told: argparse.Namespace, fields: list[str]) -> None:
+    """Measures training steps."""
+    if told.out:
+        folder(told.out.absolute().parent)
+    for size in told.sizes:
+        for patches in told.patches:
+            cost = _step(told, fields, size, patches)
+            print(cost, flush=True)
+            if told.out:
+                append(told.out, cost)
+
+
+def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) -> StepCost:
+    side = math.isqrt(patches)
+    require(
+        side**2 == patches and side <= 4, f"--patches {patches}: a training step has 1, 4, 9 or 16"
+    )
+    model = replace(SIZES[size], dtype=told.dtype)
+    config = override(Config(model=model, data=Data(batch=1)), fields)
+    return apart(patches, measure_step, size, config, side, told.repeat)
+
+
+def append(path: Path, cost: StepCost) -> None:
+    """Adds a line to a table of training steps."""
+    row = asdict(cost)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _plan(told: argparse.Namespace, fields: list[str]) -> None:
+    """Prints the plan of a training step in Markdown."""
+    require(told.config is not None, "--plan needs --config, a file like configs/u4k.py")
+    config = override(load(told.config), fields)
+    side = told.side or max(sharding.sides(config))
+    try:
+        made = (plans.largest if told.largest else plans.plan)(told.plan, config, side)
+    except plans.DoesNotFit as error:
+        print(error)
+        sys.exit(1)
+    print(plans.section(made, shlex.join(["python", "-m", "urgt_jax.scaling", *sys.argv[1:]])))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = FieldsParser(
+        prog="python -m urgt_jax.scaling",
+        description="Tells how memory, operations, time and quality of a forward pass grow with "
+        "patches, measures a training step with random weights, or plans one on TPUs.",
+        epilog="A plan and a training step take any field of the configuration: --mesh.fsdp 16",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("a study").add_argument
+    add("--what", nargs="+", choices=WHAT, default=["time"], help="of a pass; else its time")
+    add("--mesh", nargs="+", default=["patch=1"], metavar="patch=K", help="devices that share the "
+        "patches, for memory and flops of each")  # fmt: skip
+    add("--limit", type=float, default=600.0, metavar="SECONDS", help="passes that take longer "
+        "are not begun (600)")  # fmt: skip
+    add("--weights", type=Path, metavar="RUN_OR_FILE", help="whose quality is scored")
+    add("--scenes", type=int, default=4, metavar="N", help="that quality is a mean over (4)")
+    add("--resolutions", nargs="+", choices=RESOLUTIONS, default=list(RESOLUTIONS),
+        help="of scenes whose quality is scored; other figures depend on patches only")  # fmt: skip
+    add("--report", type=Path, metavar="F.md", help="page to write, with curves beside it")
+    add = parser.add_argument_group("a plan").add_argument
+    add("--plan", metavar="TOPOLOGY", help="TPUs to compile for, like v5e:16x16 or v5p:4x4x4")
+    add("--config", metavar="FILE", help="a file like configs/u4k.py")
+    add("--side", type=int, choices=[1, 2, 3, 4], help="M of GridMix (the mix's largest)")
+    add("--largest", action="store_true", help="find the largest data.batch that fits")
+    add = parser.add_argument_group("a study or a training step").add_argument
+    add("--train", action="store_true", help="measure a training step, with any field")
+    add("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the refiner")
+    add("--patches", nargs="+", type=int, default=[1, 4], metavar="N", help="in the picture")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
+    add("--repeat", type=int, default=1, metavar="N", help="passes, of which the cheapest counts")
+    add("--out", type=Path, metavar="F.csv", help=f"table that is added to; a study's is else "
+        f"{page.TABLE}")  # fmt: skip
+    return parser

@@ -1,0 +1,103 @@
+"""Memory of the forward pass as it is compiled, without weights or pictures."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from urgt_jax import config as configs
+from urgt_jax import sharding
+from urgt_jax.config import SIZES, Config, Data, Model, require
+from urgt_jax.model.families import structure
+from urgt_jax.model.placement import placed
+from urgt_jax.model.refiner import HEAD_PIXELS
+from urgt_jax.step import stages
+
+STAGES = ("encode", "attend", "heads")
+Shape = jax.ShapeDtypeStruct
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one device holds in a stage beside the parameters, bytes."""
+
+    temporary: int
+    output: int
+    argument: int
+    held: int  # tokens or layers of other patches, that wait for their turn
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.temporary + self.output + self.argument + self.held
+
+
+def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, Memory]:
+    """Every stage's memory on the device that holds most, from compiling it for this backend.
+
+    With shards, patches are shared among as many devices the way training does it.
+    """
+    model = replace(SIZES[size], dtype=dtype)
+    mesh = _mesh(shards) if shards > 1 else None
+    params, inputs = _shapes(model, patches, mesh, shards)
+    found = {}
+    with placed(sharding.placement_on(mesh)) if mesh else nullcontext():
+        for name, stage in zip(STAGES, stages(model), strict=True):
+            arrays, held = inputs[name]
+            found[name] = _of(stage, params, arrays, held // shards)
+    return found
+
+
+def on_devices(size: str, patches: int, dtype: str, shards: int) -> dict[str, Memory]:
+    """The same in a process that is to have as many CPU devices as there are shards."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", shards)
+    return compiled(size, patches, dtype, shards)
+
+
+def _of(stage: Callable, params, arrays: tuple, held: int) -> Memory:
+    found = stage.lower(params, *arrays).compile().memory_analysis()
+    beside = sum(math.prod(_part(x)) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+    return Memory(found.temp_size_in_bytes, found.output_size_in_bytes, beside, held)
+
+
+def _part(x: Shape) -> tuple[int, ...]:
+    return x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+
+
+def _mesh(shards: int) -> Mesh:
+    devices = jax.devices()
+    require(len(devices) >= shards, f"patch={shards}: there are {len(devices)} devices")
+    config = Config(mesh=configs.Mesh(data=1, fsdp=1, patch=shards), data=Data(batch=1))
+    return sharding.mesh_of(config, devices[:shards])
+
+
+def chunk(model: Model, patches: int) -> int:
+    """Patches that `inference.Refiner` encodes, and gives to the heads, at a time."""
+    pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
+    return min(max(pixels // math.prod(model.process), 1), patches)
+
+
+def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
+    """Parameters, and for every stage its other arrays and the bytes that wait beside them."""
+    lies = NamedSharding(mesh, PartitionSpec(None, "patch")) if mesh else None
+    of = lambda *shape, dtype="float32": Shape((1, *shape), jnp.dtype(dtype), sharding=lies)  # noqa: E731
+    few = chunk(model, patches // shards) * shards
+    lattice, process = math.prod(model.tokens), model.process
+    pictures = of(few, *process, 3, dtype="uint8"), of(few, *process), of(few, *process, 3)
+    tokens = of(patches, lattice, model.width, dtype=model.dtype)
+    part = [of(few, lattice, 2 * model.width, dtype=model.dtype)] * len(model.layers)
+    token_bytes = tokens.size * tokens.dtype.itemsize
+    params = structure(model)[1]
+    if mesh:
+        whole = NamedSharding(mesh, PartitionSpec())
+        params = jax.tree.map(lambda x: Shape(x.shape, x.dtype, sharding=whole), params)
+    return params, {
+        "encode": (pictures, token_bytes * (patches - few) // patches),
+        "attend": ((tokens, of(patches, lattice, 2)), 0),
+        "heads": ((part,), 2 * len(model.layers) * token_bytes),
+    }

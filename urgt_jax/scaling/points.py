@@ -1,0 +1,178 @@
+"""What every kind of point is worked out by."""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from urgt_jax import chips, evaluation
+from urgt_jax.chips import GB
+from urgt_jax.config import SIZES, Config, Model, require
+from urgt_jax.data.sources import open_pictures
+from urgt_jax.inference import Refiner, load
+from urgt_jax.log import duration
+from urgt_jax.model import flops
+from urgt_jax.model.families import structure
+from urgt_jax.model.refiner import tokens_of
+from urgt_jax.scaling import measure
+from urgt_jax.scaling import memory as memories
+from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, Row
+from urgt_jax.step_cost import matmul_peak
+from urgt_jax.subjects import Refined
+
+
+def _model(point: Point) -> Model:
+    return replace(SIZES[point.size], dtype=point.dtype)
+
+
+def _counts(point: Point) -> Row:
+    """Parameters and tokens."""
+    leaves = jax.tree.leaves(structure(_model(point))[1])
+    return {
+        "parameters": sum(x.size for x in leaves),
+        "tokens": point.patches * tokens_of(_model(point)),
+    }
+
+
+def _even(point: Point) -> None:
+    require(
+        point.patches % point.shards == 0,
+        f"{point.patches} patches do not divide evenly among {point.shards} devices",
+    )
+
+
+def memory(point: Point) -> Row:
+    """Bytes of the stages on the device that holds most; `memory_` tells of the worst of them."""
+    _even(point)
+    case = point.size, point.patches, point.dtype, point.shards
+    if point.shards > 1:
+        stages = measure.apart(point.patches, memories.on_devices, *case)
+    else:
+        stages = memories.compiled(*case)
+    worst = max(stages, key=lambda name: stages[name].total)
+    return _counts(point) | {
+        "memory_stage": worst,
+        **{f"memory_{name}": float(x) for name, x in asdict(stages[worst]).items()},
+        **{f"memory_{name}": float(stage.total) for name, stage in stages.items()},
+    }
+
+
+def operations(point: Point) -> Row:
+    """FLOPs of a device by part, and seconds at the published peaks of chips."""
+    _even(point)
+    found = flops.forward(_model(point), point.patches).times(1 / point.shards)
+    known = {chip.name: chip for chip in chips.CHIPS}
+    return _counts(point) | {
+        "flops_encoder": found.encoder,
+        "flops_within": found.within_linear + found.within_attention,
+        "flops_across_linear": found.across_linear,
+        "flops_across_attention": found.across_attention,
+        "flops_heads": found.heads,
+        **{f"seconds_{name}": found.total / known[name].peak(point.dtype) for name in CHIPS},
+    }
+
+
+def crossing(model: Model) -> float:
+    """Patches at which attention across patches takes as much as all that grows linearly."""
+    one = flops.forward(model, 1)
+    return (one.total - one.across_attention) / one.across_attention
+
+
+def timed(limit: float, repeat: int) -> Callable[[Point], Row]:
+    """Seconds and memory of a pass, measured where it can end within `limit` seconds."""
+
+    def work(point: Point) -> Row:
+        require(point.shards == 1, "a pass is measured on one device: --mesh is for memory, flops")
+        _affordable(point, limit)
+        case = point.size, point.patches, point.dtype, repeat
+        cost = asdict(measure.apart(point.patches, measure.measure, *case))
+        return {name: x for name, x in cost.items() if name not in Point._fields}
+
+    return work
+
+
+def _affordable(point: Point, limit: float) -> None:
+    """Fails where a pass would take too long or too much memory, by what it needs at least."""
+    model = _model(point)
+    seconds = flops.forward(model, point.patches).total / _matmul_peak()
+    require(
+        seconds <= limit,
+        f"a pass would take {duration(seconds)} at least, at the rate of this machine's products "
+        f"of matrices: raise --limit {limit:g}",
+    )
+    counts = _counts(point)
+    layers = 2 * len(model.layers) * counts["tokens"] * model.width * np.dtype(model.dtype).itemsize
+    needed, there = layers + 4 * counts["parameters"], _available()
+    require(
+        needed <= there,
+        f"a pass would take {needed / GB:.1f} GB of memory at least: {there / GB:.1f} are left",
+    )
+
+
+@cache
+def _matmul_peak() -> float:
+    return matmul_peak()
+
+
+def _available() -> float:
+    """Bytes of memory that a process can have, what only caches files included."""
+    try:
+        told = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        told = None
+    return int(told[1]) * 1024 if told else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def quality(where: Path, scenes: int) -> tuple[Callable[[Point], Row], str]:
+    """Scores of weights on analytic scenes, in grids they were not trained for; and their dtype."""
+    refiner = load(where)
+    require(isinstance(refiner, Refiner), f"{where} holds no refiner: give a run or its weights")
+
+    def work(point: Point) -> Row:
+        split = fitted(RESOLUTIONS[point.resolution], point.patches, refiner.config.model.process)
+        config = on_scenes(refiner.config, RESOLUTIONS[point.resolution], split, scenes)
+        subject = Refined(Refiner(refiner.params, config), config)
+        tally = evaluation.Tally(subject.sides)
+        for _ in evaluation.evaluate(subject, open_pictures(config, ""), config, tally):
+            pass
+        require(bool(tally.pictures), f"no scene could be scored: {tally.skipped}")
+        return {
+            "grid": f"{split[0]}x{split[1]}",
+            "scenes": len(tally.pictures),
+            **_columns(tally.means()),
+        }
+
+    return work, refiner.config.model.dtype
+
+
+def _columns(means: dict) -> Row:
+    """Those of the scores that are defined, by column."""
+    found = {
+        f"{side}_{name}": means[side][kind].get(metric, math.nan)
+        for side in ("coarse", "refined")
+        for name, (kind, metric) in SCORES.items()
+    }
+    return {name: float(x) for name, x in found.items() if not math.isnan(x)}
+
+
+def on_scenes(config: Config, size: tuple[int, int], split: tuple[int, int], scenes: int) -> Config:
+    """The configuration of an evaluation on scenes of that size, cut by that grid."""
+    data = replace(config.data, source="scenes", path="", split="", priors="", size=size)
+    return replace(config, data=data, eval=replace(config.eval, images=scenes, grid=split))
+
+
+def fitted(size: tuple[int, int], patches: int, process: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of that many patches, whose shape is as near to the network's as can be."""
+
+    def stretch(rows: int) -> float:
+        patch = size[0] / rows / (size[1] / (patches // rows))
+        return abs(math.log(patch / (process[0] / process[1])))
+
+    rows = min((n for n in range(1, patches + 1) if patches % n == 0), key=stretch)
+    return rows, patches // rows
