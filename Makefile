@@ -19,13 +19,19 @@ $(VENV)/ready: requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-demo: $(TINY)/metrics.json $(DEMO)/refined/scene0_depth.npy ## train, evaluate and refine, about ten minutes on two cores
+demo: shipped trained ## refine a 4K picture with the shipped model, then train a small one: ten minutes on two cores
+
+shipped: $(DEMO)/refined/scene0_depth.npy ## refine a 3840 x 2160 picture with the shipped model
 	@echo
-	@echo "made by this demo:"
-	@echo "  $(TINY)/weights.safetensors   the trained refiner"
-	@echo "  $(TINY)/report.html           coarse, refined and true maps of held-out scenes, with scores"
+	@echo "refined with the shipped model scenes-small:"
 	@echo "  $(DEMO)/scene0.png            a held-out scene of 3840 x 2160 pixels, its coarse and true maps"
 	@echo "  $(DEMO)/refined/              its refined maps, .npy and .png"
+
+trained: $(TINY)/metrics.json ## train and score a small model
+	@echo
+	@echo "trained from nothing:"
+	@echo "  $(TINY)/weights.safetensors   the trained refiner"
+	@echo "  $(TINY)/report.html           coarse, refined and true maps of held-out scenes, with scores"
 
 $(TINY)/weights.safetensors: | $(VENV)/ready
 	$(RUN) train.py configs/tiny.py --workdir $(TINY)
@@ -34,10 +40,10 @@ $(TINY)/metrics.json: $(TINY)/weights.safetensors
 	$(RUN) eval.py --workdir $(TINY)
 
 $(DEMO)/scene0.png: | $(VENV)/ready
-	$(RUN) -m urgt_jax.data.example --seed 0 --size 2160 3840 --out $(DEMO)
+	$(RUN) -m urgt_jax.data.example --seed 0 --split other --degrade middle --size 2160 3840 --out $(DEMO)
 
-$(DEMO)/refined/scene0_depth.npy: $(TINY)/weights.safetensors $(DEMO)/scene0.png
-	$(RUN) -m urgt_jax.predict $(DEMO)/scene0.png --weights $(TINY) --out $(DEMO)/refined
+$(DEMO)/refined/scene0_depth.npy: $(DEMO)/scene0.png
+	$(RUN) -m urgt_jax.predict $(DEMO)/scene0.png --weights scenes-small --out $(DEMO)/refined
 
 test: $(VENV)/ready ## the tests, a few minutes on two cores
 	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
@@ -49,4 +55,4 @@ lint: $(VENV)/ready ## format and lint, as the pre-commit hooks do
 	$(RUN) -m pip install --quiet --disable-pip-version-check ruff
 	$(RUN) -m ruff format . && $(RUN) -m ruff check .
 
-.PHONY: help demo test test-slow lint
+.PHONY: help demo shipped trained test test-slow lint

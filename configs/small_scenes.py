@@ -12,15 +12,15 @@ config = Config(
         features=48, channels=(48, 64, 96, 96),
     ),
     data=Data(
-        size=(336, 560), scenes=1000, batch=1, mix=(0, 0.45, 0.2, 0.35), fill="patches",
+        size=(168, 280), scenes=20_000, batch=1, mix=(0, 0.45, 0.2, 0.35), fill="patches",
         jitter=1.0,
     ),
     prior=Prior(
-        lines=(24, 140), blur=(0.3, 0.7), displace=(0, 0.35), grain=(0, 0.1), rough=(0, 10),
+        lines=(12, 84), blur=(0.3, 0.7), displace=(0, 0.35), grain=(0, 0.1), rough=(0, 10),
         distort=(0, 0.03), tilt=(0, 5), vary=0.5,
     ),
     loss=Loss(depth=2.0, gradient=5.0, normal=2.0, target="exact", error="relative"),
-    optim=Optim(rate=1e-3, steps=3000, warmup=0.05, average=0.998),
+    optim=Optim(rate=1e-3, steps=2200, warmup=0.05, average=0.998),
     train=Train(save_every=100, log_every=20),
-    eval=Eval(images=64, grid=(0, 0)),
+    eval=Eval(images=64, grid=(0, 0), zoom=2.0),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from PIL import Image
 
 import urgt_jax
 from urgt_jax import checkpoints, evaluation, pictures, predict, step
+from urgt_jax.config import Prior
 from urgt_jax.data import example
 from urgt_jax.errors import UserError
 
@@ -35,11 +36,13 @@ def weights(micro, tmp_path_factory):
 @pytest.fixture
 def scene(tmp_path):
     """A picture of 41 x 67 pixels with coarse maps beside it."""
-    example.write(tmp_path, "photo", 3, "test", (41, 67))
+    example.write(tmp_path, "photo", 3, "test", (41, 67), Prior())
     return tmp_path / "photo.png"
 
 
-@pytest.mark.parametrize("options", [[], ["--grid", 3, 5], ["--grid", 1, 1], ["--overlap", 0.3]])
+@pytest.mark.parametrize(
+    "options", [[], ["--grid", 3, 5], ["--grid", 0, 0], ["--overlap", 0.3, "--resident", 4]]
+)
 def test_predict_writes_maps_of_the_pictures_size(weights, scene, tmp_path, options):
     out = tmp_path / "new" / "out"
     call(predict.main, scene, "--weights", weights, "--out", out, *options)
@@ -127,9 +130,12 @@ def _broken(kind: str, scene: Path) -> list:
         depth.write_bytes(depth.read_bytes()[:300])
     elif kind == "pickle":
         np.save(depth, np.array([{}], object), allow_pickle=True)
-    return {"fine grid": ["--grid", 99, 2], "overlap": ["--overlap", 1], "typo": ["--gird", 2]}.get(
-        kind, []
-    )
+    return {
+        "fine grid": ["--grid", 99, 2],
+        "overlap": ["--overlap", 1],
+        "typo": ["--gird", 2],
+        "pool": ["--pool", 0],
+    }.get(kind, [])
 
 
 @pytest.mark.parametrize(
@@ -149,6 +155,7 @@ def _broken(kind: str, scene: Path) -> list:
         ("pickle", "photo_coarse_depth.npy is not a whole .npy file"),
         ("fine grid", "grid of 99 x 2 does not fit a picture of 41 x 67"),
         ("overlap", "overlap 1.0 is out of range"),
+        ("pool", "eval.pool 0 must be at least 1"),
         ("typo", "unrecognized arguments: --gird"),
     ],
 )

@@ -41,6 +41,9 @@ def test_positions_of_touching_patches_make_one_lattice():
 def test_a_grid_of_0_x_0_shows_the_picture_at_its_own_resolution(size, rows, cols):
     assert grid.split_of(size, (0, 0), (518, 518)) == (rows, cols)
     assert grid.split_of(size, (3, 5), (518, 518)) == (3, 5)
+    halved = tuple(round(side / 2) for side in size)
+    if min(halved) > 500:  # where neither the least of one patch nor the limit hides it
+        assert grid.split_of(halved, (0, 0), (518, 518), zoom=2.0) == (rows, cols)
     assert rows * cols <= grid.GRID_LIMIT and grid.cover(*size, rows, cols).count == rows * cols
 
 

@@ -64,7 +64,7 @@ class Checkpoints:
         """
         if step in self.manager.all_steps():
             return
-        tree = {**state._asdict(), "digest": digest(state)}
+        tree = {**_present(state), "digest": digest(state)}
         with self._writing():
             self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)))
 
@@ -91,9 +91,8 @@ class Checkpoints:
     def _read(self, step: int, mesh: Mesh) -> tuple[State | None, str]:
         """A state, or None and why not; all processes agree which."""
         shapes, layout = abstract_state(self.config), state_shardings(self.config, mesh)
-        target = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, layout
-        )._asdict()
+        placed = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
+        target = _present(jax.tree.map(placed, shapes, layout))
         # Laid out on this mesh, or Orbax would ask for the one that it was saved from.
         told, whole = jax.eval_shape(digest, shapes), NamedSharding(mesh, PartitionSpec())
         target["digest"] = jax.ShapeDtypeStruct(told.shape, told.dtype, sharding=whole)
@@ -171,6 +170,11 @@ class Checkpoints:
         """Waits until everything is on disk, and ends the work on it."""
         self.wait()
         self.manager.close()
+
+
+def _present(state: State) -> dict:
+    """The parts of a state by name, without what this run has none of."""
+    return {name: part for name, part in state._asdict().items() if part is not None}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import tyro
 
 from urgt_jax.errors import Parser, UserError
 
+ROW = 16  # patches of the largest block, and of a packed row
 TOKEN = 14  # pixels of the process shape per token and side, DINOv2's
 
 
@@ -233,8 +234,12 @@ class Data:
     size: tuple[int, int] = (2160, 3840)  # height and width of a scene, pixels
     scenes: int = 100_000  # how many training scenes there are before they repeat
     mix: tuple[float, float, float, float] = (0.1, 0.2, 0.3, 0.4)  # chance of 1x1, 2x2, 3x3, 4x4
-    batch: int = 4  # images in a step, over all hosts (at M = 4 when filled by patches)
-    fill: Literal["images", "patches"] = "images"  # what stays the same from step to step
+    # Steps after which the mix is adapted to the held-out error of each M; 0 leaves it as it is.
+    adapt: int = 0
+    batch: int = 4  # images in a step, over all hosts (at M = 4 when filled by patches), or rows
+    # What stays the same from step to step: the images, the patches, or the rows of 16 patches that
+    # blocks of several images are packed into.
+    fill: Literal["images", "patches", "packed"] = "images"
     max_depth: float = 80.0  # beyond this depth a pixel is invalid, metres
     jitter: float = 0.0  # how much pictures' colours are changed in training; 1 is much
     workers: int = 0  # processes that prepare batches; 0 uses threads of this one
@@ -243,7 +248,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _positive("data", self, "scenes", "batch", "max_depth", "threads")
-        for name in ("workers", "unreadable", "jitter"):
+        for name in ("workers", "unreadable", "jitter", "adapt"):
             value = getattr(self, name)
             require(value >= 0, f"data.{name} {value} must not be negative")
         require(
@@ -259,9 +264,18 @@ class Data:
             f"data.mix {self.mix} must be four probabilities that sum to 1",
         )
 
+    @property
+    def packed(self) -> bool:
+        """Whether blocks of several images share a row of a batch."""
+        return self.fill == "packed"
+
     def images(self, m: int) -> int:
-        """Images in a step whose blocks are m x m patches, over all hosts."""
-        return self.batch if self.fill == "images" else self.batch * 16 // (m * m)
+        """Images, or packed rows, in a step whose blocks are m x m patches, over all hosts."""
+        return self.batch * ROW // (m * m) if self.fill == "patches" else self.batch
+
+    def patches(self, m: int) -> int:
+        """Patches of an image whose block is m x m patches, or of a packed row."""
+        return ROW if self.packed else m * m
 
 
 @dataclass(frozen=True)
@@ -330,7 +344,9 @@ class Eval:
 
     images: int = 0  # pictures that are scored at most; 0 takes all of a data set, 200 scenes
     grid: tuple[int, int] = (4, 4)  # rows and columns of patches; 0 0 fits them to each picture
+    zoom: float = 1.0  # pixels of the process shape for a pixel of the picture, where grid is 0 0
     overlap: float = 0.0  # share of a patch that its neighbour sees too
+    pool: int = 1  # side of cells of tokens whose mean other patches see; above 1 is approximate
     align: Literal["prior", "none", "disparity"] = "prior"  # of depth to truth before it is scored
     fidelity: Literal["exact", "official"] = "exact"  # as the paper has it, or the released code
     examples: int = 6  # the worst pictures, which get a page each in the report
@@ -342,6 +358,8 @@ class Eval:
             min(self.grid) >= 1 or self.grid == (0, 0),
             f"eval.grid {self.grid} must be at least 1 1, or 0 0 to fit each picture",
         )
+        require(self.pool >= 1, f"eval.pool {self.pool} must be at least 1")
+        _positive("eval", self, "zoom")
         require(0 <= self.overlap < 1, f"eval.overlap {self.overlap} is out of range [0, 1)")
 
 

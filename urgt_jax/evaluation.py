@@ -72,8 +72,9 @@ def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
     if candidate.depth is not None:
         metres = metrics.to_metres(candidate.depth, truth, protocol_of(config))
         scores["depth"] = metrics.depth_scores(metres, truth)
-        split = grid.split_of(metres.shape, config.eval.grid, config.model.process)
-        windows = grid.cover(*metres.shape, *split, config.eval.overlap)
+        c = config.eval
+        split = grid.split_of(metres.shape, c.grid, config.model.process, c.zoom)
+        windows = grid.cover(*metres.shape, *split, c.overlap)
         scores["depth"] |= metrics.seams(metres, truth, windows)
         scores["depth"] |= _consistency(candidate, truth, config)
     if candidate.normal is not None and truth.normal is not None:
@@ -327,8 +328,9 @@ def _resolution(tally: Tally) -> str:
 
 def _patches(config: Config) -> str:
     rows, cols = config.eval.grid
-    count = f"{rows} x {cols} patches" if rows else "patches at the pictures' own resolution"
-    return f"{count}, overlap {config.eval.overlap:g}"
+    count = f"{rows} x {cols} patches" if rows else "patches that fit each picture"
+    pool = f", approximate: pool {config.eval.pool}" if config.eval.pool > 1 else ""
+    return f"{count}, overlap {config.eval.overlap:g}{pool}"
 
 
 def _json(summary: dict) -> str:

@@ -16,7 +16,7 @@ from urgt_jax import pictures, resampling
 from urgt_jax.config import Config, require
 from urgt_jax.data import priors
 from urgt_jax.grid import Grid
-from urgt_jax.pictures import unit
+from urgt_jax.pictures import Pointwise, unit
 
 Image = UInt8[np.ndarray, "H W 3"]
 
@@ -25,8 +25,8 @@ class Maps(NamedTuple):
     """A picture and its priors, from which windows are cut."""
 
     image: Image
-    depth: Float[np.ndarray, "H W"]  # in the network's unit
-    normal: Float[np.ndarray, "H W 3"]  # unit length
+    depth: Float[np.ndarray, "H W"] | Pointwise  # in the network's unit
+    normal: Float[np.ndarray, "H W 3"] | Pointwise  # unit length
     unit: priors.Unit = priors.Unit(0.0, 1.0)  # what depth was before
 
     @property
@@ -83,10 +83,15 @@ class Exact(Fidelity):
     def prepare(self, view: Image, depth, normal) -> Maps:
         """Depth is brought into the network's unit; maps must have the picture's own size."""
         size, c = view.shape[:2], self.config
-        depth = pictures.check_map(depth, size, "coarse depth")
-        normal = pictures.check_map(normal, (*size, 3), "coarse normal")
-        depth, scale = priors.normalise(depth, c.prior, c.data.max_depth)
-        return Maps(view, depth, unit(normal), scale)
+        ends = np.float32(pictures.extent(depth, size, "coarse depth"))
+        pictures.extent(normal, (*size, 3), "coarse normal")
+        own = priors.normalise(ends, c.prior, c.data.max_depth)[1]
+
+        def brought(x: np.ndarray) -> np.ndarray:
+            return (x.astype(np.float32) - np.float32(own.low)) / np.float32(own.scale)
+
+        turned = Pointwise(normal, lambda x: unit(x.astype(np.float32)))
+        return Maps(view, Pointwise(depth, brought), turned, own)
 
     def cut(self, maps: Maps, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
         """All three with the same geometry, pixel centres at one half."""

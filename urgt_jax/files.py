@@ -11,16 +11,24 @@ from urgt_jax.errors import UserError
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells what the system says about writing inside as a user error."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the name `path` only once it is complete."""
     # Not the process id, which hosts that share the folder may have in common.
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with part.open("wb") as file:
-            yield file
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            with part.open("wb") as file:
+                yield file
+            os.replace(part, path)
     finally:
         try:
             part.unlink(missing_ok=True)

@@ -75,15 +75,15 @@ def cover(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -
 
 
 def split_of(
-    size: tuple[int, int], asked: tuple[int, int], process: tuple[int, int]
+    size: tuple[int, int], asked: tuple[int, int], process: tuple[int, int], zoom: float = 1.0
 ) -> tuple[int, int]:
-    """Rows and columns as asked, or for (0, 0) those that show a picture at its own resolution.
+    """Rows and columns as asked, or for (0, 0) those that show a picture enlarged `zoom` times.
 
     They are at most `GRID_LIMIT` patches: beyond it both are scaled down alike.
     """
     if tuple(asked) != (0, 0):
         return tuple(asked)
-    rows, cols = (max(round(side / p), 1) for side, p in zip(size, process, strict=True))
+    rows, cols = (max(round(zoom * side / p), 1) for side, p in zip(size, process, strict=True))
     if rows * cols > GRID_LIMIT:
         scale = (GRID_LIMIT / (rows * cols)) ** 0.5
         rows, cols = (max(int(n * scale), 1) for n in (rows, cols))

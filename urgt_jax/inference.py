@@ -1,7 +1,8 @@
 """A trained refiner as a function from a picture and its coarse maps to refined maps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,18 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from urgt_jax import coarse
+from urgt_jax import coarse, streaming
 from urgt_jax import grid as grids
 from urgt_jax.checkpoints import kind_in, load_weights
 from urgt_jax.config import Config, require
 from urgt_jax.fidelity import FIDELITIES, Maps
 from urgt_jax.grid import Grid
+from urgt_jax.model import flops
 from urgt_jax.model.refiner import CHANNELS, HEAD_PIXELS, Offsets
 from urgt_jax.step import stages
 
 Depth = Float[np.ndarray, "H W"]
 Normal = Float[np.ndarray, "H W 3"]
 Progress = Callable[[int, int], None]  # (done, count)
+Tell = Callable[[str, float], None]  # which stage, and the share of it that is done
 
 
 def quiet(done: int, count: int) -> None:
@@ -37,7 +40,13 @@ class Result(NamedTuple):
     normal_confidence: Depth | None  # 1 and above
 
 
-def load(path: str | Path, dtype: str | None = None, fidelity: str | None = None):
+def load(
+    path: str | Path,
+    dtype: str | None = None,
+    fidelity: str | None = None,
+    pool: int | None = None,
+    resident: int | None = None,
+):
     """The model in a weight file, or in the work directory of a finished run, as a function.
 
     A refiner, unless the file holds Depth Anything V2 or Metric3D v2.
@@ -50,16 +59,23 @@ def load(path: str | Path, dtype: str | None = None, fidelity: str | None = None
         config = replace(config, model=replace(config.model, dtype=dtype))
     if fidelity:
         config = replace(config, eval=replace(config.eval, fidelity=fidelity))
-    return Refiner(params, config)
+    if pool is not None:
+        config = replace(config, eval=replace(config.eval, pool=pool))
+    return Refiner(params, config, resident)
 
 
 class Refiner:
-    """Refines coarse maps of one picture at a time; memory grows slowly with the patches."""
+    """Refines coarse maps of one picture at a time; memory grows slowly with the patches.
 
-    def __init__(self, params: dict, config: Config):
-        self.config = config
+    `resident` patches attend to each other on the device at a time, where all others' tokens wait
+    in the host's memory; None takes all, or where they do not fit as many as do.
+    """
+
+    def __init__(self, params: dict, config: Config, resident: int | None = None):
+        require(resident is None or resident >= 1, f"resident {resident} must be at least 1")
+        self.config, self.resident = config, resident
         self.params = jax.device_put(params)
-        self.stages = stages(config.model)
+        self.stages = stages(config.model, config.eval.pool)
         self.way = FIDELITIES[config.eval.fidelity](config)
 
     def __call__(
@@ -75,36 +91,69 @@ class Refiner:
 
         Without a grid or an overlap the picture is cut as the weights' own evaluation does.
         """
+        return _joined(
+            self.strips(image, coarse_depth, coarse_normal, grid, overlap, progress), len(image)
+        )
+
+    def strips(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        coarse_depth: Depth,
+        coarse_normal: Normal,
+        grid: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        progress: Progress = quiet,
+    ) -> Iterator[tuple[slice, Result]]:
+        """The same, some rows after the others from the top, for pictures of any size.
+
+        Coarse maps may be memory-mapped: they are never read whole.
+        """
         size = _check(image)
-        split, overlap = self.split(grid, overlap)
+        split, overlap = self.split(size, grid, overlap)
         view = self.way.view(image, split)
-        maps = self.way.prepare(view, np.asarray(coarse_depth), np.asarray(coarse_normal))
+        maps = self.way.prepare(view, np.asanyarray(coarse_depth), np.asanyarray(coarse_normal))
         windows = self.way.cover(maps, split, overlap)
-        found = self.refine(maps, windows, progress)
-        finished = (x if x is None else self.way.finish(x, size) for x in found)
-        depth, normal, *sure = finished
-        return Result(maps.unit.back(depth), self.way.unit(normal), *sure)
+        found = self._strips(maps, windows, progress)
+        if maps.size != size:  # resizing mixes rows of neighbouring strips
+            whole = _joined(found, maps.size[0])
+            finished = (x if x is None else self.way.finish(x, size) for x in whole)
+            found = [(slice(0, size[0]), Result(*finished))]
+        for rows, (depth, normal, *sure) in found:
+            yield rows, Result(maps.unit.back(depth), self.way.unit(normal), *sure)
 
     def split(
-        self, grid: tuple[int, int] | None, overlap: float | None
+        self, size: tuple[int, int], grid: tuple[int, int] | None, overlap: float | None
     ) -> tuple[tuple[int, int], float]:
         """Rows and columns of patches and their overlap, the weights' own where none is given."""
         c = self.config.eval
-        return tuple(grid or c.grid), c.overlap if overlap is None else overlap
+        split = grids.split_of(size, grid or c.grid, self.config.model.process, c.zoom)
+        return split, c.overlap if overlap is None else overlap
 
     def refine(self, maps: Maps, windows: Grid, progress: Progress = quiet) -> Result:
         """Refined maps, in the units and at the size of the maps."""
-        parts = self._parts(maps, windows, progress)
-        whole = grids.place(parts, windows, self.way.weight(windows))
+        return _joined(self._strips(maps, windows, progress), maps.size[0])
+
+    def _strips(
+        self, maps: Maps, windows: Grid, progress: Progress
+    ) -> Iterator[tuple[slice, Result]]:
+        parts, weight = self._parts(maps, windows, progress), self.way.weight(windows)
+        for rows, placed in grids.strips(parts, windows, weight):
+            yield rows, self._result(placed, maps.depth[rows], maps.normal[rows])
+
+    def _result(self, placed: Float[np.ndarray, "r W C"], depth: Depth, normal: Normal) -> Result:
+        """Refined rows from what was put together and the coarse maps' rows."""
         found, at = {}, 0
         for kind in self.config.model.outputs:
             channels = CHANNELS[kind]
-            found[kind] = whole[..., at : at + channels], whole[..., at + channels]
+            found[kind] = placed[..., at : at + channels], placed[..., at + channels]
             at += channels + 1
-        depth, sure = found.get("depth", (None, None))
-        normal, certain = found.get("normal", (None, None))
-        depth = maps.depth if depth is None else self.way.refined(depth[..., 0], maps.depth)
-        normal = maps.normal if normal is None else self.way.refined(normal, maps.normal)
+        sure = certain = None
+        if "depth" in found:
+            values, sure = found["depth"]
+            depth = self.way.refined(values[..., 0], depth)
+        if "normal" in found:
+            values, certain = found["normal"]
+            normal = self.way.refined(values, normal)
         return Result(depth, self.way.unit(normal), sure, certain)
 
     def _parts(self, maps: Maps, windows: Grid, progress: Progress) -> Iterator[np.ndarray]:
@@ -127,22 +176,46 @@ class Refiner:
         pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
         size = min(max(pixels // (process[0] * process[1]), 1), count)
         chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
-        tokens, steps = [], 2 * len(chunks) + 1
+        resident = self.resident or streaming.resident(self.config.model, count) or count
+        tell = self._teller(count, progress)
+        tokens = []
         for i, chunk in enumerate(chunks):
             cut = zip(*(self.way.cut(maps, windows, k) for k in chunk), strict=True)
             cut = [_padded(np.stack(x), size)[None] for x in cut]
-            tokens.append(self.stages.encode(self.params, *cut)[0, : len(chunk)])
-            progress(i + 1, steps)
-        whole = jnp.concatenate(tokens)[None]
-        del tokens
-        layers = self.stages.attend(self.params, whole, self.way.spots(windows)[None])
-        del whole
+            found = self.stages.encode(self.params, *cut)[0, : len(chunk)]
+            tokens.append(jax.device_get(found) if resident < count else found)
+            tell("encode", (i + 1) / len(chunks))
+        layers = self._attend(tokens, self.way.spots(windows), resident, tell)
         for i, chunk in enumerate(chunks):
             part = [_padded(x[0, chunk.start : chunk.stop], size)[None] for x in layers]
             out = jax.device_get(self.stages.heads(self.params, part))
-            progress(len(chunks) + 2 + i, steps)
+            tell("heads", (i + 1) / len(chunks))
             for k in range(len(chunk)):
                 yield jax.tree.map(lambda x: x[0, k], out)  # noqa: B023
+
+    def _attend(self, tokens: list, spots: np.ndarray, resident: int, tell: Tell) -> list:
+        """The layers that heads read, [1, P, N, 2*D], on the host where patches do not all fit."""
+        count, c = len(spots), self.config
+        whole = (np if resident < count else jnp).concatenate(tokens)
+        tokens.clear()
+        if resident >= count:
+            layers = self.stages.attend(self.params, whole[None], spots[None])
+            tell("attend", 1.0)
+            return layers
+        shares = partial(tell, "attend")
+        layers = streaming.attend(self.params, c.model, whole, spots, resident, c.eval.pool, shares)
+        return [x[None] for x in layers]
+
+    def _teller(self, count: int, progress: Progress) -> Tell:
+        """Turns the share of a stage that is done into a share of the work, in percent."""
+        cost = flops.forward(self.config.model, count, self.config.eval.pool)
+        parts = {"encode": cost.encoder, "attend": cost.pairs, "heads": cost.heads}
+        before = dict(zip(parts, np.cumsum([0, *parts.values()]), strict=False))
+
+        def tell(stage: str, share: float) -> None:
+            progress(round(100 * (before[stage] + share * parts[stage]) / cost.total), 100)
+
+        return tell
 
     def patches(self, maps: Maps, windows: Grid) -> Float[np.ndarray, "P h w"] | None:
         """Refined depth of every window at its own size, in the maps' unit."""
@@ -161,6 +234,18 @@ def _check(image: np.ndarray) -> tuple[int, int]:
         f"the image has shape {image.shape} and dtype {image.dtype}: give [H, W, 3] uint8",
     )
     return image.shape[:2]
+
+
+def _joined(strips: Iterable[tuple[slice, Result]], height: int) -> Result:
+    """All rows of maps in one."""
+    whole = None
+    for rows, part in strips:
+        if whole is None:
+            whole = [x if x is None else np.empty((height, *x.shape[1:]), x.dtype) for x in part]
+        for into, x in zip(whole, part, strict=True):
+            if x is not None:
+                into[rows] = x
+    return Result(*whole)
 
 
 def _padded(x, size: int):

@@ -13,7 +13,7 @@ from urgt_jax import chips
 from urgt_jax.config import Config
 from urgt_jax.model import flops
 
-WAITS = ("data", "compiling", "saving")  # what a step may have to wait for
+WAITS = ("data", "compiling", "saving", "validating")  # what a step may have to wait for
 
 
 class Meter:
@@ -33,7 +33,7 @@ class Meter:
 
     @contextmanager
     def losing(self, what: str) -> Iterator[None]:
-        """Counts the time inside as lost to data, compiling or saving."""
+        """Counts the time inside as lost to one of `WAITS`."""
         began = time.monotonic()
         yield
         self.lost[what] += time.monotonic() - began
@@ -83,6 +83,6 @@ def line(values: dict[str, float]) -> str:
         parts.append(f"{values['utilisation']:.1%} of peak")
     limit = f" of {values['memory_limit_gb']:.3g}" if "memory_limit_gb" in values else ""
     parts.append(f"{values['memory_gb']:.3g}{limit} GB")
-    lost = {what: values[f"lost_to_{what}"] for what in WAITS}
+    lost = {what: values.get(f"lost_to_{what}", 0.0) for what in WAITS}
     told = ", ".join(f"{what} {share:.0%}" for what, share in lost.items() if share >= 0.005)
     return "  ".join([*parts, f"lost: {told}"] if told else parts)

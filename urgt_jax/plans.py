@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from urgt_jax import chips, grid, hlo, sharding
 from urgt_jax.chips import GB, GIB, TERA, Chip
-from urgt_jax.config import Config, changed, require
+from urgt_jax.config import ROW, Config, changed, require
 from urgt_jax.data import gridmix
 from urgt_jax.data.priors import Fit
 from urgt_jax.data.sources import Picture
@@ -165,10 +165,19 @@ class _Blank:
 def abstract_batch(config: Config, side: int) -> Batch:
     """Shapes and dtypes of the batches whose blocks are side x side patches, over all hosts."""
     blank = _Blank()
-    block = grid.block(*blank.size(0), side, 0, 0)
+    block = grid.block(*blank.size(0), 4 if config.data.packed else side, 0, 0)
     made = gridmix.block_of(blank, 0, config, block)
+    if config.data.packed:
+        made["owner"] = np.zeros(ROW, np.int32)
     rows = config.data.images(side)
     return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in made.items()}
+
+
+def needed(config: Config, side: int) -> float:
+    """Operations that a training step needs; packed for the blocks of rows in the mean."""
+    blocks = gridmix.packed_blocks(config.data.mix) if config.data.packed else np.eye(4)[side - 1]
+    row = sum(n * flops.training(config, m * m).total for m, n in enumerate(blocks, 1))
+    return config.data.images(side) * row
 
 
 def plan(topology: str, config: Config, side: int) -> Plan:
@@ -187,7 +196,7 @@ def plan(topology: str, config: Config, side: int) -> Plan:
     return Plan(
         topology, chips.of(devices[0], sharers), config, dict(mesh.shape), side,
         _memory(config, mesh, state, batch, compiled),
-        flops.training(config, patches).total * share,
+        needed(config, side) / mesh.devices.size,
         flops.executed(config, patches).total * share,
         program.traffic(), program.hbm(), took,
     )  # fmt: skip
@@ -283,8 +292,9 @@ def section(plan: Plan, command: str) -> str:
             "",
             f"    {command}",
             "",
-            f"Mesh {mesh}; {plan.side * plan.side} patches an image; {plan.config.model.dtype}, "
-            f"remat {plan.config.model.remat}. Compiled in {duration(plan.compiling)}.",
+            f"Mesh {mesh}; {plan.config.data.patches(plan.side)} patches an image; "
+            f"{plan.config.model.dtype}, remat {plan.config.model.remat}. Compiled in "
+            f"{duration(plan.compiling)}.",
             "",
             *_memory_table(plan),
             "",

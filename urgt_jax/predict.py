@@ -3,6 +3,8 @@
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,9 @@ from urgt_jax.fidelity import FIDELITIES
 from urgt_jax.files import folder
 from urgt_jax.inference import Refiner, Result, load
 from urgt_jax.log import Progress, duration
+
+Strips = Iterator[tuple[slice, Result]]
+Size = tuple[int, int]
 
 
 class Sources(NamedTuple):
@@ -31,7 +36,7 @@ def main() -> None:
     images = _images(told.images)
     files = [_coarse_files(image, told) for image in images]
     out = folder(told.out)
-    refiner = load(told.weights, told.dtype, told.fidelity)
+    refiner = load(told.weights, told.dtype, told.fidelity, told.pool, told.resident)
     require(isinstance(refiner, Refiner), f"{told.weights} holds no refiner: it makes coarse maps")
     sources = Sources(
         coarse.load(told.depth_weights, "depth_anything") if told.depth_weights else None,
@@ -59,11 +64,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--depth-size", type=int, metavar="PIXELS", help="shorter side that Depth Anything sees")
     add("--save-coarse", action="store_true", help="keep the coarse maps too")
     add(
-        "--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="patches; else the weights' own"
+        "--grid",
+        type=int,
+        nargs=2,
+        metavar=("ROWS", "COLS"),
+        help="patches, 0 0 for as many as show the picture at its own resolution (at most "
+        f"{grids.GRID_LIMIT}); else the weights' own",
     )
     add("--overlap", type=float, help="share of a patch its neighbour sees too")
     add("--fidelity", choices=sorted(FIDELITIES), help="as the paper has it (exact) or the "
         "released code (official); else what the weights were made for")  # fmt: skip
+    add("--pool", type=int, metavar="K", help="approximate: patches see means over K x K tokens of "
+        "one another, K^2 fewer; else 1, exact")  # fmt: skip
+    add("--resident", type=int, metavar="PATCHES", help="whose tokens are on the device at a time; "
+        "else as many as fit")  # fmt: skip
     add("--dtype", choices=["float32", "bfloat16"], help="of activations; else as trained")
     return parser
 
@@ -113,10 +127,15 @@ def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Pa
     """One picture from files to files."""
     began = time.monotonic()
     image = pictures.read_image(path)
-    split, overlap = refiner.split(told.grid, told.overlap)
+    split, overlap = refiner.split(image.shape[:2], told.grid, told.overlap)
     view = refiner.way.view(image, split)
     count = grids.cover(*view.shape[:2], *split, overlap).count
-    print(f"{path}: {image.shape[1]} x {image.shape[0]} pixels, {count} patches", flush=True)
+    pool = refiner.config.eval.pool
+    approximate = f", approximate: see means over {pool} x {pool} tokens" if pool > 1 else ""
+    print(
+        f"{path}: {image.shape[1]} x {image.shape[0]} pixels, {count} patches{approximate}",
+        flush=True,
+    )
     depth, normal = _coarse_maps(sources, view, files, told)
     progress = Progress(path.name, 1)
 
@@ -124,15 +143,15 @@ def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Pa
         progress.count = steps
         progress.tell(done)
 
-    try:
-        result = refiner(image, depth, normal, grid=split, overlap=overlap, progress=tell)
-    except UserError as error:  # the refiner knows maps, but not whose they are
-        raise UserError(f"{path}: {error}") from error
-    if not (np.isfinite(result.depth).all() and np.isfinite(result.normal).all()):
-        raise UserError(f"{told.weights} gives NaN for {path}: the weights are damaged")
-    write(result, refiner, out, path.stem)
+    strips = refiner.strips(image, depth, normal, grid=split, overlap=overlap, progress=tell)
+    metric = refiner.config.prior.kind == "depth"
+    size = image.shape[:2]
+    save(_checked(strips, path, told.weights), size, size, out / path.stem, metric)
     if told.save_coarse:
-        write(Result(depth, normal, None, None), refiner, out, f"{path.stem}_coarse")
+        coarse = ((rows, Result(depth[rows], normal[rows], None, None)) for rows in
+                  pictures.strips(max(len(depth), len(normal))))  # fmt: skip
+        sizes = depth.shape, normal.shape[:2]
+        save(coarse, *sizes, out / f"{path.stem}_coarse", metric)
     print(
         f"{path}: refined in {duration(time.monotonic() - began)}, {out / path.stem}_*", flush=True
     )
@@ -141,24 +160,45 @@ def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Pa
 def _coarse_maps(sources: Sources, view: np.ndarray, files, told) -> tuple[np.ndarray, np.ndarray]:
     """Coarse depth and normals of the picture that is worked on, as files or networks give them."""
     if files[0]:
-        depth = pictures.load_map(files[0], "coarse depth")
+        depth = pictures.load_map(files[0], "coarse depth", mapped=True)
     else:
         print("  coarse depth ...", flush=True)
         depth = sources.depth(view, told.depth_size)
     if files[1]:
-        return depth, pictures.load_map(files[1], "coarse normal")
+        return depth, pictures.load_map(files[1], "coarse normal", mapped=True)
     print("  coarse normals ...", flush=True)
     return depth, sources.normal(view)
 
 
-def write(result: Result, refiner: Refiner, out: Path, stem: str) -> None:
-    """Saves maps and their pictures."""
-    metric = refiner.config.prior.kind == "depth"
-    shown = 1 / np.maximum(result.depth, 1e-3) if metric else result.depth
-    pictures.write_map(out / f"{stem}_depth.npy", result.depth)
-    pictures.write_map(out / f"{stem}_normal.npy", result.normal)
-    pictures.write_image(out / f"{stem}_depth.png", pictures.colour_depth(shown))
-    pictures.write_image(out / f"{stem}_normal.png", pictures.colour_normal(result.normal))
+def _checked(strips: Strips, path: Path, weights: Path) -> Strips:
+    """The same strips; tells whose they are where they cannot be made."""
+    try:
+        for rows, result in strips:
+            if not (np.isfinite(result.depth).all() and np.isfinite(result.normal).all()):
+                raise UserError(f"{weights} gives NaN: the weights are damaged")
+            yield rows, result
+    except UserError as error:  # the refiner knows maps, but not whose they are
+        raise UserError(f"{path}: {error}") from error
+
+
+def save(strips: Strips, deep: Size, turned: Size, path: Path, metric: bool) -> None:
+    """Saves maps, whose sizes are told, and their pictures under names that begin with the path."""
+    name = lambda ending: path.with_name(f"{path.name}_{ending}")  # noqa: E731
+    with ExitStack() as files:
+        depth = files.enter_context(pictures.map_rows(name("depth.npy"), deep))
+        normal = files.enter_context(pictures.map_rows(name("normal.npy"), (*turned, 3)))
+        colours = files.enter_context(pictures.image_rows(name("normal.png"), turned))
+        for _, result in strips:
+            depth(result.depth)
+            normal(result.normal)
+            colours(pictures.colour_normal(result.normal))
+    values = pictures.load_map(name("depth.npy"), "depth", mapped=True)
+    near = (lambda x: 1 / np.maximum(x, 1e-3)) if metric else (lambda x: x)
+    shown = pictures.Pointwise(values, near)
+    low, high = pictures.ends(shown)
+    with pictures.image_rows(name("depth.png"), deep) as colours:
+        for rows in pictures.strips(deep[0]):
+            colours(pictures.ramp(shown[rows], low, high))
 
 
 if __name__ == "__main__":

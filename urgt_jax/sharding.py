@@ -54,6 +54,11 @@ def mesh_of(config: Config, devices: list | None = None) -> Mesh:
         f"{data * fsdp} devices and {config.optim.accumulate} parts (optim.accumulate): change "
         "one of them",
     )
+    require(
+        c.patch == 1 or not config.data.packed,
+        f"mesh.patch {c.patch} does not go with data.fill packed, whose patches are of several "
+        "images: set --mesh.patch 1 and share by --mesh.fsdp, or set --data.fill patches",
+    )
     shape = (data, fsdp, c.patch)
     chosen = np.array(devices[: data * inner]).reshape(shape)
     return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * 3)
@@ -219,14 +224,14 @@ class OnMesh(Placement):
         spec = PartitionSpec(IMAGES, "patch")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
-    def attend(self, kernel, q, k, v, across: bool):
+    def attend(self, kernel, q, k, v, *owners, across: bool):
         """Across patches each device gets all tokens of some heads.
 
         Where heads are fewer, several devices have the same ones, and a part of the queries each.
         """
         if not across or self.shards == 1:
-            spec = PartitionSpec((*IMAGES, "patch"))
-            return self._map(kernel, (spec,) * 3, spec)(q, k, v)
+            arrays, spec = (q, k, v, *owners), PartitionSpec((*IMAGES, "patch"))
+            return self._map(kernel, (spec,) * len(arrays), spec)(*arrays)
         mesh = self._split(math.gcd(q.shape[2], self.shards))
 
         # Written out, since the partitioner gathers whole tensors where it could exchange them.

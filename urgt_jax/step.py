@@ -20,6 +20,7 @@ from urgt_jax.model.placement import placed, placement
 from urgt_jax.optim import optimiser, schedule, trained
 
 Batch = dict[str, jax.Array]
+ERRORS = {"squared": losses.mse, "relative": losses.relative}
 METRICS = ("loss", "depth", "gradient", "angular", "alignment", "grad_norm", "rate")  # of a step
 
 
@@ -30,6 +31,8 @@ class State(NamedTuple):
     skipped: jax.Array  # steps that were left out, their gradients not being usable
     params: dict
     opt: tuple
+    # [2, 4] held-out error of each M at the start and now, where these adapt the mix.
+    errors: jax.Array | None = None
 
 
 class Verdict(NamedTuple):
@@ -37,7 +40,9 @@ class Verdict(NamedTuple):
 
     usable: jax.Array  # the loss is finite and the gradient has not exploded
     norm: jax.Array  # of the gradient
-    far: jax.Array  # [B], mean squared error of each image's maps; not finite where those are not
+    # Mean squared error of the maps of each image, or packed of each patch [B * 16]; not finite
+    # where those are not.
+    far: jax.Array
 
 
 def initial_params(model: Model, seed: int) -> dict:
@@ -49,8 +54,8 @@ def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a state."""
     params = structure(config.model)[1]
     opt = jax.eval_shape(optimiser(config.optim).init, params)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    return State(count, count, params, opt)
+    count, errors = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    return State(count, count, params, opt, errors if config.data.adapt else None)
 
 
 def state_shardings(config: Config, mesh: Mesh) -> State:
@@ -64,7 +69,7 @@ def state_shardings(config: Config, mesh: Mesh) -> State:
         optimiser(config.optim), lambda x, s: x if masked(x) else s, state.opt, params,
         transform_non_params=lambda _: whole, is_leaf=masked,
     )  # fmt: skip
-    return State(whole, whole, params, opt)
+    return State(whole, whole, params, opt, whole if config.data.adapt else None)
 
 
 @jax.jit
@@ -79,8 +84,8 @@ def initial_state(config: Config, mesh: Mesh) -> State:
 
     def make():
         params = initial_params(config.model, config.seed)
-        none = jnp.zeros((), jnp.int32)
-        return State(none, none, params, optimiser(config.optim).init(params))
+        none, errors = jnp.zeros((), jnp.int32), jnp.zeros((2, 4)) if config.data.adapt else None
+        return State(none, none, params, optimiser(config.optim).init(params), errors)
 
     return jax.jit(make, out_shardings=state_shardings(config, mesh))()
 
@@ -91,7 +96,7 @@ def refine(model: refiner.Refiner, batch: Batch) -> dict:
     count, tokens = depth.shape[1], model.config.tokens
     parts = _filled((batch["image"], depth, normal, batch["origins"]), count)
     spots = grid.positions(parts[3], tokens, tokens)
-    out = model(_in_unit(parts[0]), *parts[1:3], spots, count)
+    out = model(_in_unit(parts[0]), *parts[1:3], spots, count, batch.get("owner"))
     out = jax.tree.map(lambda x: x[:, :count], out)
     result = {"depth": depth, "normal": normal}
     if "depth" in out:
@@ -113,23 +118,24 @@ def _filled(arrays, count: int):
 def loss_terms(
     config: Config, params: dict, batch: Batch, counts: dict
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """The paper's terms, unweighted, and how far every image's maps are from the truth.
+    """The paper's terms, unweighted, and how far maps are from the truth (`Verdict.far`).
 
     Terms are means over the `loss_counts` of a whole batch: those of its parts add up.
     """
     result, terms = refine(assemble(config.model, params), batch), {}
-    far = jnp.zeros(batch["valid"].shape[0], jnp.float32)
+    each = jax.vmap if "owner" not in batch else lambda error: jax.vmap(jax.vmap(error))
+    far = 0.0
     if "depth" in config.model.outputs:
         maps = result["depth"], batch["target"], batch["valid"]
-        terms["depth"] = losses.mse(*maps, counts["depth"])
+        terms["depth"] = ERRORS[config.loss.error](*maps, counts["depth"])
         terms["gradient"] = losses.gradient_matching(*maps, counts["gradient"])
-        far += jax.vmap(losses.mse)(*maps)
+        far += each(losses.mse)(*maps)
     if "normal" in config.model.outputs:
         maps = result["normal"], *_true_normals(config, batch)
         terms["angular"] = losses.angular(*maps, counts["normal"])
         terms["alignment"] = losses.alignment(*maps, counts["normal"])
-        far += jax.vmap(losses.alignment)(*maps)
-    return terms, far
+        far += each(losses.alignment)(*maps)
+    return terms, far.ravel()
 
 
 def loss_counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
@@ -148,7 +154,7 @@ def _true_normals(config: Config, batch: Batch):
 
 
 def total(config: Config, terms: dict[str, jax.Array]) -> jax.Array:
-    """L = depth (MSE + gradient) + normal (angular + alignment), weighted."""
+    """L = depth (error + gradient) + normal (angular + alignment), weighted."""
     c = config.loss
     weights = {
         "depth": c.depth,
@@ -182,6 +188,7 @@ def train_step(config: Config, mesh: Mesh):
 
         def add(so_far, part):
             (loss, (terms, far)), grads = of_part(params, part, counts)
+            far = far.reshape(len(part["valid"]), -1)
             return jax.tree.map(jnp.add, so_far, (loss, terms, grads)), far
 
         (loss, (terms, _)), grads = jax.eval_shape(of_part, params, _first(parts), counts)
@@ -200,7 +207,8 @@ def train_step(config: Config, mesh: Mesh):
         metrics = {"loss": loss, **terms, "grad_norm": norm}
         metrics["rate"] = schedule(config.optim)(state.step - state.skipped)
         verdict = Verdict(usable, norm, far)
-        return State(state.step + 1, state.skipped + ~usable, *kept), metrics, verdict
+        after = State(state.step + 1, state.skipped + ~usable, *kept, state.errors)
+        return after, metrics, verdict
 
     return jax.jit(
         step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole, whole)
@@ -212,10 +220,26 @@ def _first(parts):
 
 
 @cache
-def predictions(config: Config, mesh: Mesh):
-    """(params, batch) -> maps of the batch's first block as one picture, at a patch's size."""
+def held_out_error(config: Config, mesh: Mesh):
+    """(params, batch) -> the loss without a step; compiled once for each number of patches."""
+
+    def error(params, batch: Batch):
+        with placed(sharding.placement_on(mesh)):
+            terms, _ = loss_terms(config, params, batch, loss_counts(config, batch))
+        return total(config, terms)
+
+    return jax.jit(error, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+@cache
+def predictions(config: Config, mesh: Mesh, side: int):
+    """(params, batch) -> maps of the batch's first block as one picture, at a patch's size.
+
+    The block is the first side x side patches of the first row.
+    """
 
     def maps(params, batch: Batch):
+        batch = {name: x[:, : side * side] for name, x in batch.items() if name != "owner"}
         with placed(sharding.placement_on(mesh)):
             result = refine(assemble(config.model, params), batch)
         found = {"image": batch["image"], "valid": batch["valid"]}
@@ -248,14 +272,14 @@ class Stages(NamedTuple):
 
 
 @cache
-def stages(model: Model) -> Stages:
-    """The stages of a model."""
+def stages(model: Model, pool: int = 1) -> Stages:
+    """The stages of a model; `pool` is the side of cells of tokens that patches see of others."""
 
     def encode(params, image, depth, normal):
         return assemble(model, params).encode(_in_unit(image), depth, normal)
 
     def attend(params, tokens, spots):
-        return assemble(model, params).attend(tokens, spots)
+        return assemble(model, params).attend(tokens, spots, pool=pool)
 
     def heads(params, layers):
         return assemble(model, params).heads(layers, model.tokens)

@@ -10,9 +10,9 @@ import numpy as np
 
 from urgt_jax import sharding
 from urgt_jax.config import Config
+from urgt_jax.data.gridmix import owners, row_sides
 from urgt_jax.meter import peak_memory
-from urgt_jax.model import flops
-from urgt_jax.plans import abstract_batch
+from urgt_jax.plans import abstract_batch, needed
 from urgt_jax.step import initial_state, train_step
 
 SIDE = 2048  # of the square matrices whose product tells the machine's peak
@@ -23,6 +23,7 @@ class StepCost:
     """What one step took; its share of the peak counts the operations that a step needs."""
 
     size: str
+    fill: str
     patches: int
     images: int
     remat: str
@@ -36,16 +37,21 @@ class StepCost:
 
     def __str__(self) -> str:
         blocks = "unrolled" if self.unroll else "scan"
+        packed = " packed" if self.fill == "packed" else ""
         return (
-            f"{self.size}, {self.images} x {self.patches} patches, {blocks}, remat {self.remat}: "
-            f"compiled in {self.compile_seconds:.1f} s, step {self.seconds:.2f} s, peak "
+            f"{self.size}, {self.images} x {self.patches} patches{packed}, {blocks}, remat "
+            f"{self.remat}: compiled in {self.compile_seconds:.1f} s, step {self.seconds:.2f} s or "
+            f"{self.seconds / (self.images * self.patches):.3g} s a patch, peak "
             f"{self.peak_gb:.2f} GB, temporary {self.temporary_gb:.2f} GB, {self.gflops:.0f} "
             f"GFLOP/s, {self.gflops / self.matmul_gflops:.0%} of {self.matmul_gflops:.0f} (matmul)"
         )
 
 
 def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
-    """The cost of the quickest of some steps over blocks of side x side patches of noise."""
+    """The cost of the quickest of some steps over blocks of side x side patches of noise.
+
+    Packed rows are filled as the first ones of a run.
+    """
     mesh = sharding.mesh_of(config, jax.devices()[:1])
     state = jax.block_until_ready(initial_state(config, mesh))
     batch = sharding.on_mesh(noise(config, side), mesh)
@@ -58,11 +64,10 @@ def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
         state, *_ = jax.block_until_ready(step(state, batch))
         spent.append(time.monotonic() - began)
     images, patches = batch["valid"].shape[:2]
-    needed = images * flops.training(config, patches).total
     return StepCost(
-        size, patches, images, config.model.remat, config.model.unroll, compiling, min(spent),
-        peak_memory(), step.memory_analysis().temp_size_in_bytes / 1e9,
-        needed / min(spent) / 1e9, matmul_peak() / 1e9,
+        size, config.data.fill, patches, images, config.model.remat, config.model.unroll,
+        compiling, min(spent), peak_memory(), step.memory_analysis().temp_size_in_bytes / 1e9,
+        needed(config, side) / min(spent) / 1e9, matmul_peak() / 1e9,
     )  # fmt: skip
 
 
@@ -73,6 +78,8 @@ def noise(config: Config, side: int) -> dict[str, np.ndarray]:
     def draw(name: str, x) -> np.ndarray:
         if name == "valid":
             return np.ones(x.shape, bool)
+        if name == "owner":
+            return np.stack([owners(row_sides(config, 0, row)) for row in range(len(x))])
         return (1 + draws.random(x.shape, np.float32)).astype(x.dtype)
 
     return {name: draw(name, x) for name, x in abstract_batch(config, side).items()}

@@ -3,17 +3,18 @@
 import argparse
 import os
 import signal
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from urgt_jax import board, checkpoints, processes, sharding
 from urgt_jax import config as configs
 from urgt_jax.config import Config
-from urgt_jax.data import pipeline
+from urgt_jax.data import gridmix, pipeline
 from urgt_jax.data.sources import Pictures, open_training
 from urgt_jax.errors import UserError
 from urgt_jax.log import Log, Progress, duration
@@ -24,6 +25,7 @@ from urgt_jax.model.refiner import tokens_of
 from urgt_jax.optim import averaged
 from urgt_jax.processes import first, say
 from urgt_jax.step import METRICS, State, Verdict, initial_state, predictions, train_step
+from urgt_jax.validation import Validation
 
 ABOUT = """
 Trains the refiner that CONFIG describes, on all devices of this machine or of many.
@@ -60,7 +62,9 @@ class Stop:
 def train(config: Config, workdir: Path) -> State:
     """Runs the configuration to its end, or until asked to stop."""
     mesh = sharding.mesh_of(config)
-    pictures = open_training(config)  # fails before anything is written or compiled
+    # These fail before anything is written or compiled.
+    pictures = open_training(config)
+    validation = Validation(config, mesh) if config.data.adapt else None
     if config.train.tensorboard:
         board.writer()
     checkpoints.claim(workdir, config)
@@ -70,7 +74,7 @@ def train(config: Config, workdir: Path) -> State:
     start = int(state.step)
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
-        run = Run(config, workdir, mesh, pictures, saved, state)
+        run = Run(config, workdir, mesh, pictures, saved, state, validation)
         try:
             state = run.go(state, stop)
         except UserError:
@@ -101,9 +105,11 @@ def _first_state(config: Config, mesh: Mesh) -> State:
 def _kernel(config: Config, mesh: Mesh) -> str:
     """What computes attention within a patch and across the largest block of patches."""
     model, tokens = config.model, tokens_of(config.model)
-    most = max(sharding.sides(config)) ** 2 if model.cross else 1
     platform, size = mesh.devices.flat[0].platform, model.width // model.heads
-    names = [kernel_name(platform, model.dtype, size, tokens * count) for count in (1, most)]
+    names = [kernel_name(platform, model.dtype, size, tokens)]
+    if model.cross:
+        most = tokens * config.data.patches(max(sharding.sides(config)))
+        names.append(kernel_name(platform, model.dtype, size, most, config.data.packed))
     return " and ".join(dict.fromkeys(names))
 
 
@@ -123,12 +129,14 @@ class Run:
 
     def __init__(
         self, config: Config, workdir: Path, mesh: Mesh, pictures: Pictures,
-        saved: checkpoints.Checkpoints, state: State,
+        saved: checkpoints.Checkpoints, state: State, validation: Validation | None,
     ):  # fmt: skip
         self.config, self.mesh, self.saved, self.start = config, mesh, saved, int(state.step)
-        self.ahead = pipeline.batches(config, self.start, *sharding.share(mesh), source=pictures)
+        self.pictures, self.validation = pictures, validation
+        self.ahead: Iterator[dict] = iter(())
         self.unread = pipeline.Unread(config, pictures)
-        self.watch = Watch(config, pipeline.Batches(config, source=pictures), int(state.skipped))
+        self.batches = pipeline.Batches(config, source=pictures)
+        self.watch = Watch(config, self.batches, int(state.skipped))
         self.meter = Meter(config, mesh)
         self.told = Telling(config, workdir, self.start, self.meter)
         self.compiled: dict[int, Callable] = {}  # by patches of a picture
@@ -143,29 +151,63 @@ class Run:
                     self.saved.save(state, step)
             if stop.now(step):
                 break
-            batch = self._next()
+            if step == self.start or (config.data.adapt and step % config.data.adapt == 0):
+                state = self._draw(step, state)
+            batch = self._next(step)
             state, metrics, verdict = self._step(state, batch)
             watch.step(step, verdict)
             told.step(step + 1, metrics, verdict)
             if config.train.pictures and (step + 1) % config.train.pictures == 0:
-                told.board.pictures(step + 1, predictions(config, self.mesh)(state.params, batch))
+                told.board.pictures(step + 1, self._pictures(step, state, batch))
         watch.read()
         return state
 
-    def _next(self) -> dict:
+    def _draw(self, step: int, state: State) -> State:
+        """Draws batches from a step on, until the mix is adapted again."""
+        config, every = self.config, self.config.data.adapt
+        stop = (step // every + 1) * every if every else None
+        if every:
+            if step % every == 0:
+                state = self._measured(step, state)
+            errors = np.asarray(state.errors)
+            mix = gridmix.adapted(config.data.mix, errors)
+            config = configs.changed(config, {"data.mix": mix})
+            self.told.mixed(mix, errors[1])
+        next(self.ahead, None)  # so that its workers end
+        share = sharding.share(self.mesh)
+        self.ahead = pipeline.batches(config, step, *share, source=self.pictures, stop=stop)
+        self.batches = self.watch.batches = pipeline.Batches(config, source=self.pictures)
+        return state
+
+    def _measured(self, step: int, state: State) -> State:
+        """The state with the errors of its weights, by which the mix will be adapted."""
+        self.watch.read()
+        with self.meter.losing("validating"):
+            now = self.validation(state.params)
+        start = np.asarray(state.errors)[0] if step else now
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return state._replace(errors=jax.device_put(np.stack([start, now]), whole))
+
+    def _next(self, step: int) -> dict:
         """The next batch, on its way to the devices."""
         with self.meter.losing("data"):
             batch = next(self.ahead)
         for line in self.unread.take(batch):
             say(line, everyone=True)
-        images, patches = batch["valid"].shape[:2]
-        self.meter.step(images * sharding.share(self.mesh)[1], patches)
+        for m, count in Counter(self.batches.sides(step)).items():
+            self.meter.step(count, m * m)
         return sharding.on_mesh(batch, self.mesh)
+
+    def _pictures(self, step: int, state: State, batch: dict) -> dict:
+        """Maps of the batch's first block."""
+        side = self.batches.sides(step)[0]
+        return predictions(self.config, self.mesh, side)(state.params, batch)
 
     def _step(self, state: State, batch: dict):
         patches = batch["valid"].shape[1]
         if patches not in self.compiled:
-            say(f"compiling the step for {patches} patches a picture ...")
+            what = "a packed row" if "owner" in batch else "a picture"
+            say(f"compiling the step for {patches} patches {what} ...")
             with self.meter.losing("compiling"):
                 step_of = train_step(self.config, self.mesh)
                 self.compiled[patches] = step_of.lower(state, batch).compile()
@@ -214,8 +256,9 @@ class Watch:
         pictures = self.batches.pictures(step)
         bad = [i for i in range(len(far)) if not np.isfinite(far[i])]
         rows = bad or list(np.argsort(-far))
-        named = ", ".join(f"{pictures[i][0]} ({pictures[i][1]})" for i in rows[:16])
-        more = f" and {len(rows) - 16} more" if len(rows) > 16 else ""
+        names = list(dict.fromkeys(f"{pictures[i][0]} ({pictures[i][1]})" for i in rows))
+        named = ", ".join(names[:16])
+        more = f" and {len(names) - 16} more" if len(names) > 16 else ""
         kind = "without a finite result" if bad else "of the batch, farthest from the truth first"
         return f"pictures {kind}: {named}{more}"
 
@@ -228,6 +271,14 @@ class Telling:
         self.log = Log(workdir, start, first())
         self.board = board.Board(workdir, start, first()) if config.train.tensorboard else None
         self.progress = Progress("train", config.optim.steps, start)
+        self.mix: dict[str, float] = {}  # and the errors that it was adapted by
+
+    def mixed(self, mix: gridmix.Mix, errors: np.ndarray) -> None:
+        """Notes and tells of the mix that batches are drawn by from now on."""
+        told = {"mix": mix, "error": errors.tolist()}
+        self.mix = {f"{n}_{m}": x for n, four in told.items() for m, x in enumerate(four, 1)}
+        chances, found = (" ".join(f"{x:.3g}" for x in four) for four in told.values())
+        say(f"chances of 1x1 to 4x4: {chances}, by held-out errors {found}")
 
     def step(self, step: int, metrics: dict, verdict: Verdict) -> None:
         """Notes a step's metrics, which may still be in the making."""
@@ -244,7 +295,7 @@ class Telling:
             for name in METRICS
             if usable and name in usable[0]
         }
-        cost = self.meter.read()
+        cost = self.meter.read() | self.mix
         self.log.write(step, values | cost)
         if self.board:
             self.board.numbers(step, values | cost)

@@ -1,22 +1,88 @@
-"""GridMix: at each step one block of M x M patches of every image, M drawn for all hosts alike."""
+"""GridMix: blocks of M x M patches, of every image of a step alike, or packed into equal rows."""
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from urgt_jax import grid
-from urgt_jax.config import Config
+from urgt_jax.config import ROW, Config
 from urgt_jax.data import priors
 from urgt_jax.data.augment import jitter
 from urgt_jax.data.sources import Picture, Pictures
 from urgt_jax.errors import WrongChoice
 from urgt_jax.pictures import resized
 
+SIDES = np.array([1, 2, 3, 4])
+LEAST = 0.05  # chance of an M in an adapted mix
+
 Batch = dict[str, np.ndarray]
+Mix = tuple[float, float, float, float] | Float[np.ndarray, "4"]  # chance of each M
 
 
 def block_side(config: Config, step: int) -> int:
     """M of a step: a function of the seed and the step, so that all hosts agree."""
-    draw = np.random.default_rng([config.seed, 1, step]).random()
-    return int(min(np.searchsorted(np.cumsum(config.data.mix), draw, side="right"), 3)) + 1
+    return _side(config.data.mix, np.random.default_rng([config.seed, 1, step]))
+
+
+def _side(mix: Mix, rng: np.random.Generator) -> int:
+    return int(min(np.searchsorted(np.cumsum(mix), rng.random(), side="right"), 3)) + 1
+
+
+def row_sides(config: Config, step: int, row: int) -> list[int]:
+    """M of the block in a row of a step's batch, or of the blocks that packed fill it."""
+    if not config.data.packed:
+        return [block_side(config, step)]
+    rng, left, sides = np.random.default_rng([config.seed, 5, step, row]), ROW, []
+    while left:
+        sides.append(_side(fitting(config.data.mix, left), rng))
+        left -= sides[-1] ** 2
+    return sides
+
+
+def owners(sides: list[int]) -> Int[np.ndarray, "P"]:
+    """Which of a row's blocks every patch is of, counted from 0."""
+    return np.repeat(np.arange(len(sides), dtype=np.int32), np.square(sides))
+
+
+def fitting(mix: Mix, left: int) -> Float[np.ndarray, "4"]:
+    """Chance of each M where so many patches of a row are left: the mix's, among those that fit.
+
+    Where it has none of those, the largest fills what nothing else would.
+    """
+    fits = SIDES**2 <= left
+    chances = np.where(fits, mix, 0.0)
+    if not chances.any():
+        chances[fits.sum() - 1] = 1.0
+    return chances / chances.sum()
+
+
+def packed_blocks(mix: Mix) -> Float[np.ndarray, "4"]:
+    """How many blocks of each M a packed row has in the mean.
+
+    Those of the paper's mix hold 11, 20, 28 and 40 % of the patches: close to the mix itself, as
+    where a step is filled by patches.
+    """
+    means = np.zeros((ROW + 1, 4))
+    for left in range(1, ROW + 1):
+        chances = fitting(mix, left)
+        drawn = np.flatnonzero(chances)
+        means[left] = chances + chances[drawn] @ means[left - SIDES[drawn] ** 2]
+    return means[ROW]
+
+
+def adapted(mix: Mix, errors: Float[np.ndarray, "2 4"]) -> Mix:
+    """The mix, each M's chance in proportion to its error now over its error at the start.
+
+    None that the mix has falls below `LEAST`, or below what the mix gave it if that is less.
+    """
+    mix, (start, now) = np.asarray(mix), np.asarray(errors, np.float64)
+    known = np.isfinite(errors).all(0) & (np.min(errors, 0) > 0)
+    # Rounded, so that the rounding of another mesh hardly ever changes a draw.
+    wanted = mix * np.round(np.divide(now, start, out=np.ones(4), where=known), 3)
+    least, low = np.minimum(mix, LEAST), np.zeros(4, bool)
+    for _ in SIDES:  # what lifts one lowers the others
+        chances = np.where(low, least, wanted * (1 - least[low].sum()) / wanted[~low].sum())
+        low |= chances < least
+    return tuple(chances.tolist())
 
 
 def _flip(p: Picture) -> Picture:
@@ -44,6 +110,13 @@ def patches(
     if config.data.jitter:
         batch["image"] = jitter(batch["image"], rng, config.data.jitter)
     return batch
+
+
+def held_out(pictures: Pictures, number: int, config: Config, m: int) -> Batch:
+    """One of the fixed blocks of m x m patches that measure how a run goes."""
+    index = number % len(pictures)
+    row, col = np.random.default_rng([config.seed, 6, number, m]).integers(0, 5 - m, 2)
+    return block_of(pictures, index, config, grid.block(*pictures.size(index), m, row, col))
 
 
 def block_of(

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from urgt_jax.config import Config, require
-from urgt_jax.data.gridmix import Batch, block_side, patches
+from urgt_jax.config import ROW, Config, require
+from urgt_jax.data.gridmix import Batch, block_side, owners, patches, row_sides
 from urgt_jax.data.sources import Pictures, open_training
 from urgt_jax.errors import UserError, WrongChoice
 
 AHEAD = 4  # batches that are prepared before they are asked for
-TRIES = 8  # pictures that are tried for a row before the run stops
+TRIES = 8  # pictures that are tried for a block before the run stops
 UNREAD = "unread"  # where a batch tells of pictures that could not be read, if there were any
 
 
@@ -41,28 +41,56 @@ class Batches:
         return self.config.optim.steps
 
     def __getitem__(self, step: int) -> Batch:
-        m = block_side(self.config, step)
-        share = self.config.data.images(m) // self.hosts
-        rows = [self._row(step, self.host * share + row, m) for row in range(share)]
+        share = self._count(step) // self.hosts
+        rows = [self._row(step, self.host * share + row) for row in range(share)]
         batch = {name: np.stack([row[name] for row, _ in rows]) for name in rows[0][0]}
         failed = [failure for _, failures in rows for failure in failures]
         # In the batch itself, which may come from another process.
         return batch | ({UNREAD: failed} if failed else {})
 
-    def pictures(self, step: int) -> list[tuple[int, str]]:
-        """Number and name of the picture drawn for each row of a step, over all hosts.
+    def _count(self, step: int) -> int:
+        """Rows of a step's batch, over all hosts."""
+        return self.config.data.images(block_side(self.config, step))
 
-        A row whose picture could not be read has another one instead, which is not told here.
+    def sides(self, step: int) -> list[int]:
+        """M of every block of a step, over all hosts."""
+        return [m for row in range(self._count(step)) for m in row_sides(self.config, step, row)]
+
+    def pictures(self, step: int) -> list[tuple[int, str]]:
+        """Number and name of the picture drawn for each row, or packed each patch, of a step.
+
+        They are those of all hosts. Where one could not be read there is another one instead,
+        which is not told here.
         """
-        rows = self.config.data.images(block_side(self.config, step))
-        drawn = [self._drawn(step, row) for row in range(rows)]
+        drawn = [
+            self._drawn(step, place)
+            for row in range(self._count(step))
+            for place, m in self._blocks(step, row)
+            for _ in range(m * m if self.config.data.packed else 1)
+        ]
         return [(index, self.source.name(index)) for index in drawn]
 
-    def _row(self, step: int, row: int, m: int) -> tuple[Batch, list[Failure]]:
+    def _blocks(self, step: int, row: int) -> list[tuple[int, int]]:
+        """The blocks of a row: each one's place among the step's pictures, and its M."""
+        start = row * ROW if self.config.data.packed else row
+        return list(enumerate(row_sides(self.config, step, row), start))
+
+    def _row(self, step: int, row: int) -> tuple[Batch, list[Failure]]:
         """A row of the global batch: neither hosts nor workers enter the draw."""
+        blocks = self._blocks(step, row)
+        found = [self._block(step, *block) for block in blocks]
+        if not self.config.data.packed:
+            return found[0]
+        parts = [part for part, _ in found]
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        batch["owner"] = owners([m for _, m in blocks])
+        return batch, [failure for _, failures in found for failure in failures]
+
+    def _block(self, step: int, place: int, m: int) -> tuple[Batch, list[Failure]]:
+        """The patches of one picture, and what could not be read instead."""
         failed = []
-        for index in self._candidates(step, row):
-            rng = np.random.default_rng([self.config.seed, 3, step, row])
+        for index in self._candidates(step, place):
+            rng = np.random.default_rng([self.config.seed, 3, step, place])
             try:
                 return patches(self.source, index, self.config, m, rng), failed
             except WrongChoice:
@@ -71,20 +99,21 @@ class Batches:
                 failed.append(Failure(index, " ".join(str(error).split())))
         raise UserError(f"{failed[0].why} (others tried instead, in vain: {len(failed) - 1})")
 
-    def _drawn(self, step: int, row: int) -> int:
-        """The picture of a row, which goes through all pictures before it repeats one."""
-        count = len(self.source)
-        epoch, place = divmod(step * self.config.data.images(1) + row, count)
+    def _drawn(self, step: int, place: int) -> int:
+        """The picture at a place, in an order of all pictures before it repeats one."""
+        data, count = self.config.data, len(self.source)
+        places = data.batch * ROW if data.packed else data.images(1)
+        epoch, place = divmod(step * places + place, count)
         return int(_order(self.config.seed, epoch, count)[place])
 
-    def _candidates(self, step: int, row: int) -> Iterator[int]:
-        """The picture of a row, then those that stand in for it, drawn from all others.
+    def _candidates(self, step: int, place: int) -> Iterator[int]:
+        """The picture at a place, then those that stand in for it, drawn from all others.
 
         The next in the epoch's order would come twice in a batch, and again in every epoch.
         """
-        drawn = self._drawn(step, row)
+        drawn = self._drawn(step, place)
         yield drawn
-        rng = np.random.default_rng([self.config.seed, 4, step, row])
+        rng = np.random.default_rng([self.config.seed, 4, step, place])
         others = rng.permutation(len(self.source))[:TRIES]
         yield from [int(index) for index in others if index != drawn][: TRIES - 1]
 
@@ -114,11 +143,15 @@ class Unread:
 
 
 def batches(
-    config: Config, start: int, host: int = 0, hosts: int = 1, source: Pictures = None
-) -> Iterator[Batch]:
-    """The host's batches from a step on, prepared ahead by threads or worker processes."""
+    config: Config, start: int, host: int = 0, hosts: int = 1, source: Pictures = None,
+    stop: int | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """The host's batches from a step on, prepared ahead by threads or worker processes.
+
+    None is prepared from `stop` on.
+    """
     data = config.data
-    steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:]
+    steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:stop]
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=AHEAD)
     ahead = steps.to_iter_dataset(options)
     return _by_workers(ahead, data.workers) if data.workers else iter(ahead)

@@ -6,11 +6,12 @@ share of a machine's peak is told.
 """
 
 import itertools
+import math
 from dataclasses import dataclass, fields, replace
 
 from urgt_jax.config import TOKEN, Config, Model
 from urgt_jax.model.dpt import DETAIL
-from urgt_jax.model.refiner import CHANNELS, tokens_of
+from urgt_jax.model.refiner import CHANNELS, SPECIAL, tokens_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Flops:
         """Those of DINOv2."""
         return self.embedding + self.encoder_linear + self.encoder_attention
 
+    @property
+    def pairs(self) -> float:
+        """Those of the pairs of blocks."""
+        return self.total - self.encoder - self.heads
+
     def times(self, factor: float, **factors: float) -> "Flops":
         """Every part times `factor`, or a factor of its own."""
         return Flops(
@@ -43,13 +49,17 @@ class Flops:
         )
 
 
-def forward(model: Model, patches: int) -> Flops:
-    """Operations of a forward pass over one picture of that many patches."""
+def forward(model: Model, patches: int, pool: int = 1) -> Flops:
+    """Operations of a forward pass over one picture of that many patches.
+
+    With `pool` above 1 patches see cells of so many tokens a side of one another.
+    """
     lattice = model.tokens[0] * model.tokens[1]
     encoder, width = model.encoder, model.width
     seen, tokens = lattice + 1 + encoder.registers, tokens_of(model)
     pairs = max(model.layers) + 1  # later ones are not run
-    keys = tokens * patches if model.cross else tokens
+    seen_of_each = SPECIAL + math.prod(-(-n // pool) for n in model.tokens)
+    keys = seen_of_each * patches if model.cross else tokens
     pixels = TOKEN * TOKEN * (3 + sum(CHANNELS.values()))  # of the picture and its coarse maps
     return Flops(
         embedding=2 * patches * lattice * pixels * width,

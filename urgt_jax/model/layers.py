@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from urgt_jax.model.attention import ATTENTION, attention
-from urgt_jax.model.placement import placement
+from urgt_jax.model.placement import Kernel, placement
 
 ROPE_BASE = 100.0
 
@@ -68,18 +68,19 @@ class Attention(nnx.Module):
         self.q_norm = Norm(width // heads, eps, rngs) if eps else None
         self.k_norm = Norm(width // heads, eps, rngs) if eps else None
 
-    def __call__(
-        self, x: Float[Array, "B N D"], turn: Turn | None, keys: int | None = None
-    ) -> Float[Array, "B N D"]:
-        b, n, width = x.shape
+    def project(self, x: Float[Array, "B N D"], turn: Turn | None) -> list[Float[Array, "B N H d"]]:
+        """Queries, keys and values."""
+        b, n, _ = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
-        kernel = lambda q, k, v: attention(q, k[:, :keys], v[:, :keys])  # noqa: E731
-        out = placement().attend(kernel, q, k, v, across=keys is not None)
-        return self.proj(out.reshape(b, n, width))
+        return [q, k, v]
+
+    def join(self, heads: Float[Array, "B N H d"]) -> Float[Array, "B N D"]:
+        """What all heads have found."""
+        return self.proj(heads.reshape(*heads.shape[:2], -1))
 
 
 class Mlp(nnx.Module):
@@ -121,10 +122,26 @@ class Block(nnx.Module):
         self.scale2 = nnx.Param(jnp.full((width,), scale, jnp.float32))
 
     def __call__(
-        self, x: Float[Array, "B N D"], turn: Turn | None = None, keys: int | None = None
+        self,
+        x: Float[Array, "B N D"],
+        turn: Turn | None = None,
+        kernel: Kernel | None = None,
+        owner: Int[Array, "B N"] | None = None,
     ) -> Float[Array, "B N D"]:
-        """The tokens after the block; `keys` says how many are seen by all, across patches."""
-        x = x + (self.attn(self.norm1(x), turn, keys) * self.scale1[...]).astype(x.dtype)
+        """The tokens after the block; a kernel of its own sees across patches, of one owner."""
+        arrays = [*self.project(x, turn), *([] if owner is None else [owner])]
+        found = placement().attend(kernel or attention, *arrays, across=kernel is not None)
+        return self.finish(x, found)
+
+    def project(self, x: Float[Array, "B N D"], turn: Turn | None) -> list[Float[Array, "B N H d"]]:
+        """Queries, keys and values of tokens."""
+        return self.attn.project(self.norm1(x), turn)
+
+    def finish(
+        self, x: Float[Array, "B N D"], found: Float[Array, "B N H d"]
+    ) -> Float[Array, "B N D"]:
+        """The tokens after the block, from those before and what attention found."""
+        x = x + (self.attn.join(found) * self.scale1[...]).astype(x.dtype)
         return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
 
 

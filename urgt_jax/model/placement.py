@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Kernel = Callable[..., Float[Array, "B N H D"]]
 
@@ -39,10 +39,14 @@ class Placement:
         q: Float[Array, "B N H D"],
         k: Float[Array, "B N H D"],
         v: Float[Array, "B N H D"],
+        *owners: Int[Array, "B N"],
         across: bool,
     ) -> Float[Array, "B N H D"]:
-        """Attention, among the tokens of one patch or across all patches of a picture."""
-        return kernel(q, k, v)
+        """Attention, among the tokens of one patch or across all patches of a picture.
+
+        Patches of several pictures in one sequence come with the owners of all tokens.
+        """
+        return kernel(q, k, v, *owners)
 
 
 ANYWHERE = Placement()

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from urgt_jax.config import TOKEN, Model
+from urgt_jax.model.attention import attention, packed
 from urgt_jax.model.dpt import DETAIL, Head
 from urgt_jax.model.layers import Block, Loop, run, stack, turns
-from urgt_jax.model.placement import placement
+from urgt_jax.model.placement import Kernel, placement
+from urgt_jax.model.pooling import Cells
 from urgt_jax.model.vit import VisionTransformer
 
 EPS = 1e-5
@@ -68,9 +70,13 @@ class Refiner(nnx.Module):
         normal: Float[Array, "B P H W 3"],
         spots: Float[Array, "B P N 2"],
         count: int | None = None,
+        owner: Int[Array, "B P"] | None = None,
     ) -> dict[str, Offsets]:
-        """Offsets of all patches; those from `count` on fill up a mesh, and nobody sees them."""
-        layers = self.attend(self.encode(image, depth, normal), spots, count)
+        """Offsets of all patches; those from `count` on fill up a mesh, and nobody sees them.
+
+        Patches of several images in one row see those of their own `owner`, counted from 0.
+        """
+        layers = self.attend(self.encode(image, depth, normal), spots, count, owner=owner)
         return self.heads(layers, (image.shape[2] // TOKEN, image.shape[3] // TOKEN))
 
     def encode(
@@ -102,43 +108,79 @@ class Refiner(nnx.Module):
         tokens: Float[Array, "B P N D"],
         spots: Float[Array, "B P N 2"],
         count: int | None = None,
+        pool: int = 1,
+        owner: Int[Array, "B P"] | None = None,
     ) -> list[Float[Array, "B P N 2*D"]]:
-        """Tokens after the pairs of blocks that the heads read, within and across side by side."""
-        b, p, n, d = tokens.shape
-        x = jnp.concatenate([self._special(b, p, tokens.dtype), tokens], 2)
-        if self.config.rope == "local":
-            spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
-        spots = jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL, 0), (0, 0)))
-        layers = self._pairs(placement().tokens(x), spots, count or p)
+        """Tokens after the pairs of blocks that the heads read, within and across side by side.
+
+        With `pool` above 1 attention across patches is approximate: to cells of so many tokens a
+        side.
+        """
+        x, spots = self.begin(tokens, spots, owner=owner)
+        kernel = self._kernel(count or x.shape[1], x.shape[2], pool)
+        layers = self._pairs(placement().tokens(x), spots, kernel, owner)
         return [layer[:, :, SPECIAL:] for layer in layers]
 
-    def _special(self, b: int, p: int, dtype) -> Float[Array, "B P 5 D"]:
-        """Camera token and registers of every patch; the first patch has its own."""
+    def begin(
+        self,
+        tokens: Float[Array, "B P N D"],
+        spots: Float[Array, "B P N 2"],
+        start: int = 0,
+        owner: Int[Array, "B P"] | None = None,
+    ) -> tuple[Float[Array, "B P N+5 D"], Float[Array, "B P N+5 2"]]:
+        """Tokens and spots with the special ones; patches are counted from `start`."""
+        b, p, *_ = tokens.shape
+        first = start + np.arange(p) == 0 if owner is None else _first_of(owner)
+        x = jnp.concatenate([self._special(b, first, tokens.dtype), tokens], 2)
+        if self.config.rope == "local":
+            spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
+        return x, jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL, 0), (0, 0)))
+
+    def _special(self, b: int, first: Bool[Array, "*B P"], dtype) -> Float[Array, "B P 5 D"]:
+        """Camera token and registers of every patch; the first patch of an image has its own."""
         both = jnp.concatenate([self.camera[...], self.registers[...]], 1)
-        first = np.arange(p)[:, None, None] == 0
-        each = jnp.where(first, both[0], both[1])
-        return jnp.broadcast_to(each, (b, *each.shape)).astype(dtype)
+        each = jnp.where(first[..., None, None], both[0], both[1])
+        return jnp.broadcast_to(each, (b, *each.shape[-3:])).astype(dtype)
+
+    def _kernel(self, count: int, tokens: int, pool: int) -> Kernel | None:
+        """Attention across patches, which sees the first `count`; none where there is none."""
+        if not self.config.cross:
+            return None
+        if pool > 1:
+            cells = Cells(SPECIAL, self.config.tokens, pool)
+            return partial(cells.attend, patches=count)
+        keys = count * tokens
+
+        def kernel(q, k, v, *owners):
+            return packed(q, k, v, *owners) if owners else attention(q, k[:, :keys], v[:, :keys])
+
+        return kernel
 
     def _pairs(
-        self, x: Float[Array, "B P N D"], spots, count: int
+        self, x: Float[Array, "B P N D"], spots, kernel: Kernel | None, owner=None
     ) -> list[Float[Array, "B P N 2*D"]]:
         """Both blocks' outputs side by side, of the pairs that the heads read."""
         b, p, n, d = x.shape
         apart, together = (b * p, n), (b, p * n)
-        cross = self.config.cross
-        whole, keys = (together, count * n) if cross else (apart, None)
+        whole = together if self.config.cross else apart
         size = d // self.config.heads
         apart_turn, whole_turn = (turns(spots.reshape(*s, 2), size) for s in (apart, whole))
+        owners = None if owner is None or kernel is None else jnp.repeat(owner, n, 1)
 
         def pair(x, blocks):
             within, across = blocks
             y = within(x.reshape(*apart, d), apart_turn).reshape(x.shape)
-            z = across(y.reshape(*whole, d), whole_turn, keys).reshape(x.shape)
+            z = across(y.reshape(*whole, d), whole_turn, kernel, owners).reshape(x.shape)
             z = placement().tokens(z)
             return z, jnp.concatenate([y, z], -1)
 
         c = self.config
         return run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
+
+
+def _first_of(owner: Int[Array, "B P"]) -> Bool[Array, "B P"]:
+    """Where the patches of an owner begin."""
+    return jnp.diff(owner, axis=1, prepend=-1) != 0
 
 
 def _run_head(

@@ -1,0 +1,310 @@
+"""Blocks of several images packed into one row: the same results as one by one, in one program."""
+
+import json
+import shutil
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from urgt_jax import plans, sharding, step, training
+from urgt_jax.config import Config, Model, UserError, changed
+from urgt_jax.data import gridmix, pipeline
+from urgt_jax.model import attention, flops
+from urgt_jax.model.families import assemble
+from urgt_jax.validation import Validation
+
+PAPER = (0.1, 0.2, 0.3, 0.4)
+ONE, FOUR = (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def packed(micro) -> Config:
+    """Two rows a step; one head is quicker to compile than two."""
+    return changed(micro, {"data.fill": "packed", "data.batch": 2, "model.outputs": ("depth",)})
+
+
+def _mixed(config: Config) -> tuple[int, list[int]]:
+    """The first step that has blocks of three sides at least in its first row, and those."""
+    rows = ((k, gridmix.row_sides(config, k, 0)) for k in range(99))
+    return next((k, sides) for k, sides in rows if len(set(sides)) >= 3)
+
+
+@pytest.mark.parametrize("mix", [PAPER, (0, 0.5, 0, 0.5), (0, 0, 1, 0), (1, 0, 0, 0)])
+def test_rows_are_full_and_have_as_many_blocks_of_each_side_as_is_told(packed, mix):
+    config = changed(packed, {"data.mix": mix})
+    rows = [gridmix.row_sides(config, k, row) for k in range(1500) for row in range(2)]
+    assert {sum(m * m for m in sides) for sides in rows} == {16}
+    found = np.mean([np.bincount(sides, minlength=5)[1:] for sides in rows], 0)
+    np.testing.assert_allclose(found, gridmix.packed_blocks(mix), atol=0.15)
+    assert gridmix.packed_blocks(mix) @ [1, 4, 9, 16] == pytest.approx(16)
+
+
+def test_the_first_block_of_a_row_follows_the_mix_and_the_others_what_fits():
+    np.testing.assert_allclose(gridmix.fitting(PAPER, 16), PAPER)
+    np.testing.assert_allclose(gridmix.fitting(PAPER, 7), [1 / 3, 2 / 3, 0, 0])
+    assert gridmix.fitting((0, 0, 1, 0), 7).tolist() == [0, 1, 0, 0]
+    shares = gridmix.packed_blocks(PAPER) * [1, 4, 9, 16] / 16
+    np.testing.assert_allclose(shares, [0.113, 0.204, 0.283, 0.4], atol=5e-4)
+
+
+def test_a_packed_row_is_its_blocks_one_after_the_other(packed):
+    k, sides = _mixed(packed)
+    batches = pipeline.Batches(packed)
+    batch = batches[k]
+    assert batch["owner"].dtype == np.int32 and batch["owner"].shape == (2, 16)
+    start, names = 0, iter(batches.pictures(k))
+    for place, m in enumerate(sides):
+        part = slice(start, start + m * m)
+        (index,) = {next(names)[0] for _ in range(m * m)}
+        rng = np.random.default_rng([packed.seed, 3, k, place])
+        wanted = gridmix.patches(batches.source, index, packed, m, rng)
+        for name in wanted:
+            np.testing.assert_array_equal(batch[name][0, part], wanted[name], name)
+        assert (batch["owner"][0, part] == place).all()
+        start += m * m
+    assert start == 16 and len(list(names)) == 16
+
+
+def test_hosts_and_a_later_start_give_the_same_rows(packed):
+    whole = pipeline.Batches(packed)[3]
+    parts = [pipeline.Batches(packed, host, 2)[3] for host in range(2)]
+    later = next(pipeline.batches(packed, start=3))
+    for name, x in whole.items():
+        np.testing.assert_array_equal(x, np.concatenate([part[name] for part in parts]), name)
+        np.testing.assert_array_equal(x, later[name], name)
+
+
+@cache
+def _pairs(model: Model):
+    """(params, tokens, spots, weights, owner) -> the layers that heads read, and gradients.
+
+    Gradients are of the layers' weighted sum, in the parameters and the tokens.
+    """
+
+    def run(params, tokens, spots, weights, owner=None):
+        def total(params, tokens):
+            layers = jnp.stack(assemble(model, params).attend(tokens, spots, owner=owner))
+            return (layers * weights).sum(), layers
+
+        found = jax.value_and_grad(total, (0, 1), has_aux=True)(params, tokens)
+        return found[0][1], *found[1]
+
+    return jax.jit(run)
+
+
+@pytest.fixture(scope="module")
+def row(micro):
+    """A row of blocks of three sides: parameters, tokens, spots, weights and owners."""
+    model, rng = micro.model, np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    count = model.tokens[0] * model.tokens[1]
+    spots = rng.uniform(1, 9, (1, 16, count, 2)).astype(np.float32)
+    owner = gridmix.owners([2, 1, 3, 1, 1])[None]
+    weights = draw(4, 1, 16, count, 2 * model.width)
+    params = step.initial_params(model, 0)
+    return params, draw(1, 16, count, model.width), spots, weights, owner
+
+
+def test_a_packed_row_has_the_tokens_and_gradients_of_its_blocks_one_by_one(micro, row):
+    params, tokens, spots, weights, owner = row
+    run = _pairs(micro.model)
+    layers, of_params, of_tokens = run(params, tokens, spots, weights, owner)
+    sums = jax.tree.map(jnp.zeros_like, params)
+    for number in range(owner.max() + 1):
+        own = owner[0] == number
+        found = run(params, tokens[:, own], spots[:, own], weights[:, :, own])
+        np.testing.assert_allclose(layers[:, :, own], found[0], atol=1e-5)
+        np.testing.assert_allclose(of_tokens[:, own], found[2], atol=1e-5)
+        sums = jax.tree.map(jnp.add, sums, found[1])
+    most = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(sums))
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * most)  # noqa: E731
+    jax.tree.map(close, of_params, sums)
+
+
+def test_nothing_crosses_from_one_owner_to_another(micro, row):
+    params, tokens, spots, weights, owner = row
+    own = owner[0] == 2
+    run = _pairs(micro.model)
+    layers, _, of_tokens = run(params, tokens, spots, weights * own[:, None, None], owner)
+    assert (np.asarray(of_tokens)[:, ~own] == 0).all()
+    assert (np.abs(of_tokens)[:, own].max((2, 3)) > 0).all()
+    other = np.where(own[:, None, None], tokens, tokens[:, ::-1] + 1).astype(np.float32)
+    changed_layers, *_ = run(params, other, spots, weights * own[:, None, None], owner)
+    np.testing.assert_array_equal(layers[:, :, own], changed_layers[:, :, own])
+
+
+@pytest.mark.parametrize("kernel", ["DENSE", "BY_CHUNK", "BY_HEAD", "SPLASH"])
+def test_every_kernel_keeps_owners_apart(monkeypatch, kernel):
+    for name, value in {"CHUNK": 64, "BLOCKS": (128,), "INTERPRET": True, "FUSED": 0}.items():
+        monkeypatch.setattr(attention, name, value)
+    rng = np.random.default_rng(0)
+    q, k, v, gradient = rng.standard_normal((4, 2, 150, 1, 64)).astype(np.float32)
+    owner = np.stack([np.repeat([0, 1, 2], [40, 60, 50]), np.repeat([0, 1], [130, 20])])
+
+    def all_four(q, k, v, gradient, owner):
+        attend = getattr(attention, kernel).attend
+        out, pull = jax.vjp(lambda *x: attend(*x, owner, owner), q, k, v)
+        return out, *pull(gradient)
+
+    found = jax.jit(all_four)(q, k, v, gradient, owner.astype(np.int32))
+    wanted = _one_by_one(q, k, v, gradient, owner)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def _one_by_one(q, k, v, gradient, owner) -> list[np.ndarray]:
+    """Attention of every owner's tokens and its gradients by the definition, in float64."""
+    found = np.zeros((4, *q.shape))
+    for b, number in {(row, n) for row, numbers in enumerate(owner) for n in numbers}:
+        own = owner[b] == number
+        a, c, d, g = (np.float64(x[b, own, 0]) for x in (q, k, v, gradient))
+        share = np.exp(a @ c.T * a.shape[-1] ** -0.5)
+        share /= share.sum(-1, keepdims=True)
+        of_share = g @ d.T
+        of_scores = share * (of_share - (of_share * share).sum(-1, keepdims=True))
+        of_scores *= a.shape[-1] ** -0.5
+        found[:, b, own, 0] = share @ d, of_scores @ c, of_scores.T @ a, share.T @ g
+    return list(found)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+def test_cudnn_is_not_asked_for_packed_rows(monkeypatch, platform):
+    monkeypatch.setattr(attention, "_cudnn_is_here", lambda: True)
+    name = attention.kernel_name(platform, "bfloat16", 64, 16 * 1374, packed=True)
+    assert name == {"cpu": "blockwise", "tpu": "splash", "cuda": "blockwise"}[platform]
+
+
+def test_patches_of_packed_rows_cannot_be_shared_among_devices(packed):
+    config = changed(packed, {"mesh.data": 1, "mesh.patch": 4})
+    with pytest.raises(UserError, match="mesh.patch 4 does not go with data.fill packed.*--mesh"):
+        sharding.mesh_of(config)
+    assert dict(sharding.mesh_of(changed(packed, {"mesh.data": 2})).shape)["data"] == 2
+
+
+def test_a_plan_has_the_shapes_of_packed_batches_and_their_operations(packed):
+    wanted = {n: (x.shape, x.dtype) for n, x in pipeline.Batches(packed)[0].items()}
+    found = {n: (x.shape, x.dtype) for n, x in plans.abstract_batch(packed, 4).items()}
+    assert found == wanted
+    least, most = (plans.needed(changed(packed, {"data.mix": m}), 4) for m in (ONE, FOUR))
+    assert least < plans.needed(packed, 4) < most
+    assert most == 2 * flops.training(packed, 16).total
+
+
+def test_the_pictures_that_spoil_a_packed_step_are_named_once(packed):
+    batches = pipeline.Batches(packed)
+    k, sides = _mixed(packed)
+    far = np.zeros(32, np.float32)
+    bad = slice(sides[0] ** 2, sides[0] ** 2 + sides[1] ** 2)  # the second block's patches
+    far[bad] = np.nan
+    (named,) = {f"{index} ({name})" for index, name in batches.pictures(k)[bad]}
+    watch = training.Watch(packed, batches, skipped=0)
+    watch.step(k, step.Verdict(np.False_, np.float32("nan"), far))
+    with pytest.raises(UserError) as told:
+        watch.read()
+    assert f"without a finite result: {named}; steps left out" in str(told.value)
+
+
+@pytest.mark.slow
+def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
+    config = changed(packed, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.accumulate": 2})
+    mesh, batches = sharding.mesh_of(config), pipeline.Batches(config)
+    run, state = step.train_step(config, mesh), step.initial_state(config, mesh)
+    together = batches[0]
+    params = jax.device_get(state.params)
+    counts = step.loss_counts(config, together)
+    apart = {n: x.reshape(8, 4, *x.shape[2:]) for n, x in together.items() if n != "owner"}
+    terms, far = jax.jit(step.loss_terms, static_argnums=0)(config, params, apart, counts)
+    state, metrics, verdict = run(state, sharding.on_mesh(together, mesh))
+    for name, value in terms.items():
+        assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
+    each = np.asarray(verdict.far).reshape(8, 4)
+    assert (each.min(1) <= far * 1.001).all() and (far <= each.max(1) * 1.001).all()
+    compiled = run._cache_size()
+    for k in range(1, 3):  # whatever their blocks are
+        batch = pipeline.Batches(packed)[k]
+        state, *_ = run(state, sharding.on_mesh(batch, mesh))
+    assert run._cache_size() == compiled
+
+
+@pytest.mark.parametrize(
+    "errors,wanted",
+    [
+        ([2, 2, 2, 2], PAPER),  # as at the start
+        ([1, 1, 1, 1], PAPER),  # all alike
+        ([2, 1, 1, 1], np.array([2, 2, 3, 4]) / 11),
+        ([0.02, 2, 2, 2], np.array([0.05, 0.95 * 2 / 9, 0.95 * 3 / 9, 0.95 * 4 / 9])),
+        ([0.002, 0.002, 2, 0.002], [0.05, 0.05, 0.85, 0.05]),
+        ([0.2, 0.64, 0.02, 4], [0.05, 0.05, 0.05, 0.85]),  # lifting two puts the third below
+        ([np.nan, 2, 2, 2], PAPER),
+        ([np.inf, 2, 2, 2], PAPER),
+    ],
+)
+def test_the_mix_follows_errors_over_those_at_the_start(errors, wanted):
+    found = gridmix.adapted(PAPER, np.array([[2, 2, 2, 2], errors], np.float32))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    assert sum(found) == pytest.approx(1)
+
+
+def test_a_side_that_the_mix_has_not_stays_away_and_a_rare_one_keeps_its_chance():
+    mix = (0.0, 0.02, 0.48, 0.5)
+    found = gridmix.adapted(mix, np.array([[0, 1, 1, 1], [0, 1e-3, 1, 1]], np.float32))
+    np.testing.assert_allclose(found, [0, 0.02, 0.98 * 0.48 / 0.98, 0.98 * 0.5 / 0.98], atol=1e-6)
+
+
+def test_held_out_blocks_are_the_same_ones_whoever_asks(packed):
+    config = changed(packed, {"data.adapt": 4, "data.fill": "images", "data.batch": 4})
+    one, other = (Validation(config, sharding.mesh_of(config)) for _ in range(2))
+    first, again = (jax.device_get(v._batch(4, 4, 2)) for v in (one, other))
+    for name, x in first.items():
+        np.testing.assert_array_equal(x, again[name], name)
+    assert first["valid"].shape[:2] == (4, 4)
+    assert [one.pictures.name(i) for i in range(2)] == ["val_00000", "val_00001"]
+
+
+def test_steps_between_adaptions_must_not_be_negative(packed):
+    with pytest.raises(UserError, match="data.adapt -1 must not be negative"):
+        changed(packed, {"data.adapt": -1})
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The mixes by which steps were drawn, as they are."""
+    found, sides = {}, gridmix.row_sides
+
+    def note(config, step, row):
+        found.setdefault(step, set()).add(config.data.mix)
+        return sides(config, step, row)
+
+    monkeypatch.setattr(pipeline, "row_sides", note)
+    return found
+
+
+@pytest.mark.slow
+def test_a_resumed_run_adapts_its_mix_with_the_same_bits(packed, tmp_path, drawn):
+    """One that ended between two adaptions, and one that ended at an adaption."""
+    config = changed(packed, {
+        "data.mix": (0.4, 0.6, 0.0, 0.0), "data.adapt": 4, "optim.steps": 9,
+        "train.save_every": 2, "train.keep": 9,
+    })  # fmt: skip
+    training.train(config, tmp_path / "run")
+    alone, weights = dict(drawn), (tmp_path / "run/weights.safetensors").read_bytes()
+    log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert len({line["mix_1"] for line in log}) == 3  # of steps 1 to 4, 5 to 8 and 9
+    assert log[0]["mix_1"] == 0.4 and log[0]["error_1"] > log[-1]["error_1"] > 0
+    assert all(len(mixes) == 1 for mixes in alone.values())
+    for step_, later in ((6, (8, 9)), (4, (6, 8, 9))):
+        drawn.clear()
+        (tmp_path / "run/weights.safetensors").unlink()
+        for k in later:
+            shutil.rmtree(tmp_path / f"run/checkpoints/step_{k}")
+        training.train(config, tmp_path / "run")
+        assert (tmp_path / "run/weights.safetensors").read_bytes() == weights
+        assert drawn == {k: mixes for k, mixes in alone.items() if k >= step_}
+        again = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+        keys = [name for name in log[0] if name.startswith(("mix", "error", "loss", "step"))]
+        assert [[line[k] for k in keys if "lost" not in k] for line in again] == [
+            [line[k] for k in keys if "lost" not in k] for line in log
+        ]
