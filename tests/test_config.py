@@ -1,5 +1,6 @@
 """Configurations: overrides, files, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ ROOT = Path(__file__).parents[1]
 def test_every_configuration_loads_and_goes_through_json(path):
     config = configs.load(path)
     assert configs.from_json(Config, configs.to_json(config), "here") == config
+
+
+def test_weights_made_before_strengths_were_ranges_still_tell_their_configuration():
+    told = json.loads(configs.to_json(Config()))
+    told["prior"]["grain"] = 0.12
+    assert configs.from_json(Config, json.dumps(told), "here").prior.grain == (0.12, 0.12)
 
 
 def test_overrides():

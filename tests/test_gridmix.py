@@ -13,7 +13,8 @@ from urgt_jax import plans, sharding, step, training
 from urgt_jax.config import Config, Model, UserError, changed
 from urgt_jax.data import gridmix, pipeline
 from urgt_jax.model import attention, flops
-from urgt_jax.model.families import assemble
+from urgt_jax.model.families import assemble, structure
+from urgt_jax.model.refiner import tokens_of
 from urgt_jax.validation import Validation
 
 PAPER = (0.1, 0.2, 0.3, 0.4)
@@ -35,10 +36,10 @@ def _mixed(config: Config) -> tuple[int, list[int]]:
 @pytest.mark.parametrize("mix", [PAPER, (0, 0.5, 0, 0.5), (0, 0, 1, 0), (1, 0, 0, 0)])
 def test_rows_are_full_and_have_as_many_blocks_of_each_side_as_is_told(packed, mix):
     config = changed(packed, {"data.mix": mix})
-    rows = [gridmix.row_sides(config, k, row) for k in range(1500) for row in range(2)]
+    rows = [gridmix.row_sides(config, k, row) for k in range(250) for row in range(2)]
     assert {sum(m * m for m in sides) for sides in rows} == {16}
     found = np.mean([np.bincount(sides, minlength=5)[1:] for sides in rows], 0)
-    np.testing.assert_allclose(found, gridmix.packed_blocks(mix), atol=0.15)
+    np.testing.assert_allclose(found, gridmix.packed_blocks(mix), atol=0.3)
     assert gridmix.packed_blocks(mix) @ [1, 4, 9, 16] == pytest.approx(16)
 
 
@@ -85,8 +86,11 @@ def _pairs(model: Model):
     """
 
     def run(params, tokens, spots, weights, owner=None):
+        params, rest = params
+
         def total(params, tokens):
-            layers = jnp.stack(assemble(model, params).attend(tokens, spots, owner=owner))
+            network = assemble(model, rest | params)
+            layers = jnp.stack(network.attend(tokens, spots, owner=owner))
             return (layers * weights).sum(), layers
 
         found = jax.value_and_grad(total, (0, 1), has_aux=True)(params, tokens)
@@ -97,14 +101,16 @@ def _pairs(model: Model):
 
 @pytest.fixture(scope="module")
 def row(micro):
-    """A row of blocks of three sides: parameters, tokens, spots, weights and owners."""
+    """A row of blocks of two sides: parameters, tokens, spots, weights and owners."""
     model, rng = micro.model, np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     count = model.tokens[0] * model.tokens[1]
     spots = rng.uniform(1, 9, (1, 16, count, 2)).astype(np.float32)
-    owner = gridmix.owners([2, 1, 3, 1, 1])[None]
-    weights = draw(4, 1, 16, count, 2 * model.width)
-    params = step.initial_params(model, 0)
+    owner = gridmix.owners([2, 1, 2, 1, 2, 1, 1])[None]
+    weights = draw(4, 1, 16, tokens_of(model), 2 * model.width)
+    parts = ("camera", "registers", "within", "across")
+    params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), structure(model)[1])
+    params = {name: params[name] for name in parts}, params
     return params, draw(1, 16, count, model.width), spots, weights, owner
 
 
@@ -112,16 +118,18 @@ def test_a_packed_row_has_the_tokens_and_gradients_of_its_blocks_one_by_one(micr
     params, tokens, spots, weights, owner = row
     run = _pairs(micro.model)
     layers, of_params, of_tokens = run(params, tokens, spots, weights, owner)
-    sums = jax.tree.map(jnp.zeros_like, params)
+    sums = jax.tree.map(np.zeros_like, params[0])
     for number in range(owner.max() + 1):
         own = owner[0] == number
         found = run(params, tokens[:, own], spots[:, own], weights[:, :, own])
-        np.testing.assert_allclose(layers[:, :, own], found[0], atol=1e-5)
-        np.testing.assert_allclose(of_tokens[:, own], found[2], atol=1e-5)
-        sums = jax.tree.map(jnp.add, sums, found[1])
-    most = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(sums))
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * most)  # noqa: E731
-    jax.tree.map(close, of_params, sums)
+        _close(layers[:, :, own], found[0])
+        _close(of_tokens[:, own], found[2])
+        sums = jax.tree.map(np.add, sums, found[1])
+    jax.tree.map(_close, of_params, sums)
+
+
+def _close(a, b) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1))
 
 
 def test_nothing_crosses_from_one_owner_to_another(micro, row):
@@ -237,7 +245,7 @@ def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
         ([2, 1, 1, 1], np.array([2, 2, 3, 4]) / 11),
         ([0.02, 2, 2, 2], np.array([0.05, 0.95 * 2 / 9, 0.95 * 3 / 9, 0.95 * 4 / 9])),
         ([0.002, 0.002, 2, 0.002], [0.05, 0.05, 0.85, 0.05]),
-        ([0.2, 0.64, 0.02, 4], [0.05, 0.05, 0.05, 0.85]),  # lifting two puts the third below
+        ([0.2, 0.45, 0.02, 4], [0.05, 0.05, 0.05, 0.85]),  # lifting two puts the third below
         ([np.nan, 2, 2, 2], PAPER),
         ([np.inf, 2, 2, 2], PAPER),
     ],

@@ -196,10 +196,8 @@ class Prior:
     displace: tuple[float, float] = (0.25, 0.25)  # edges' displacement, coarse pixels (deviation)
     grain: tuple[float, float] = (0.12, 0.12)  # noise of a coarse pixel, share of mean disparity
     rough: tuple[float, float] = (10.0, 10.0)  # noise of a coarse pixel's normal, degrees
-    distort: tuple[float, float] = (
-        0.015,
-        0.015,
-    )  # low-frequency distortion, deviation of log depth
+    # Low-frequency distortion of depth, standard deviation of its logarithm.
+    distort: tuple[float, float] = (0.015, 0.015)
     tilt: tuple[float, float] = (3.0, 3.0)  # low-frequency distortion of normals, degrees
     vary: float = 0.0  # share of pictures that are degraded in other ways (priors.WAYS)
 
@@ -543,5 +541,7 @@ def _build(kind: type, values: dict, where: str):
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
             value = _build(hints[name], value, where)
+        if hints[name] == tuple[float, float] and isinstance(value, int | float):
+            value = [value, value]  # as files of before ranges have it
         made[name] = tuple(value) if isinstance(value, list) else value
     return kind(**made)

@@ -96,7 +96,7 @@ def attend(
             z = jax.device_get(piece.finish(params, i, y, _found(piece, q, seen)))
             chunks[n] = z, chunks[n][1]
             if i in slots:
-                slots[i].append(np.concatenate([y, z], -1)[:, SPECIAL:])
+                slots[i].append(np.concatenate([y, z], -1))
             tell((i + (n + 1) / len(made)) / depth)
     wholes = {i: np.concatenate(parts)[:count] for i, parts in slots.items()}
     return [wholes[i] for i in model.layers]

@@ -95,6 +95,8 @@ class Refiner(nnx.Module):
         self, layers: list[Float[Array, "B P N C"]], tokens: tuple[int, int]
     ) -> dict[str, Offsets]:
         """Offsets of every patch on its own, from the four layers that `attend` gives."""
+        # Here and not where they are made, since all patches' layers would be in memory twice.
+        layers = [layer[:, :, SPECIAL:] for layer in layers]
         heads = {"depth": self.depth_head, "normal": self.normal_head}
         run_head = partial(_run_head, rows_cols=tokens, remat=self.config.remat != "none")
         return {
@@ -111,15 +113,14 @@ class Refiner(nnx.Module):
         pool: int = 1,
         owner: Int[Array, "B P"] | None = None,
     ) -> list[Float[Array, "B P N 2*D"]]:
-        """Tokens after the pairs of blocks that the heads read, within and across side by side.
+        """Tokens, special ones too, after the pairs of blocks that the heads read, side by side.
 
         With `pool` above 1 attention across patches is approximate: to cells of so many tokens a
         side.
         """
         x, spots = self.begin(tokens, spots, owner=owner)
         kernel = self._kernel(count or x.shape[1], x.shape[2], pool)
-        layers = self._pairs(placement().tokens(x), spots, kernel, owner)
-        return [layer[:, :, SPECIAL:] for layer in layers]
+        return self._pairs(placement().tokens(x), spots, kernel, owner)
 
     def begin(
         self,

@@ -14,7 +14,7 @@ from urgt_jax import sharding
 from urgt_jax.config import SIZES, Config, Data, Model, require
 from urgt_jax.model.families import structure
 from urgt_jax.model.placement import placed
-from urgt_jax.model.refiner import HEAD_PIXELS
+from urgt_jax.model.refiner import HEAD_PIXELS, tokens_of
 from urgt_jax.step import stages
 
 STAGES = ("encode", "attend", "heads")
@@ -90,7 +90,8 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     lattice, process = math.prod(model.tokens), model.process
     pictures = of(few, *process, 3, dtype="uint8"), of(few, *process), of(few, *process, 3)
     tokens = of(patches, lattice, model.width, dtype=model.dtype)
-    part = [of(few, lattice, 2 * model.width, dtype=model.dtype)] * len(model.layers)
+    layer = of(patches, tokens_of(model), 2 * model.width, dtype=model.dtype)
+    part = [of(few, *layer.shape[2:], dtype=model.dtype)] * len(model.layers)
     token_bytes = tokens.size * tokens.dtype.itemsize
     params = structure(model)[1]
     if mesh:
@@ -99,5 +100,5 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     return params, {
         "encode": (pictures, token_bytes * (patches - few) // patches),
         "attend": ((tokens, of(patches, lattice, 2)), 0),
-        "heads": ((part,), 2 * len(model.layers) * token_bytes),
+        "heads": ((part,), len(model.layers) * layer.size * layer.dtype.itemsize),
     }
