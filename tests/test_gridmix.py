@@ -335,7 +335,5 @@ def _left(workdir) -> tuple[bytes, list[dict]]:
     """Weights, and what the log tells of each step that does not depend on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     kept = ("step", "loss", "mix_", "error_")
-    told = [
-        {n: x for n, x in line.items() if n.startswith(kept) and "lost" not in n} for line in lines
-    ]
+    told = [{n: x for n, x in line.items() if n.startswith(kept)} for line in lines]
     return (workdir / "weights.safetensors").read_bytes(), told

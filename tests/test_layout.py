@@ -20,7 +20,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["report.layers", "report.columns"],
     ["inference"],
     ["coarse", "fidelity", "published"],
-    ["checkpoints"],
+    ["checkpoints", "validation"],
     ["step"],
     ["optim", "sharding", "processes", "streaming"],
     ["meter"],

@@ -32,9 +32,7 @@ def main() -> None:
     write(folder(told.out), f"scene{told.seed}", told.seed, told.split, tuple(told.size), prior)
 
 
-def write(
-    out: Path, name: str, seed: int, split: str, size: tuple[int, int], prior: Prior
-) -> None:
+def write(out: Path, name: str, seed: int, split: str, size: tuple[int, int], prior: Prior) -> None:
     """Saves NAME.png, its coarse maps where predict looks for them, and NAME_true_*.npy."""
     view, limit = render(sample_scene(seed, split), *size, workers=2), Config().data.max_depth
     rng = np.random.default_rng([seed, len(split)])
