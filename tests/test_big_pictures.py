@@ -194,6 +194,7 @@ def test_streamed_attention_is_attention(micro, params, resident, pool, changes)
     shares = []
     found = streaming.attend(params, model, tokens, spots, resident, pool, shares.append)
     assert shares == sorted(shares) and shares[-1] == 1
+    assert found.shape == (len(want), *want.shape[2:])
     for a, b in zip(found, want, strict=True):
         assert a.dtype == b.dtype
         a, b = np.asarray(a, np.float32), np.asarray(b[0], np.float32)

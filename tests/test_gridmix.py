@@ -5,7 +5,6 @@ import shutil
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -84,7 +83,7 @@ def _layers(model: Model):
     """(params, tokens, spots, owner) -> the layers that heads read."""
 
     def run(params, tokens, spots, owner=None):
-        return jnp.stack(assemble(model, params).attend(tokens, spots, owner=owner))
+        return assemble(model, params).attend(tokens, spots, owner=owner)
 
     return jax.jit(run)
 

@@ -61,7 +61,7 @@ def test_one_head_alone(micro, kind):
 
 def test_the_first_patch_has_special_tokens_of_its_own(micro):
     net = refiner.build(micro.model, 0)
-    first, second, third = net._special(1, 3, jnp.float32)[0]
+    first, second, third = net._special(1, np.arange(3) == 0, jnp.float32)[0]
     assert (first != second).all() and (second == third).all()
 
 

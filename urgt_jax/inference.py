@@ -187,14 +187,14 @@ class Refiner:
             tell("encode", (i + 1) / len(chunks))
         layers = self._attend(tokens, self.way.spots(windows), resident, tell)
         for i, chunk in enumerate(chunks):
-            part = [_padded(x[0, chunk.start : chunk.stop], size)[None] for x in layers]
+            part = _padded(layers[:, 0, chunk.start : chunk.stop], size, 1)[:, None]
             out = jax.device_get(self.stages.heads(self.params, part))
             tell("heads", (i + 1) / len(chunks))
             for k in range(len(chunk)):
                 yield jax.tree.map(lambda x: x[0, k], out)  # noqa: B023
 
-    def _attend(self, tokens: list, spots: np.ndarray, resident: int, tell: Tell) -> list:
-        """The layers that heads read, [1, P, N, 2*D], on the host where patches do not all fit."""
+    def _attend(self, tokens: list, spots: np.ndarray, resident: int, tell: Tell):
+        """The layers that heads read, [K 1 P N C], on the host where patches do not all fit."""
         count, c = len(spots), self.config
         whole = (np if resident < count else jnp).concatenate(tokens)
         tokens.clear()
@@ -204,7 +204,7 @@ class Refiner:
             return layers
         shares = partial(tell, "attend")
         layers = streaming.attend(self.params, c.model, whole, spots, resident, c.eval.pool, shares)
-        return [x[None] for x in layers]
+        return layers[:, None]
 
     def _teller(self, count: int, progress: Progress) -> Tell:
         """Turns the share of a stage that is done into a share of the work, in percent."""
@@ -248,8 +248,9 @@ def _joined(strips: Iterable[tuple[slice, Result]], height: int) -> Result:
     return Result(*whole)
 
 
-def _padded(x, size: int):
+def _padded(x, size: int, axis: int = 0):
     """The last of the windows repeated, so that every chunk has the same shape."""
-    missing = size - len(x)
-    xp = np if isinstance(x, np.ndarray) else jnp
-    return xp.concatenate([x, xp.repeat(x[-1:], missing, 0)]) if missing else x
+    xp, count = np if isinstance(x, np.ndarray) else jnp, x.shape[axis]
+    if count == size:
+        return x
+    return xp.take(x, np.minimum(np.arange(size), count - 1), axis)

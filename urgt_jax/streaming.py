@@ -76,7 +76,7 @@ def attend(
     resident: int,
     pool: int,
     tell: Tell,
-) -> list[Float[np.ndarray, "P N 2*D"]]:
+) -> Float[np.ndarray, "K P N 2*D"]:
     """What `attend` of `step.stages` gives, with `resident` patches on the device at a time."""
     piece, count = pieces(model, pool), len(tokens)
     starts = range(0, count, resident)
@@ -87,7 +87,10 @@ def attend(
         for i in starts
     ]
     biases = [_bias(model, pool, min(resident, count - i), resident) for i in starts]
-    depth, slots = max(model.layers) + 1, {i: [] for i in model.layers}
+    kept, depth = sorted(set(model.layers)), max(model.layers) + 1
+    x = chunks[0][0]
+    shape = len(kept), len(chunks) * resident, x.shape[1], 2 * x.shape[2]
+    layers = np.empty(shape, x.dtype)
     for i in range(depth):
         made = [jax.device_get(piece.within(params, i, *chunk)) for chunk in chunks]
         keys = [(k, v, bias) for (_, _, k, v), bias in zip(made, biases, strict=True)]
@@ -95,11 +98,11 @@ def attend(
             seen = keys if model.cross else keys[n : n + 1]
             z = jax.device_get(piece.finish(params, i, y, _found(piece, q, seen)))
             chunks[n] = z, chunks[n][1]
-            if i in slots:
-                slots[i].append(np.concatenate([y, z], -1))
+            if i in kept:
+                here = slice(n * resident, (n + 1) * resident)
+                layers[kept.index(i), here] = np.concatenate([y, z], -1)
             tell((i + (n + 1) / len(made)) / depth)
-    wholes = {i: np.concatenate(parts)[:count] for i, parts in slots.items()}
-    return [wholes[i] for i in model.layers]
+    return layers[:, :count]
 
 
 def _part(x: np.ndarray, start: int, size: int) -> np.ndarray:

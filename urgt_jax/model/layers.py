@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from urgt_jax.model.attention import ATTENTION, attention
 from urgt_jax.model.placement import Kernel, placement
@@ -182,10 +182,17 @@ class Loop(NamedTuple):
 PLAIN = Loop()
 
 
-def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> list:
+def picked(outs: Shaped[Array, "K ..."], which: tuple[int, ...]) -> list[Shaped[Array, "..."]]:
+    """The outputs of `run` in the order that was asked for, some of them more than once."""
+    kept = sorted(set(which))
+    return [outs[kept.index(i)] for i in which]
+
+
+def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> Shaped[Array, "K ..."]:
     """What body(x, block) -> (x, out) puts out at some of the stacked blocks, counted from 0.
 
-    One loop over all blocks, so that the compiler sees a block once, whatever is kept.
+    They are in rising order, each once, and in one array, since apart they would be copies. One
+    loop over all blocks, so that the compiler sees a block once, whatever is kept.
     """
     place, kept = placement(), sorted(set(which))
     # Weights that are gathered for a turn are gathered again for its gradients, never kept.
@@ -205,4 +212,4 @@ def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> list:
 
     start = x, jnp.zeros((len(kept), *one.shape), one.dtype)
     (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots), unroll=loop.unroll)
-    return [outs[kept.index(i)] for i in which]
+    return outs

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.model.attention import attention, packed
 from urgt_jax.model.dpt import DETAIL, Head
-from urgt_jax.model.layers import Block, Loop, run, stack, turns
+from urgt_jax.model.layers import Block, Loop, picked, run, stack, turns
 from urgt_jax.model.placement import Kernel, placement
 from urgt_jax.model.pooling import Cells
 from urgt_jax.model.vit import VisionTransformer
@@ -92,11 +92,11 @@ class Refiner(nnx.Module):
         return tokens.reshape(b, p, *tokens.shape[1:])
 
     def heads(
-        self, layers: list[Float[Array, "B P N C"]], tokens: tuple[int, int]
+        self, layers: Float[Array, "K B P N C"], tokens: tuple[int, int]
     ) -> dict[str, Offsets]:
-        """Offsets of every patch on its own, from the four layers that `attend` gives."""
+        """Offsets of every patch on its own, from the layers that `attend` gives."""
         # Here and not where they are made, since all patches' layers would be in memory twice.
-        layers = [layer[:, :, SPECIAL:] for layer in layers]
+        layers = [layer[:, :, SPECIAL:] for layer in picked(layers, self.config.layers)]
         heads = {"depth": self.depth_head, "normal": self.normal_head}
         run_head = partial(_run_head, rows_cols=tokens, remat=self.config.remat != "none")
         return {
@@ -112,7 +112,7 @@ class Refiner(nnx.Module):
         count: int | None = None,
         pool: int = 1,
         owner: Int[Array, "B P"] | None = None,
-    ) -> list[Float[Array, "B P N 2*D"]]:
+    ) -> Float[Array, "K B P N 2*D"]:
         """Tokens, special ones too, after the pairs of blocks that the heads read, side by side.
 
         With `pool` above 1 attention across patches is approximate: to cells of so many tokens a
@@ -159,7 +159,7 @@ class Refiner(nnx.Module):
 
     def _pairs(
         self, x: Float[Array, "B P N D"], spots, kernel: Kernel | None, owner=None
-    ) -> list[Float[Array, "B P N 2*D"]]:
+    ) -> Float[Array, "K B P N 2*D"]:
         """Both blocks' outputs side by side, of the pairs that the heads read."""
         b, p, n, d = x.shape
         apart, together = (b * p, n), (b, p * n)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from urgt_jax.config import TOKEN, Vit
 from urgt_jax.geometry import resize_cubic
-from urgt_jax.model.layers import PLAIN, Block, Loop, Norm, run, stack
+from urgt_jax.model.layers import PLAIN, Block, Loop, Norm, picked, run, stack
 
 EPS = 1e-6
 OFFSET = 0.1  # what DINOv2 adds to the wanted number of tokens, against rounding
@@ -96,7 +96,7 @@ class VisionTransformer(nnx.Module):
             x = block(x)
             return x, x
 
-        return run(self.blocks, tokens, body, which, self.loop)
+        return picked(run(self.blocks, tokens, body, which, self.loop), which)
 
     def __call__(
         self,

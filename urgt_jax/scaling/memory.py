@@ -91,7 +91,9 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     pictures = of(few, *process, 3, dtype="uint8"), of(few, *process), of(few, *process, 3)
     tokens = of(patches, lattice, model.width, dtype=model.dtype)
     layer = of(patches, tokens_of(model), 2 * model.width, dtype=model.dtype)
-    part = [of(few, *layer.shape[2:], dtype=model.dtype)] * len(model.layers)
+    kept = len(set(model.layers))
+    lies = NamedSharding(mesh, PartitionSpec(None, None, "patch")) if mesh else None
+    part = Shape((kept, 1, few, *layer.shape[2:]), layer.dtype, sharding=lies)
     token_bytes = tokens.size * tokens.dtype.itemsize
     params = structure(model)[1]
     if mesh:
@@ -100,5 +102,5 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     return params, {
         "encode": (pictures, token_bytes * (patches - few) // patches),
         "attend": ((tokens, of(patches, lattice, 2)), 0),
-        "heads": ((part,), len(model.layers) * layer.size * layer.dtype.itemsize),
+        "heads": ((part,), kept * layer.size * layer.dtype.itemsize),
     }
