@@ -17,6 +17,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.inference import Refiner
 from urgt_jax.model import flops
 from urgt_jax.model.families import structure
+from urgt_jax.model.refiner import tokens_of
 from urgt_jax.scaling import command, curves, measure, memory, page, points, study
 from urgt_jax.scaling.study import COLUMNS, Point, Table
 from urgt_jax.step import Stages
@@ -55,7 +56,7 @@ def test_parts_add_up(small, cost):
 
 
 def test_training_steps_are_added_to_a_table(tmp_path):
-    step = StepCost("tiny", 1, 1, "none", False, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    step = StepCost("tiny", "images", 1, 1, "none", False, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     for _ in range(2):
         command.append(tmp_path / "costs.csv", step)
     rows = list(csv.DictReader((tmp_path / "costs.csv").open()))
@@ -105,7 +106,7 @@ def _shapes(arrays):
 def test_memory_is_what_the_compiled_stages_hold(small):
     stages = memory.compiled("micro", 3, "float32")
     tokens = 3 * small.tokens[0] * small.tokens[1] * small.width * 4  # bytes
-    layers = 2 * 4 * tokens
+    layers = len(set(small.layers)) * 3 * tokens_of(small) * 2 * small.width * 4
     assert stages["heads"].held == layers <= stages["attend"].output <= layers + 64
     assert tokens <= stages["attend"].argument <= 2 * tokens
     assert all(stage.temporary > 0 for stage in stages.values())

@@ -12,11 +12,11 @@ def test_the_shipped_refiner_is_small_and_improves_scenes_unlike_those_it_was_tr
     assert checkpoints.shipped()["scenes-small"].stat().st_size < 25e6
     refiner, found = urgt_jax.load("scenes-small"), []
     for seed in range(4):
-        view = render(sample_scene(seed, "other"), 112, 196)
+        view = render(sample_scene(seed, "other"), 224, 392)
         rng, truth = np.random.default_rng(seed), (view.depth, view.normal, view.valid)
         depth, normal = priors.degrade(*truth, priors.STRENGTHS["middle"], rng, 80.0, view.image)
         want = priors.target(*truth[::2], priors.fit(*truth[::2], depth), "disparity", 80.0)
-        result = refiner(view.image, depth, normal, grid=(2, 2))
+        result = refiner(view.image, depth, normal)
         error = [np.abs(x - want)[view.valid].mean() for x in (depth, result.depth)]
         found.append(error[1] / error[0])
     assert np.mean(found) < 0.9, found
