@@ -178,9 +178,9 @@ ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}  # as a share of the largest valu
 @pytest.mark.parametrize(
     "resident,pool,changes",
     [
-        (2, 1, {}),
         (2, 2, {}),
-        (4, 1, {"dtype": "bfloat16", "rope": "local"}),
+        pytest.param(2, 1, {}, marks=pytest.mark.slow),
+        pytest.param(4, 1, {"dtype": "bfloat16", "rope": "local"}, marks=pytest.mark.slow),
         pytest.param(2, 1, {"cross": False}, marks=pytest.mark.slow),
     ],
 )

@@ -148,7 +148,7 @@ def test_vggt_is_the_start_of_a_refiner(tmp_path, capsys):
     np.testing.assert_array_equal(params["within"]["attn"]["proj"]["kernel"][1], kept.T)
 
 
-@pytest.mark.parametrize("registers", [False, True])
+@pytest.mark.parametrize("registers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_dinov2_is_the_encoder_that_training_starts_from(tmp_path, micro, registers):
     part = "aggregator.patch_embed."
     arrays = {n.removeprefix(part): x for n, x in official("urgt").items() if n.startswith(part)}

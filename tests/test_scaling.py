@@ -103,6 +103,7 @@ def _shapes(arrays):
     return [(x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arrays)]
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_compiled_stages_hold(small):
     stages = memory.compiled("micro", 3, "float32")
     tokens = 3 * small.tokens[0] * small.tokens[1] * small.width * 4  # bytes

@@ -112,6 +112,7 @@ def test_policies_of_memory_and_meshes_change_nothing(lean, plain, changes):
     _agree(_after_a_step(changed(lean, changes), 3), plain(lean, 3))
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_keeps_its_weights_and_the_average_follows_the_rest(lean):
     config = changed(lean, {"optim.encoder": 0.0, "optim.average": 0.75})
     mesh = sharding.mesh_of(config)
