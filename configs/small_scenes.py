@@ -20,5 +20,5 @@ config = Config(
     loss=Loss(depth=10.0, gradient=1.0, target="exact"),
     optim=Optim(rate=1e-3, steps=1800, warmup=0.05, average=0.998),
     train=Train(save_every=100, log_every=20),
-    eval=Eval(images=64, grid=(0, 0), zoom=1.4, overlap=0.3),
+    eval=Eval(images=64, grid=(0, 0), zoom=1.4),
 )  # fmt: skip
