@@ -53,7 +53,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["config"],
     ["tensorfiles"],
     ["files", "resampling"],
-    ["errors", "log", "chips", "hlo"],
+    ["errors", "log", "chips", "hlo", "machine"],
 ]
 LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 

@@ -77,9 +77,8 @@ def test_grids_squeeze_patches_least(patches, process, grid):
 
 
 def test_memory_is_of_the_shapes_that_the_refiner_passes(small, monkeypatch):
-    """Chunks, arrays and what waits are told twice, in inference.py and in memory.py."""
+    """Arrays and what waits are told twice, in inference.py and in memory.py."""
     pixels = 8 * 2 * math.prod(small.process)  # two patches at a time
-    monkeypatch.setattr(memory, "HEAD_PIXELS", pixels)
     monkeypatch.setattr("urgt_jax.inference.HEAD_PIXELS", pixels)
     refiner, seen = Refiner(measure.random_weights(small), Config(model=small)), {}
     expected = {name: arrays for name, (arrays, _) in memory._shapes(small, 3, None, 1)[1].items()}
@@ -147,7 +146,7 @@ def test_a_pass_that_takes_too_long_or_too_much_is_not_begun(monkeypatch):
     monkeypatch.setattr(measure, "apart", lambda *_: pytest.fail("was begun"))
     with pytest.raises(UserError, match="raise --limit 0.1"):
         points.timed(0.1, 1)(_point("time"))
-    monkeypatch.setattr(points, "_available", lambda: 1e6)
+    monkeypatch.setattr(points, "free_memory", lambda: 1e6)
     with pytest.raises(UserError, match="GB of memory at least"):
         points.timed(10, 1)(_point("time"))
 

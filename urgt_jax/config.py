@@ -202,13 +202,13 @@ class Prior:
     vary: float = 0.0  # share of pictures that are degraded in other ways (priors.WAYS)
 
     def __post_init__(self) -> None:
-        for name in ("lines", "blur", "displace", "grain", "rough", "distort", "tilt"):
+        for name in ("lines", "blur"):
             low, high = getattr(self, name)
-            least = "above 0" if name in ("lines", "blur") else "of at least 0"
-            require(
-                0 <= low <= high and (low > 0 or least != "above 0"),
-                f"prior.{name} {(low, high)} must be a rising pair {least}",
-            )
+            require(0 < low <= high, f"prior.{name} {(low, high)} must be a rising pair above 0")
+        for name in ("displace", "grain", "rough", "distort", "tilt"):
+            low, high = getattr(self, name)
+            pair = f"prior.{name} {(low, high)}"
+            require(0 <= low <= high, f"{pair} must be a rising pair of at least 0")
         require(0 <= self.vary <= 1, f"prior.vary {self.vary} is out of range [0, 1]")
 
 

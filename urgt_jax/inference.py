@@ -1,5 +1,6 @@
 """A trained refiner as a function from a picture and its coarse maps to refined maps."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from jaxtyping import Float, UInt8
 from urgt_jax import coarse, streaming
 from urgt_jax import grid as grids
 from urgt_jax.checkpoints import kind_in, load_weights
-from urgt_jax.config import Config, require
+from urgt_jax.config import Config, Model, require
 from urgt_jax.fidelity import FIDELITIES, Maps
 from urgt_jax.grid import Grid
 from urgt_jax.model import flops
@@ -171,10 +172,8 @@ class Refiner:
         self, maps: Maps, windows: Grid, progress: Progress = quiet
     ) -> Iterator[dict[str, Offsets]]:
         """Offsets of one window after the other at the process shape."""
-        process, count = self.config.model.process, windows.count
-        # More at a time would cost a CPU memory and, as maps leave its caches, time too.
-        pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
-        size = min(max(pixels // (process[0] * process[1]), 1), count)
+        count = windows.count
+        size = chunk_of(self.config.model, count)
         chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
         resident = self.resident or streaming.resident(self.config.model, count) or count
         tell = self._teller(count, progress)
@@ -246,6 +245,13 @@ def _joined(strips: Iterable[tuple[slice, Result]], height: int) -> Result:
             if x is not None:
                 into[rows] = x
     return Result(*whole)
+
+
+def chunk_of(model: Model, patches: int) -> int:
+    """Patches that are encoded, and given to the heads, at a time."""
+    # More at a time would cost a CPU memory and, as maps leave its caches, time too.
+    pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
+    return min(max(pixels // math.prod(model.process), 1), patches)
 
 
 def _padded(x, size: int, axis: int = 0):

@@ -117,17 +117,25 @@ class Normals(Network):
         return found[top : top + height, left : left + width, :3]
 
 
-class Maps:
+class Given:
+    """Makes no map by a network: each is ready once it is prepared."""
+
+    def shape(self, size: Size) -> Size:
+        """No matter: nothing is computed together."""
+        return (0, 0)
+
+    def run(self, inputs: list[Input]) -> list[np.ndarray]:
+        """They are there already."""
+        return [x.values for x in inputs]
+
+
+class Maps(Given):
     """Any model's maps, from a folder of .npy files."""
 
     def __init__(self, path: Path, what: str):
         require(path.is_dir(), f"no folder with {what} maps at {path}")
         self.path, self.what = path, what
         self.origin = {"model": "maps", "folder": str(path.resolve()), "geometry": "centres"}
-
-    def shape(self, size: Size) -> Size:
-        """No matter: nothing is computed."""
-        return (0, 0)
 
     def prepare(self, name: str, sample: Sample) -> Input:
         """The map of that picture, checked."""
@@ -136,25 +144,14 @@ class Maps:
         values = pictures.load_map(path, f"coarse {self.what}")
         return Input(checked(values, sample.depth.shape, self.what, path))
 
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """They are there already."""
-        return [x.values for x in inputs]
 
-
-class Degraded:
+class Degraded(Given):
     """What is measured, made worse: one of a picture's two maps; both share the same errors."""
 
     def __init__(self, what: str, strength: str, max_depth: float):
-        self.which, self.strength, self.max_depth = (
-            ("depth", "normal").index(what),
-            strength,
-            max_depth,
-        )
+        self.which = ("depth", "normal").index(what)
+        self.prior, self.max_depth = priors.STRENGTHS[strength], max_depth
         self.origin = {"model": "degraded truth", "strength": strength, "geometry": "centres"}
-
-    def shape(self, size: Size) -> Size:
-        """No matter: nothing is computed together."""
-        return (0, 0)
 
     def prepare(self, name: str, sample: Sample) -> Input:
         """Drawn from the picture's name, so that both maps are of one draw."""
@@ -167,12 +164,7 @@ class Degraded:
         normal, sure = normals_from_depth(depth, sample.intrinsics, everywhere)
         whole = [priors.complete(np.asarray(normal[..., i]), np.asarray(sure)) for i in range(3)]
         rng = np.random.default_rng(zlib.crc32(name.encode()))
-        prior = priors.STRENGTHS[self.strength]
         maps = priors.degrade(
-            depth, pictures.unit(np.stack(whole, -1)), everywhere, prior, rng, self.max_depth
+            depth, pictures.unit(np.stack(whole, -1)), everywhere, self.prior, rng, self.max_depth
         )
         return Input(maps[self.which])
-
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """They are there already."""
-        return [x.values for x in inputs]

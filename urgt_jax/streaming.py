@@ -4,10 +4,8 @@ Nothing is left out. Attention across patches is computed against some patches a
 together by the sums of exponentials of each part.
 """
 
-import os
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from urgt_jax import chips
+from urgt_jax import chips, machine
 from urgt_jax.config import Model
 from urgt_jax.model.attention import HIDDEN, attention, merged, part
 from urgt_jax.model.families import assemble
-from urgt_jax.model.layers import turns
+from urgt_jax.model.layers import kept_of, turns
 from urgt_jax.model.pooling import Cells
 from urgt_jax.model.refiner import SPECIAL, tokens_of
 
@@ -87,7 +85,7 @@ def attend(
         for i in starts
     ]
     biases = [_bias(model, pool, min(resident, count - i), resident) for i in starts]
-    kept, depth = sorted(set(model.layers)), max(model.layers) + 1
+    kept, depth = kept_of(model.layers), max(model.layers) + 1
     x = chunks[0][0]
     shape = len(kept), len(chunks) * resident, x.shape[1], 2 * x.shape[2]
     layers = np.empty(shape, x.dtype)
@@ -146,8 +144,4 @@ def _free() -> float:
         return told["bytes_limit"] - told["bytes_in_use"]
     if chip:
         return chip.hbm
-    linux = Path("/proc/meminfo")
-    if linux.exists():
-        fields = dict(line.split(":") for line in linux.read_text().splitlines())
-        return 1024 * float(fields["MemAvailable"].split()[0])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    return machine.free_memory()

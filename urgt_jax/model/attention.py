@@ -70,15 +70,8 @@ def biased(
     bias: Float[Array, "M"],
 ) -> Float[Array, "B N H D"]:
     """Attention with something added to the scores of each key, by the same kernels."""
-
-    def on(platform):
-        def run(q, k, v, bias):
-            q, k, wide = _with_bias(q, k, v, bias, _multiple(platform))
-            return _kernel_for(platform, q, k).attend(q, k, wide)[..., : v.shape[-1]]
-
-        return run
-
-    return _by_platform(on, q, k, v, bias)
+    (out,) = _biased(lambda kernel, *arrays: (kernel.attend(*arrays),), q, k, v, bias)
+    return out
 
 
 def part(
@@ -89,22 +82,31 @@ def part(
 ) -> Found:
     """Attention to some of the keys, to be merged with what is found among others."""
 
-    def on(platform):
-        def run(q, k, v, bias):
-            q, k, wide = _with_bias(q, k, v, bias, _multiple(platform))
-            found = _kernel_for(platform, q, k).forward(*(x.swapaxes(1, 2) for x in (q, k, wide)))
-            out, sums = (x.swapaxes(1, 2).astype(jnp.float32) for x in found)
-            return out[..., : v.shape[-1]], sums
+    def forward(kernel, *arrays):
+        found = kernel.forward(*(x.swapaxes(1, 2) for x in arrays))
+        return tuple(x.swapaxes(1, 2).astype(jnp.float32) for x in found)
 
-        return run
-
-    return _by_platform(on, q, k, v, bias)
+    return _biased(forward, q, k, v, bias)
 
 
 def merged(one: Found, other: Found) -> Found:
     """Attention to the keys of both."""
     sums = jnp.logaddexp(one[1], other[1])
     return sum(out * jnp.exp(own - sums) for out, own in (one, other)), sums
+
+
+def _biased(use: Callable, q, k, v, bias):
+    """use(kernel, queries, keys, values) with the bias in them; what is found first is cut back."""
+
+    def on(platform):
+        def run(*arrays):
+            q, k, wide = _with_bias(*arrays, _multiple(platform))
+            out, *more = use(_kernel_for(platform, q, k), q, k, wide)
+            return out[..., : v.shape[-1]], *more  # here, since platforms widen it differently
+
+        return run
+
+    return _by_platform(on, q, k, v, bias)
 
 
 def _with_bias(q, k, v, bias, multiple: int):

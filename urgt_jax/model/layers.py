@@ -182,9 +182,14 @@ class Loop(NamedTuple):
 PLAIN = Loop()
 
 
+def kept_of(which: tuple[int, ...]) -> list[int]:
+    """The blocks whose outputs `run` keeps, in rising order and each once."""
+    return sorted(set(which))
+
+
 def picked(outs: Shaped[Array, "K ..."], which: tuple[int, ...]) -> list[Shaped[Array, "..."]]:
     """The outputs of `run` in the order that was asked for, some of them more than once."""
-    kept = sorted(set(which))
+    kept = kept_of(which)
     return [outs[kept.index(i)] for i in which]
 
 
@@ -194,7 +199,7 @@ def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> Shaped[Array, "K
     They are in rising order, each once, and in one array, since apart they would be copies. One
     loop over all blocks, so that the compiler sees a block once, whatever is kept.
     """
-    place, kept = placement(), sorted(set(which))
+    place, kept = placement(), kept_of(which)
     # Weights that are gathered for a turn are gathered again for its gradients, never kept.
     step = lambda x, block: body(x, place.held(block, x.dtype))  # noqa: E731
     if loop.remat != "none" or place.gathers:

@@ -12,9 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from urgt_jax import config as configs
 from urgt_jax import sharding
 from urgt_jax.config import SIZES, Config, Data, Model, require
+from urgt_jax.inference import chunk_of
 from urgt_jax.model.families import structure
+from urgt_jax.model.layers import kept_of
 from urgt_jax.model.placement import placed
-from urgt_jax.model.refiner import HEAD_PIXELS, tokens_of
+from urgt_jax.model.refiner import tokens_of
 from urgt_jax.step import stages
 
 STAGES = ("encode", "attend", "heads")
@@ -76,22 +78,16 @@ def _mesh(shards: int) -> Mesh:
     return sharding.mesh_of(config, devices[:shards])
 
 
-def chunk(model: Model, patches: int) -> int:
-    """Patches that `inference.Refiner` encodes, and gives to the heads, at a time."""
-    pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
-    return min(max(pixels // math.prod(model.process), 1), patches)
-
-
 def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     """Parameters, and for every stage its other arrays and the bytes that wait beside them."""
     lies = NamedSharding(mesh, PartitionSpec(None, "patch")) if mesh else None
     of = lambda *shape, dtype="float32": Shape((1, *shape), jnp.dtype(dtype), sharding=lies)  # noqa: E731
-    few = chunk(model, patches // shards) * shards
+    few = chunk_of(model, patches // shards) * shards
     lattice, process = math.prod(model.tokens), model.process
     pictures = of(few, *process, 3, dtype="uint8"), of(few, *process), of(few, *process, 3)
     tokens = of(patches, lattice, model.width, dtype=model.dtype)
     layer = of(patches, tokens_of(model), 2 * model.width, dtype=model.dtype)
-    kept = len(set(model.layers))
+    kept = len(kept_of(model.layers))
     lies = NamedSharding(mesh, PartitionSpec(None, None, "patch")) if mesh else None
     part = Shape((kept, 1, few, *layer.shape[2:]), layer.dtype, sharding=lies)
     token_bytes = tokens.size * tokens.dtype.itemsize

@@ -12,6 +12,7 @@ import jax
 from urgt_jax.chips import GB, TERA
 from urgt_jax.config import SIZES
 from urgt_jax.files import folder, write_text
+from urgt_jax.machine import memory
 from urgt_jax.scaling.curves import Curve, Mark, chart, slope
 from urgt_jax.scaling.points import crossing
 from urgt_jax.scaling.study import CHIPS, FLOPS, MEMORY, Point, Row, Table
@@ -75,9 +76,8 @@ def write(path: Path, table: Table) -> Path:
 
 def machine() -> str:
     """The machine that this runs on, in a line."""
-    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return (
-        f"Machine: {os.cpu_count()} cores of {_processor()}, {ram / GB:.0f} GB of memory, "
+        f"Machine: {os.cpu_count()} cores of {_processor()}, {memory() / GB:.0f} GB of memory, "
         f"jax {jax.__version__}."
     )
 

@@ -1,8 +1,6 @@
 """What every kind of point is worked out by."""
 
 import math
-import os
-import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
@@ -17,6 +15,7 @@ from urgt_jax.config import SIZES, Config, Model, require
 from urgt_jax.data.sources import open_pictures
 from urgt_jax.inference import Refiner, load
 from urgt_jax.log import duration
+from urgt_jax.machine import free_memory
 from urgt_jax.model import flops
 from urgt_jax.model.families import structure
 from urgt_jax.model.refiner import tokens_of
@@ -108,7 +107,7 @@ def _affordable(point: Point, limit: float) -> None:
     )
     counts = _counts(point)
     layers = 2 * len(model.layers) * counts["tokens"] * model.width * np.dtype(model.dtype).itemsize
-    needed, there = layers + 4 * counts["parameters"], _available()
+    needed, there = layers + 4 * counts["parameters"], free_memory()
     require(
         needed <= there,
         f"a pass would take {needed / GB:.1f} GB of memory at least: {there / GB:.1f} are left",
@@ -118,15 +117,6 @@ def _affordable(point: Point, limit: float) -> None:
 @cache
 def _matmul_peak() -> float:
     return matmul_peak()
-
-
-def _available() -> float:
-    """Bytes of memory that a process can have, what only caches files included."""
-    try:
-        told = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        told = None
-    return int(told[1]) * 1024 if told else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def quality(where: Path, scenes: int) -> tuple[Callable[[Point], Row], str]:
