@@ -1,6 +1,6 @@
 """The refiner that is shipped as scenes-small: the tiny size on scenes and priors of all kinds.
 
-Half an hour on two CPU cores, from nothing. Wider networks learned nothing in that time, see
+Twenty minutes on two CPU cores, from nothing. Wider networks learned nothing in that time, see
 docs/log.md.
 
 python train.py configs/small_scenes.py --workdir runs/small_scenes
