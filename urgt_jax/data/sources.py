@@ -1,12 +1,12 @@
 """Pictures with their truth and their priors, from wherever they come, in one form."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from urgt_jax import machine
 from urgt_jax.config import Config, require
 from urgt_jax.data import priors, scenes
 from urgt_jax.data.priors import Fit
@@ -14,7 +14,8 @@ from urgt_jax.data.samples import WHOLE, Source, Window, moved
 from urgt_jax.data.stored import StoredPriors
 
 TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
-CACHE = 0.3  # share of the machine's memory for pictures that were rendered
+CACHE = 8e9  # bytes of rendered pictures that are kept in memory at most
+SHARE = 0.3  # of the machine's memory, that they may take where it is small
 BYTES = 36  # per pixel of a Picture
 
 
@@ -58,8 +59,8 @@ class Scenes:
         )
         self.config, self.split = config, split
         self.kept: dict[int, Picture] = {}  # few scenes are soon only read
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.room = CACHE * memory / max(config.data.workers, 1)
+        # A cap, since neither other processes of this machine nor their number is known here.
+        self.room = min(CACHE, SHARE * machine.memory()) / max(config.data.workers, 1)
 
     def __len__(self) -> int:
         return self.config.data.scenes if self.split == "train" else self.config.eval.images or 200
