@@ -100,7 +100,8 @@ class Chromium:
         """Waits until the pictures in view are decoded and what was asked for is on the screen."""
         self.run(
             "Promise.all([...document.images].filter(x => x.loading != 'lazy')"
-            ".map(x => x.decode())).then(() => new Promise(done => "
+            # Asked twice, since a picture whose source changes meanwhile answers with an error.
+            ".map(x => x.decode().catch(() => x.decode()))).then(() => new Promise(done => "
             "requestAnimationFrame(() => setTimeout(done))))"
         )
 

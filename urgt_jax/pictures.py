@@ -184,8 +184,9 @@ def image_rows(path: Path, size: tuple[int, int]) -> Iterator[Callable[[RGB], No
             nonlocal above
             rows = np.concatenate([above, image.reshape(len(image), -1)])
             above = rows[-1:]
-            with writing(path):
-                chunk(b"IDAT", packer.compress(_filtered(rows)))
+            if packed := packer.compress(_filtered(rows)):  # it may hold all back for now
+                with writing(path):
+                    chunk(b"IDAT", packed)
 
         file.write(b"\x89PNG\r\n\x1a\n")
         chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
