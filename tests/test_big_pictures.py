@@ -39,7 +39,7 @@ def whole(patches, windows, weight):
 def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
     height, width, rows, cols, overlap, monkeypatch
 ):
-    monkeypatch.setattr(grid, "STRIP", 5)
+    monkeypatch.setattr(pictures, "STRIP", 5)
     windows = grid.cover(height, width, rows, cols, overlap)
     rng = np.random.default_rng(0)
     patches = rng.standard_normal((windows.count, *windows.patch, 2)).astype(np.float32)
@@ -148,7 +148,7 @@ def params(micro):
 
 @pytest.mark.parametrize("way", ["exact", "official"])
 def test_a_call_is_its_strips(micro, params, way, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "STRIP", 7)
+    monkeypatch.setattr(pictures, "STRIP", 7)
     refiner = Refiner(params, replace(micro, eval=replace(micro.eval, fidelity=way)))
     image, depth, normal = picture((41, 67))
     np.save(tmp_path / "depth.npy", depth)

@@ -142,6 +142,10 @@ def test_maps_that_cannot_be_read_are_skipped_and_named(truth, maps, tmp_path, k
         (("--predictions", "MAPS", "--workdir", "x"), "not allowed with"),
         (("--data", "folder", "TRUTH"), "one of the arguments"),
         (("--weights", "x", "--kind", "depth"), "go with --predictions"),
+        (
+            ("--predictions", "MAPS", "--kind", "depth", "--degrade", "weak"),
+            "--degrade is for coarse maps that a refiner is given",
+        ),
         (("--predictions", "MAPS", "--kind", "depth", "--eval.gird", "4"), "unknown option"),
     ],
 )  # fmt: skip

@@ -256,6 +256,8 @@ def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config
     rest = [*configs.data_options(told.data), *rest]
     if told.predictions:
         require(told.kind is not None, "--predictions needs --kind: depth (metres) or disparity")
+        require(not told.degrade, "--degrade is for coarse maps that a refiner is given; "
+            "--predictions are scored as they are")  # fmt: skip
         config = configs.override(Config(), [*rest, "--prior.kind", told.kind])
         subject = Predictions(told.predictions, told.scale or PNG_SCALE)
         return subject, config, told.out or _beside(told.predictions)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from urgt_jax import pictures
 from urgt_jax.errors import UserError
 
 GRID_LIMIT = 256  # patches of a grid that is fitted to a picture, at most
-STRIP = 256  # rows of a picture that are worked on at a time, at most
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def strips(
             total[:, here] += patch * weight
             weights[:, here] += weight
         done = below - top
-        for row in range(0, done, STRIP):
-            rows = slice(row, min(row + STRIP, done))
+        for rows in pictures.strips(done):
             yield slice(top + rows.start, top + rows.stop), total[rows] / weights[rows]
         for x in (total, weights):
             x[: high - done] = x[done:]

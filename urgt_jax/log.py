@@ -56,6 +56,11 @@ class Progress:
         spent = time.monotonic() - self.began
         return spent / max(done - self.first, 1) * (self.count - done)
 
+    def follow(self, done: int, count: int) -> None:
+        """As `tell`, of work whose length is known once it has begun."""
+        self.count = count
+        self.tell(done)
+
     def tell(self, done: int, note: str = "") -> None:
         """Shows the state: in place on a terminal, else a line every ten seconds."""
         now = time.monotonic()

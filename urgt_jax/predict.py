@@ -137,12 +137,7 @@ def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Pa
         flush=True,
     )
     depth, normal = _coarse_maps(sources, view, files, told)
-    progress = Progress(path.name, 1)
-
-    def tell(done: int, steps: int) -> None:
-        progress.count = steps
-        progress.tell(done)
-
+    tell = Progress(path.name, 1).follow
     strips = refiner.strips(image, depth, normal, grid=split, overlap=overlap, progress=tell)
     metric = refiner.config.prior.kind == "depth"
     size = image.shape[:2]

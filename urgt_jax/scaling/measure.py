@@ -79,12 +79,7 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
     for i in range(repeat):
         for part in parts:
             part.compiling = part.running = np.zeros(2)
-        progress = Progress(f"{name}, pass {i + 1} of {repeat}: step", 1)
-
-        def tell(done: int, steps: int) -> None:
-            progress.count = steps  # noqa: B023
-            progress.tell(done)  # noqa: B023
-
+        tell = Progress(f"{name}, pass {i + 1} of {repeat}: step", 1).follow
         before = _clocks()
         refiner(*picture, grid=grid, overlap=0.0, progress=tell)
         compiling = sum(part.compiling for part in parts)
