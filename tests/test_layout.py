@@ -16,7 +16,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["fill"],
     ["makers"],
     ["report", "tables", "subjects", "board"],
-    ["report.pages"],
+    ["report.pages", "report.zooms"],
     ["report.layers", "report.columns"],
     ["inference"],
     ["coarse", "fidelity", "published"],

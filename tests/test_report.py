@@ -10,8 +10,10 @@ from PIL import Image
 
 from urgt_jax import report
 from urgt_jax.errors import UserError
+from urgt_jax.grid import cover
 from urgt_jax.pictures import RAMP
 from urgt_jax.report.layers import UNKNOWN, place
+from urgt_jax.report.zooms import WINDOW
 
 SHAPE = (40, 60)
 NASTY = "<b>&\"'.png"
@@ -421,3 +423,39 @@ def test_a_phone_shows_the_pages_without_scrolling_sideways(chromium, written):
     for page in (written / "report.html", place(written, "good") / "index.html"):
         chromium.open(page)
         assert chromium.run("document.documentElement.scrollWidth") <= 390
+
+
+def post(shape=(300, 400), top=30, left=200):
+    """A wall with a post of three pixels before it, and an error at the corner of 4 patches."""
+    truth = np.full(shape, 0.2, np.float32)
+    truth[top : top + 100, left : left + 3] = 0.5
+    refined = truth.copy()
+    refined[248:252, 98:102] *= 1.5
+    sides = {"coarse": truth, "refined": refined, "truth": truth}
+    everywhere = np.ones(shape, bool)
+    return report.Layers(np.zeros((*shape, 3), np.uint8), sides, {}, everywhere, everywhere)
+
+
+def test_zooms_are_where_things_are_thin_and_where_patches_meet_worst():
+    layers = post()
+    windows = cover(*layers.valid.shape, 6, 4)  # corners at every 50 rows and 100 columns
+    thin, border = report.zooms(layers, windows)
+    assert thin.valid.shape == border.valid.shape == WINDOW
+    assert (thin.depth["truth"] == 0.5).sum() == 300
+    assert (border.depth["refined"] != border.depth["truth"]).sum() == 16
+    assert set(border.depth) == set(layers.depth) and not border.normal
+
+
+def test_nothing_thin_and_no_borders_are_no_zooms():
+    flat = post()._replace(depth={"refined": np.ones((300, 400)), "truth": np.ones((300, 400))})
+    assert report.zooms(flat, cover(300, 400, 1, 1)) == []
+    small = made()
+    assert [x.valid.shape for x in report.zooms(small, cover(*SHAPE, 2, 2))] == [SHAPE] * 2
+
+
+def test_a_reduced_picture_has_every_so_manieth_pixel():
+    big = made((50, 1000))
+    small = report.reduced(big)
+    assert small.valid.shape == (17, 334)
+    np.testing.assert_array_equal(small.depth["refined"], big.depth["refined"][::3, ::3])
+    np.testing.assert_array_equal(small.image, big.image[::3, ::3])

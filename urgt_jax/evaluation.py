@@ -24,6 +24,7 @@ from urgt_jax.metrics import Pooled, Protocol, Truth
 from urgt_jax.subjects import Candidate, Predictions, Refined, Subject
 
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
+EXAMPLES = 6  # pictures on the sheets, at most
 PNG_SCALE = 256.0  # PatchFusion's and KITTI's 16-bit depth: 256 steps a metre
 
 
@@ -72,10 +73,7 @@ def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
     if candidate.depth is not None:
         metres = metrics.to_metres(candidate.depth, truth, protocol_of(config))
         scores["depth"] = metrics.depth_scores(metres, truth)
-        c = config.eval
-        split = grid.split_of(metres.shape, c.grid, config.model.process, c.zoom)
-        windows = grid.cover(*metres.shape, *split, c.overlap)
-        scores["depth"] |= metrics.seams(metres, truth, windows)
+        scores["depth"] |= metrics.seams(metres, truth, _windows(metres.shape, config))
         scores["depth"] |= _consistency(candidate, truth, config)
     if candidate.normal is not None and truth.normal is not None:
         normal = pictures.unit(pictures.resized(candidate.normal, truth.depth.shape))
@@ -83,6 +81,12 @@ def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
         if metres is not None and truth.intrinsics is not None:
             scores["depth"]["agreement"] = metrics.agreement(metres, normal, truth)
     return Side(scores, angles, metres, normal)
+
+
+def _windows(size: tuple[int, int], config: Config) -> grid.Grid:
+    c = config.eval
+    split = grid.split_of(size, c.grid, config.model.process, c.zoom)
+    return grid.cover(*size, *split, c.overlap)
 
 
 def _consistency(candidate: Candidate, truth: Truth, config: Config) -> dict[str, float]:
@@ -184,6 +188,28 @@ class Worst:
             report.drop_layers(self.out, name)
 
 
+class Seen:
+    """Keeps the first pictures for the sheets, whole and where maps are hard to get right."""
+
+    def __init__(self):
+        self.whole: list[report.Layers] = []
+        self.zooms: list[report.Layers] = []
+
+    def show(self, scored: Scored, config: Config) -> None:
+        """Keeps a picture if it is among the first."""
+        if len(self.whole) < EXAMPLES:
+            shown = layers(scored)
+            self.whole.append(report.reduced(shown))
+            self.zooms += report.zooms(shown, _windows(shown.valid.shape, config))
+
+    def write(self, out: Path) -> None:
+        """The sheets as examples.png and zooms.png."""
+        pictures.write_image(out / "examples.png", report.sheet(self.whole))
+        if self.zooms:
+            pictures.write_image(out / "zooms.png", report.sheet(self.zooms))
+        print(f"the first {len(self.whole)} side by side in {out}: examples.png, zooms.png")
+
+
 def layers(scored: Scored) -> report.Layers:
     """The maps of a picture as the report shows them, depth as 1/metres."""
     truth = scored.truth
@@ -209,14 +235,14 @@ def main() -> None:
     folder(out)
     tally = Tally(subject.sides)
     worst = Worst(out, subject.sides[-1], config.eval.examples)
-    examples = []
+    seen = Seen()
     report.clear(out)
     for scored in evaluate(subject, found, config, tally):
         report.write_thumbnail(out, scored.name, scored.image)
         worst.offer(scored)
-        if len(examples) < 3 and scored.truth.depth.size < 1e6:
-            examples.append(layers(scored))
-    _finish(tally, examples, subject, config, out)
+        seen.show(scored, config)
+    _finish(tally, subject, config, out)
+    seen.write(out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -285,7 +311,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.stem if path.is_file() else path.name}_scores")
 
 
-def _finish(tally: Tally, examples: list, subject: Subject, config: Config, out: Path) -> None:
+def _finish(tally: Tally, subject: Subject, config: Config, out: Path) -> None:
     """Prints and writes what was found."""
     for name, why in list(tally.skipped.items())[:5]:
         print(f"skipped {name}: {why}")
@@ -309,8 +335,6 @@ def _finish(tally: Tally, examples: list, subject: Subject, config: Config, out:
     rows = [{"name": name, **scores} for name, scores in tally.pictures]
     write_text(out / "metrics.json", _json({**summary, "per_picture": rows}))
     page = report.write_pages(out, summary, tally.pictures)
-    if examples:
-        pictures.write_image(out / "examples.png", report.sheet(examples))
     print(f"wrote {out / 'metrics.json'} and {page}")
 
 

@@ -52,5 +52,6 @@ rows = (
         side="coarse",
         order=0,
     ),
+    Row("Loss terms", "all (joint)", {}, order=0),
 )
 config = load(BASE)

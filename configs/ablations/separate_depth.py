@@ -19,6 +19,7 @@ rows = (
         {"abs_rel": 0.0295, "delta1": 0.982, "rmse": 1.38, "ce": 0.0418},
         order=6,
     ),
+    Row("Loss terms", "depth alone (separate)", {}, order=3),
     Row("GridMix", "mixed (.1, .2, .3, .4)", {"abs_rel": 0.0295, "ce": 0.0418}, order=0),
 )
 config = changed(load(BASE), changes)

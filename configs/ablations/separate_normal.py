@@ -12,5 +12,8 @@ from urgt_jax.tables import Row
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 changes = {"model.outputs": ("normal",)}
-rows = (Row("Normals on UnrealStereo4K", "URGT separate (no figures in the paper)", {}, order=2),)
+rows = (
+    Row("Normals on UnrealStereo4K", "URGT separate (no figures in the paper)", {}, order=2),
+    Row("Loss terms", "normals alone (separate)", {}, order=4),
+)
 config = changed(load(BASE), changes)

@@ -10,15 +10,18 @@ from urgt_jax.report.layers import (
     write_thumbnail,
 )
 from urgt_jax.report.pages import write_pages
+from urgt_jax.report.zooms import reduced, zooms
 
 __all__ = [
     "COLUMNS",
     "Layers",
     "clear",
     "drop_layers",
+    "reduced",
     "sheet",
     "table",
     "write_layers",
     "write_pages",
     "write_thumbnail",
+    "zooms",
 ]
