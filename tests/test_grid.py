@@ -44,7 +44,9 @@ def test_a_grid_of_0_x_0_shows_the_picture_at_its_own_resolution(size, rows, col
     halved = tuple(round(side / 2) for side in size)
     if min(halved) > 500:  # where neither the least of one patch nor the limit hides it
         assert grid.split_of(halved, (0, 0), (518, 518), zoom=2.0) == (rows, cols)
-    assert rows * cols <= grid.GRID_LIMIT and grid.cover(*size, rows, cols).count == rows * cols
+    few = grid.split_of(size, (0, 0), (518, 518), limit=20)
+    assert np.prod(few) <= 20 and np.prod(few) >= min(rows * cols, 10)
+    assert rows * cols <= 256 and grid.cover(*size, rows, cols).count == rows * cols
 
 
 def test_a_grid_finer_than_the_picture_is_told():

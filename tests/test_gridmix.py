@@ -13,6 +13,7 @@ from urgt_jax.config import Config, Model, UserError, changed
 from urgt_jax.data import gridmix, pipeline
 from urgt_jax.model import attention, flops
 from urgt_jax.model.families import assemble, structure
+from urgt_jax.model.layers import kept_of
 from urgt_jax.model.refiner import tokens_of
 from urgt_jax.validation import Validation
 
@@ -114,7 +115,8 @@ def row(micro):
     count = model.tokens[0] * model.tokens[1]
     spots = rng.uniform(1, 9, (1, 16, count, 2)).astype(np.float32)
     owner = gridmix.owners([2, 1, 2, 1, 2, 1, 1])[None]
-    weights = draw(4, 1, 16, tokens_of(model), 2 * model.width)
+    kept = len(kept_of(model.layers))
+    weights = draw(kept, 1, 16, tokens_of(model), 2 * model.width)
     params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), structure(model)[1])
     return params, draw(1, 16, count, model.width), spots, weights, owner
 

@@ -343,6 +343,7 @@ class Eval:
     images: int = 0  # pictures that are scored at most; 0 takes all of a data set, 200 scenes
     grid: tuple[int, int] = (4, 4)  # rows and columns of patches; 0 0 fits them to each picture
     zoom: float = 1.0  # pixels of the process shape for a pixel of the picture, where grid is 0 0
+    patches: int = 256  # of a grid that is fitted to a picture, at most, before they overlap
     overlap: float = 0.0  # share of a patch that its neighbour sees too
     pool: int = 1  # side of cells of tokens whose mean other patches see; above 1 is approximate
     align: Literal["prior", "none", "disparity"] = "prior"  # of depth to truth before it is scored
@@ -357,7 +358,7 @@ class Eval:
             f"eval.grid {self.grid} must be at least 1 1, or 0 0 to fit each picture",
         )
         require(self.pool >= 1, f"eval.pool {self.pool} must be at least 1")
-        _positive("eval", self, "zoom")
+        _positive("eval", self, "zoom", "patches")
         require(0 <= self.overlap < 1, f"eval.overlap {self.overlap} is out of range [0, 1)")
 
 

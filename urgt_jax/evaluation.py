@@ -85,7 +85,7 @@ def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
 
 def _windows(size: tuple[int, int], config: Config) -> grid.Grid:
     c = config.eval
-    split = grid.split_of(size, c.grid, config.model.process, c.zoom)
+    split = grid.split_of(size, c.grid, config.model.process, c.zoom, c.patches)
     return grid.cover(*size, *split, c.overlap)
 
 

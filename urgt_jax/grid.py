@@ -12,8 +12,6 @@ from jaxtyping import Array, Float
 from urgt_jax import pictures
 from urgt_jax.errors import UserError
 
-GRID_LIMIT = 256  # patches of a grid that is fitted to a picture, at most
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -75,19 +73,23 @@ def cover(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -
 
 
 def split_of(
-    size: tuple[int, int], asked: tuple[int, int], process: tuple[int, int], zoom: float = 1.0
+    size: tuple[int, int],
+    asked: tuple[int, int],
+    process: tuple[int, int],
+    zoom: float = 1.0,
+    limit: int = 256,
 ) -> tuple[int, int]:
     """Rows and columns as asked, or for (0, 0) those that show a picture enlarged `zoom` times.
 
-    They are at most `GRID_LIMIT` patches: beyond it both are scaled down alike.
+    They are at most `limit` patches: beyond it both are scaled down alike.
     """
     if tuple(asked) != (0, 0):
         return tuple(asked)
     rows, cols = (max(round(zoom * side / p), 1) for side, p in zip(size, process, strict=True))
-    if rows * cols > GRID_LIMIT:
-        scale = (GRID_LIMIT / (rows * cols)) ** 0.5
+    if rows * cols > limit:
+        scale = (limit / (rows * cols)) ** 0.5
         rows, cols = (max(int(n * scale), 1) for n in (rows, cols))
-    return min(rows, GRID_LIMIT), min(cols, GRID_LIMIT)
+    return min(rows, limit), min(cols, limit)
 
 
 def block(height: int, width: int, m: int, row: int, col: int) -> Grid:

@@ -127,7 +127,8 @@ class Refiner:
     ) -> tuple[tuple[int, int], float]:
         """Rows and columns of patches and their overlap, the weights' own where none is given."""
         c = self.config.eval
-        split = grids.split_of(size, grid or c.grid, self.config.model.process, c.zoom)
+        process, asked = self.config.model.process, grid or c.grid
+        split = grids.split_of(size, asked, process, c.zoom, c.patches)
         return split, c.overlap if overlap is None else overlap
 
     def refine(self, maps: Maps, windows: Grid, progress: Progress = quiet) -> Result:

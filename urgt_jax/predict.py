@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=("ROWS", "COLS"),
-        help="patches, 0 0 for as many as the picture's size and the weights' zoom ask for "
-        f"(at most {grids.GRID_LIMIT}); else the weights' own",
+        help="patches, 0 0 for as many as the picture's size and the weights' zoom ask for, up to "
+        "the weights' limit; else the weights' own",
     )
     add("--overlap", type=float, help="share of a patch its neighbour sees too")
     add("--fidelity", choices=sorted(FIDELITIES), help="as the paper has it (exact) or the "
