@@ -98,6 +98,8 @@ def test_eval_writes_scores_and_a_page(weights, capsys):
     assert "test_00000" in page and "test_00001" in page and "http" not in page
     assert len(list((weights / "report").glob("picture_*/index.html"))) == 1  # eval.examples
     assert "boundary F1" in capsys.readouterr().out
+    for name in ("examples.png", "zooms.png"):
+        assert pictures.read_image(weights / name).shape[1] > 100
 
 
 def _broken(kind: str, scene: Path) -> list:

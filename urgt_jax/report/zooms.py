@@ -70,7 +70,7 @@ def _error(layers: Layers) -> Float[np.ndarray, "H W"]:
             found, truth = maps[sides[-1]], maps["truth"]
             error = np.abs(found - truth)
             error = error / np.maximum(truth, 1e-6) if error.ndim == 2 else error.sum(-1)
-            return np.where(known, np.minimum(error, 1), 0)
+            return np.where(known & (error > 0), np.minimum(error, 1), 0)  # NaN counts nothing
     return np.zeros(layers.valid.shape, np.float32)
 
 
