@@ -205,6 +205,14 @@ def test_tables_collect_what_was_scored_with_mean_and_deviation(base, tmp_path, 
     assert "some data; some way" in text and "swapped" in text
 
 
+def test_a_table_that_the_paper_has_not_shows_what_was_measured(base, tmp_path):
+    rows = {"own": 'rows = (Row("Of our own", "ours"),)'}
+    folder, runs = _folder_of_rows(tmp_path / "rows", base, rows), tmp_path / "runs"
+    _made(runs, "own-seed0", 0.25)
+    call("--table", folder, "--runs", runs, "--collect")
+    assert "|  | AbsRel ↓ |" in (runs / "tables.md").read_text()
+
+
 @pytest.mark.parametrize(
     "rows,told",
     [

@@ -34,6 +34,7 @@ COLUMNS = {
     "below_11.25": (("normal", "below_11.25"), "< 11.25° % ↑", 2),
     "below_30": (("normal", "below_30"), "< 30° % ↑", 2),
 }
+UNPRINTED = ("abs_rel", "ce", "boundary_f1", "mean", "median")  # of a table of our own
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,13 @@ def _cell(key: str, row: Row, scores: list[dict]) -> Cell:
 
 
 def _columns(table: str, rows: list[Line]) -> list[str]:
-    """What the paper prints in that table, and boundary F1 beside depth where we have it."""
+    """What the paper prints in that table, and boundary F1 beside depth where we have it.
+
+    A table that the paper has not shows what we measured of a few.
+    """
     printed = [key for key in COLUMNS if any(line.cells[key].paper is not None for line in rows)]
+    if not printed:
+        return [key for key in UNPRINTED if any(line.cells[key].ours for line in rows)]
     f1 = "abs_rel" in printed and any(line.cells["boundary_f1"].ours for line in rows)
     return printed + ["boundary_f1"] * f1
 
