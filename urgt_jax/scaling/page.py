@@ -93,6 +93,13 @@ def _processor() -> str:
 
 def _commands(known: Known, table: Table) -> list[str]:
     """The commands that fill the table."""
+    counts = dict.fromkeys(row.get("scenes") for _, row in known)
+    alike = ([one for one in known if one[1].get("scenes") == count] for count in counts)
+    return ["\n".join(line for part in alike for line in _commands_of(part, table))]
+
+
+def _commands_of(known: Known, table: Table) -> list[str]:
+    """The same of rows that are means over as many scenes."""
     unique = lambda values: [str(x) for x in dict.fromkeys(values)]  # noqa: E731
     found = []
     for (what, dtype), group in _by(known, lambda p: (p.what, p.dtype)):
@@ -101,8 +108,8 @@ def _commands(known: Known, table: Table) -> list[str]:
         if what == "quality":
             words += ["--resolutions", *unique(p.resolution for p in points)]
             words += ["--weights", points[0].size]
-            scenes = [row["scenes"] for _, row in group if "scenes" in row]
-            words += ["--scenes", f"{scenes[0]:g}"] if scenes else []
+            scenes = group[0][1].get("scenes")
+            words += ["--scenes", f"{scenes:g}"] if scenes else []
         else:
             words += ["--sizes", *unique(p.size for p in points)]
             words += ["--dtype", dtype] if dtype != "float32" else []
@@ -110,7 +117,7 @@ def _commands(known: Known, table: Table) -> list[str]:
         words += ["--mesh", *meshes] if meshes != ["patch=1"] else []
         words += ["--out", str(table.path)] if str(table.path) != TABLE else []
         found.append("    " + shlex.join(["python", "-m", "urgt_jax.scaling", *words]))
-    return ["\n".join(found)]
+    return found
 
 
 def _refused(known: Known) -> list[str]:
@@ -254,11 +261,12 @@ def _time(known: Known):
 
 
 def _quality(known: Known):
-    titles = ["N", "grid", *(", ".join(filter(None, one[:2])) for one in SCORED.values())]
+    titles = ["N", "grid", "scenes", *(", ".join(filter(None, one[:2])) for one in SCORED.values())]
     text = []
     for name, group in _series(known):
         body = [
-            [str(p.patches), row["grid"], *(_both(row, key) for key in SCORED)] for p, row in group
+            [str(p.patches), row["grid"], f"{row['scenes']:g}", *(_both(row, x) for x in SCORED)]
+            for p, row in group
         ]
         text += [f"### {name}, coarse → refined", _table(titles, body)]
     charts = {}
