@@ -188,14 +188,14 @@ class Worst:
             report.drop_layers(self.out, name)
 
 
-class Seen:
+class Sheets:
     """Keeps the first pictures for the sheets, whole and where maps are hard to get right."""
 
     def __init__(self):
         self.whole: list[report.Layers] = []
         self.zooms: list[report.Layers] = []
 
-    def show(self, scored: Scored, config: Config) -> None:
+    def add(self, scored: Scored, config: Config) -> None:
         """Keeps a picture if it is among the first."""
         if len(self.whole) < EXAMPLES:
             shown = layers(scored)
@@ -235,14 +235,14 @@ def main() -> None:
     folder(out)
     tally = Tally(subject.sides)
     worst = Worst(out, subject.sides[-1], config.eval.examples)
-    seen = Seen()
+    sheets = Sheets()
     report.clear(out)
     for scored in evaluate(subject, found, config, tally):
         report.write_thumbnail(out, scored.name, scored.image)
         worst.offer(scored)
-        seen.show(scored, config)
+        sheets.add(scored, config)
     _finish(tally, subject, config, out)
-    seen.write(out)
+    sheets.write(out)
 
 
 def _parser() -> argparse.ArgumentParser:
