@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from urgt_jax.data.priors import STRENGTHS
 from urgt_jax.data.sources import Picture, Pictures, open_pictures, usual
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder, write_text
-from urgt_jax.inference import Refiner, load
+from urgt_jax.inference import Refiner, load, split_of
 from urgt_jax.log import Progress
 from urgt_jax.metrics import Pooled, Protocol, Truth
 from urgt_jax.subjects import Candidate, Predictions, Refined, Subject
@@ -84,9 +85,7 @@ def score(candidate: Candidate, truth: Truth, config: Config) -> Side:
 
 
 def _windows(size: tuple[int, int], config: Config) -> grid.Grid:
-    c = config.eval
-    split = grid.split_of(size, c.grid, config.model.process, c.zoom, c.patches)
-    return grid.cover(*size, *split, c.overlap)
+    return grid.cover(*size, *split_of(size, config), config.eval.overlap)
 
 
 def _consistency(candidate: Candidate, truth: Truth, config: Config) -> dict[str, float]:
@@ -167,6 +166,9 @@ def evaluate(subject: Subject, found: Pictures, config: Config, tally: Tally) ->
         progress.tell(index + 1)
 
 
+Drawn = Callable[[], report.Layers]
+
+
 class Worst:
     """Keeps pages of the pictures with the largest error, so that the rest costs no disk."""
 
@@ -174,7 +176,7 @@ class Worst:
         self.out, self.side, self.count = out, side, count
         self.kept: list[tuple[float, str]] = []
 
-    def offer(self, scored: Scored) -> None:
+    def offer(self, scored: Scored, drawn: Drawn) -> None:
         """Writes the picture's layers if it is among the worst so far."""
         scores = scored.sides[self.side].scores
         error = scores["depth"].get("abs_rel", scores["normal"].get("mean", np.nan))
@@ -183,7 +185,7 @@ class Worst:
         dropped = {name for _, name in self.kept[self.count :]}
         self.kept = self.kept[: self.count]
         if scored.name not in dropped:
-            report.write_layers(self.out, scored.name, layers(scored))
+            report.write_layers(self.out, scored.name, drawn())
         for name in dropped - {scored.name}:
             report.drop_layers(self.out, name)
 
@@ -195,19 +197,20 @@ class Sheets:
         self.whole: list[report.Layers] = []
         self.zooms: list[report.Layers] = []
 
-    def add(self, scored: Scored, config: Config) -> None:
+    def add(self, drawn: Drawn, config: Config) -> None:
         """Keeps a picture if it is among the first."""
         if len(self.whole) < EXAMPLES:
-            shown = layers(scored)
-            self.whole.append(report.reduced(shown))
-            self.zooms += report.zooms(shown, _windows(shown.valid.shape, config))
+            self.whole.append(report.reduced(drawn()))
+            self.zooms += report.zooms(drawn(), _windows(drawn().valid.shape, config))
 
     def write(self, out: Path) -> None:
         """The sheets as examples.png and zooms.png."""
         pictures.write_image(out / "examples.png", report.sheet(self.whole))
-        if self.zooms:
-            pictures.write_image(out / "zooms.png", report.sheet(self.zooms))
-        print(f"the first {len(self.whole)} side by side in {out}: examples.png, zooms.png")
+        made = {"examples.png": self.whole, "zooms.png": self.zooms}
+        made = {name: shown for name, shown in made.items() if shown}
+        for name, shown in made.items():
+            pictures.write_image(out / name, report.sheet(shown))
+        print(f"the first {len(self.whole)} side by side in {out}: {', '.join(made)}")
 
 
 def layers(scored: Scored) -> report.Layers:
@@ -239,8 +242,10 @@ def main() -> None:
     report.clear(out)
     for scored in evaluate(subject, found, config, tally):
         report.write_thumbnail(out, scored.name, scored.image)
-        worst.offer(scored)
-        sheets.add(scored, config)
+        drawn = cache(partial(layers, scored))  # at most once, and only where one is to be seen
+        worst.offer(scored, drawn)
+        sheets.add(drawn, config)
+        drawn.cache_clear()  # not to be held while the next picture is scored
     _finish(tally, subject, config, out)
     sheets.write(out)
 

@@ -65,6 +65,14 @@ def load(
     return Refiner(params, config, resident)
 
 
+def split_of(
+    size: tuple[int, int], config: Config, asked: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Rows and columns of patches that a picture is cut into, as asked or as configured."""
+    c = config.eval
+    return grids.split_of(size, asked or c.grid, config.model.process, c.zoom, c.patches)
+
+
 class Refiner:
     """Refines coarse maps of one picture at a time; memory grows slowly with the patches.
 
@@ -126,10 +134,8 @@ class Refiner:
         self, size: tuple[int, int], grid: tuple[int, int] | None, overlap: float | None
     ) -> tuple[tuple[int, int], float]:
         """Rows and columns of patches and their overlap, the weights' own where none is given."""
-        c = self.config.eval
-        process, asked = self.config.model.process, grid or c.grid
-        split = grids.split_of(size, asked, process, c.zoom, c.patches)
-        return split, c.overlap if overlap is None else overlap
+        split = split_of(size, self.config, grid)
+        return split, self.config.eval.overlap if overlap is None else overlap
 
     def refine(self, maps: Maps, windows: Grid, progress: Progress = quiet) -> Result:
         """Refined maps, in the units and at the size of the maps."""

@@ -128,7 +128,7 @@ def _drawings(layers: Layers, low: float, high: float) -> dict[str, dict]:
     groups = {
         "depth": {side: shade(x) for side, x in depth.items()},
         "normal": {side: (lambda x=x: colour_normal(x)) for side, x in normal.items()},
-        "depth_error": _errors(depth, _relative_error, layers.valid, DEPTH_LIMIT),
+        "depth_error": _errors(depth, relative_error, layers.valid, DEPTH_LIMIT),
         "normal_error": _errors(normal, _angle, layers.normal_valid, ANGLE_LIMIT),
     }
     return {group: sides for group, sides in groups.items() if sides}
@@ -142,7 +142,8 @@ def _errors(maps: dict[str, np.ndarray], error, valid: np.ndarray, limit: float)
     }
 
 
-def _relative_error(x: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def relative_error(x: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Of 1/metres, in proportion to the true ones."""
     return np.abs(x - truth) / np.maximum(truth, 1e-6)
 
 

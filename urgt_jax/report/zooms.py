@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from urgt_jax.grid import Grid
-from urgt_jax.report.layers import Layers
+from urgt_jax.report.layers import Layers, relative_error
 
 WINDOW = (180, 240)  # height and width of a cut-out, pixels
 EXAMPLE = 480  # pixels of width, to which whole pictures are reduced
@@ -68,8 +68,8 @@ def _error(layers: Layers) -> Float[np.ndarray, "H W"]:
         sides = [side for side in maps if side != "truth"]
         if sides and "truth" in maps:
             found, truth = maps[sides[-1]], maps["truth"]
-            error = np.abs(found - truth)
-            error = error / np.maximum(truth, 1e-6) if error.ndim == 2 else error.sum(-1)
+            flat = truth.ndim == 2
+            error = relative_error(found, truth) if flat else np.abs(found - truth).sum(-1)
             return np.where(known & (error > 0), np.minimum(error, 1), 0)  # NaN counts nothing
     return np.zeros(layers.valid.shape, np.float32)
 
