@@ -98,12 +98,12 @@ class Chromium:
 
     def settle(self) -> None:
         """Waits until the pictures in view are decoded and what was asked for is on the screen."""
-        self.run(
+        # Asked again while one answers with an error, as a picture whose source changes does.
+        self.wait(
             "Promise.all([...document.images].filter(x => x.loading != 'lazy')"
-            # Asked twice, since a picture whose source changes meanwhile answers with an error.
-            ".map(x => x.decode().catch(() => x.decode()))).then(() => new Promise(done => "
-            "requestAnimationFrame(() => setTimeout(done))))"
+            ".map(x => x.decode())).then(() => true, () => false)"
         )
+        self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
     def run(self, script: str):
         """The value of an expression on the page."""
