@@ -37,8 +37,8 @@ def cost(small):
     return measure.measure("micro", 2, "float32", 1)
 
 
-def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny"):
-    return Point(what, size, resolution, patches, mesh, "float32")
+def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""):
+    return Point(what, size, resolution, patches, mesh, "float32", remat)
 
 
 def _study(monkeypatch, *options):
@@ -120,6 +120,31 @@ def test_shared_patches_take_a_devices_memory_each():
         assert shared[name].argument == alone[name].argument
         assert shared[name].output == pytest.approx(alone[name].output, rel=0.01)
         assert shared[name].total == pytest.approx(alone[name].total, rel=0.3)
+
+
+@pytest.mark.slow
+def test_memory_of_training_grows_with_patches_and_less_where_blocks_are_computed_again(small):
+    of = lambda patches, remat: points.training(  # noqa: E731
+        _point("training", patches, size="micro", remat=remat)
+    )
+    few, many = of(8, "none"), of(16, "none")
+    assert few["memory_argument"] > 3 * 4 * few["parameters"]  # with the optimiser's two moments
+    grown = many["memory_temporary"] - few["memory_temporary"]
+    assert 0.8 * few["memory_temporary"] < grown < 1.1 * few["memory_temporary"]
+    assert of(16, "blocks")["memory_temporary"] < many["memory_temporary"]
+
+
+def test_the_page_of_training_has_a_column_for_every_policy(tmp_path):
+    table = Table(tmp_path / "t.csv")
+    for patches in (16, 32):
+        for remat, held in (("none", 4e9), ("blocks", 1e9)):
+            point = _point("training", patches, size="small", remat=remat)
+            table.add(point, {"memory_argument": 2e9, "memory_temporary": held * patches})
+    text = page.write(tmp_path / "page.md", table).read_text()
+    assert "--what training --patches 16 32 --sizes small --remat none blocks" in text
+    assert "| N | arguments | remat none | remat blocks |" in text
+    assert "| 32 | 2 | 128 | 32 |" in text and "blocks as N^1.00" in text
+    assert (tmp_path / "page" / "training-small.svg").exists()
 
 
 @pytest.mark.parametrize("size", ["tiny", "large"])

@@ -1,7 +1,8 @@
 """The command line: python -m urgt_jax.scaling --what memory flops --patches 1 4 16 --sizes large
 
-A study works out points that are not yet in its table and adds them: what a pass holds, how many
-operations it needs, how long it takes, how good it is. --report draws curves and writes a page.
+A study works out points that are not yet in its table and adds them: what a pass and a step of
+training hold, how many operations a pass needs, how long it takes, how good it is. --report draws
+curves and writes a page.
 
 --train measures a training step instead, and tells its share of the machine's matrix products.
 --plan v5e:16x16 --config configs/u4k.py --mesh.fsdp 16 instead compiles a training step for TPUs
@@ -19,12 +20,13 @@ from pathlib import Path
 from urgt_jax import plans, sharding
 from urgt_jax.config import SIZES, Config, Data, FieldsParser, load, override, require
 from urgt_jax.files import folder
+from urgt_jax.model.layers import POLICIES
 from urgt_jax.scaling import page, points, study
 from urgt_jax.scaling.measure import apart
 from urgt_jax.scaling.study import RESOLUTIONS, Point, Table
 from urgt_jax.step_cost import StepCost, measure_step
 
-WHAT = ("memory", "flops", "time", "quality")
+WHAT = ("memory", "training", "flops", "time", "quality")
 
 
 def main() -> None:
@@ -67,18 +69,21 @@ def _check(told: argparse.Namespace, fields: list[str]) -> None:
 def _study(told: argparse.Namespace, what: str, table: Table) -> None:
     """All points of a kind."""
     sizes, dtype, meshes, resolutions = told.sizes, told.dtype, told.mesh, [""]
+    policies = told.remat if what == "training" else [""]
     if what == "quality":
         work, dtype = points.quality(told.weights, told.scenes)
         sizes, meshes, resolutions = [str(told.weights)], ["patch=1"], told.resolutions
     elif what == "time":
         work, meshes = points.timed(told.limit, told.repeat), ["patch=1"]
     else:
-        work = {"memory": points.memory, "flops": points.operations}[what]
+        compiled = {"memory": points.memory, "training": points.training}
+        work = (compiled | {"flops": points.operations})[what]
     asked = [
-        Point(what, size, resolution, patches, mesh, dtype)
+        Point(what, size, resolution, patches, mesh, dtype, remat)
         for size in sizes
         for resolution in resolutions
         for mesh in meshes
+        for remat in policies
         for patches in told.patches
     ]
     study.run(asked, table, work)
@@ -138,9 +143,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("a study").add_argument
-    add("--what", nargs="+", choices=WHAT, default=["time"], help="of a pass; else its time")
+    add(
+        "--what",
+        nargs="+",
+        choices=WHAT,
+        default=["time"],
+        help="of a pass, or training: the memory of a step; else a pass's time",
+    )
     add("--mesh", nargs="+", default=["patch=1"], metavar="patch=K", help="devices that share the "
-        "patches, for memory and flops of each")  # fmt: skip
+        "patches, for memory, training and flops of each")  # fmt: skip
+    add("--remat", nargs="+", choices=POLICIES, default=["none", "attention", "blocks"],
+        help="what a step of training computes again, for its memory")  # fmt: skip
     add("--limit", type=float, default=600.0, metavar="SECONDS", help="passes that take longer "
         "are not begun (600)")  # fmt: skip
     add("--weights", type=Path, metavar="RUN_OR_FILE", help="whose quality is scored")

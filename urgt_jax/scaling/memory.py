@@ -1,4 +1,4 @@
-"""Memory of the forward pass as it is compiled, without weights or pictures."""
+"""Memory of the forward pass and of training as compiled, without weights or pictures."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from urgt_jax.model.families import structure
 from urgt_jax.model.layers import kept_of
 from urgt_jax.model.placement import placed
 from urgt_jax.model.refiner import tokens_of
-from urgt_jax.step import stages
+from urgt_jax.plans import abstract_batch
+from urgt_jax.step import abstract_state, stages, train_step
 
 STAGES = ("encode", "attend", "heads")
 Shape = jax.ShapeDtypeStruct
@@ -54,11 +55,26 @@ def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, 
     return found
 
 
-def on_devices(size: str, patches: int, dtype: str, shards: int) -> dict[str, Memory]:
-    """The same in a process that is to have as many CPU devices as there are shards."""
+def training(size: str, patches: int, dtype: str, remat: str, shards: int = 1) -> Memory:
+    """What a training step on one picture holds: gradients are temporary, the state an argument."""
+    told = configs.Mesh(data=1, fsdp=1, patch=shards)
+    model = replace(SIZES[size], dtype=dtype, remat=remat)
+    config = Config(model=model, data=Data(batch=1), mesh=told)
+    batch = {
+        name: Shape((1, patches, *x.shape[2:]), x.dtype)
+        for name, x in abstract_batch(config, 1).items()
+    }
+    step = train_step(config, _mesh(shards))
+    found = step.lower(abstract_state(config), batch).compile().memory_analysis()
+    own = found.output_size_in_bytes - found.alias_size_in_bytes  # the state is written in place
+    return Memory(found.temp_size_in_bytes, own, found.argument_size_in_bytes, 0)
+
+
+def on_devices(size: str, count: int, work: Callable, *case):
+    """work(size, *case) in a process that is to have that many CPU devices."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", shards)
-    return compiled(size, patches, dtype, shards)
+    jax.config.update("jax_num_cpu_devices", count)
+    return work(size, *case)
 
 
 def _of(stage: Callable, params, arrays: tuple, held: int) -> Memory:

@@ -32,6 +32,11 @@ ABOUT = {
     "memory analysis tells them for a CPU, with the tokens or layers of other patches that wait "
     "meanwhile. Nothing is run and no weights are needed. Attend works on all patches at once; "
     "encode and the heads on a few, while what waits for them grows.",
+    "training": "Bytes that a training step on one picture holds beside its state and batch, which "
+    "are the arguments, compiled for a CPU and not run. It is gradients, which do not depend on N, "
+    "and what the backward pass needs of the forward pass, by what is computed again (remat): "
+    "nothing, everything but attention, or all blocks. With the last two the heads are computed "
+    "again too, two patches at a time.",
     "flops": "Operations from the model's shape (a multiply-add is two; norms, softmax and "
     "resampling are left out) and the seconds they take at the published peaks of one chip, which "
     "no program reaches.",
@@ -113,6 +118,8 @@ def _commands_of(known: Known, table: Table) -> list[str]:
         else:
             words += ["--sizes", *unique(p.size for p in points)]
             words += ["--dtype", dtype] if dtype != "float32" else []
+            policies = unique(filter(None, (p.remat for p in points)))
+            words += ["--remat", *policies] if policies else []
         meshes = unique(p.mesh for p in points)
         words += ["--mesh", *meshes] if meshes != ["patch=1"] else []
         words += ["--out", str(table.path)] if str(table.path) != TABLE else []
@@ -140,6 +147,7 @@ def _series(known: Known) -> Iterable[tuple[str, Known]]:
 
 def _named(point: Point) -> str:
     words = [point.size, point.dtype if point.dtype != "float32" else "", point.resolution]
+    words += [f"remat {point.remat}" if point.remat else ""]
     return " ".join(w for w in [*words, point.mesh if point.shards > 1 else ""] if w)
 
 
@@ -184,16 +192,35 @@ def _memory(known: Known):
             cells = [_short(row[f"memory_{key}"] / unit) for key in keys]
             body.append([str(p.patches), *cells[:3], row["memory_stage"], *cells[3:]])
         text += [f"### {name}, {prefix}B", _table(titles, body)]
-        text += _growth(group, worst)
+        stages = {stage: _spots(group, f"memory_{stage}") for stage in MEMORY[-3:]}
+        text += _growth(stages | {"the worst": worst})
         curves.append(_line(name, [(n, held / GB) for n, held in worst], i))
     text += [SHARED] if any(p.shards > 1 for p, _ in known) else []
     return text, _charts("memory", "Memory of the worst stage", "GB", curves)
 
 
-def _growth(group: Known, worst: Spots) -> list[str]:
-    """How fast every stage's memory grows, in a sentence."""
-    spots = {stage: _spots(group, f"memory_{stage}") for stage in MEMORY[-3:]}
-    told = {name: slope(found) for name, found in {**spots, "the worst": worst}.items()}
+def _training(known: Known):
+    """A table and a chart for every model, with a column and a curve for every policy."""
+    text, charts = [], {}
+    for name, alike in _by(known, lambda p: _named(p._replace(remat=""))):
+        policies = {
+            remat: [(n, x / GB) for n, x in _spots(group, "memory_temporary")]
+            for remat, group in _by(alike, lambda p: p.remat)
+        }
+        arguments = {p.patches: row["memory_argument"] / GB for p, row in alike}
+        columns = [arguments, *(dict(spots) for spots in policies.values())]
+        body = [[str(n), *(_short(column.get(n)) for column in columns)] for n in arguments]
+        named = {f"remat {remat}": spots for remat, spots in policies.items()}
+        text += [f"### {name}, GB", _table(["N", "arguments", *named], body), *_growth(named)]
+        curves = [_line(policy, spots, i) for i, (policy, spots) in enumerate(named.items())]
+        chart_name = f"training-{name.replace(' ', '-')}"
+        charts |= _charts(chart_name, f"Memory of a training step, {name}", "GB", curves)
+    return text, charts
+
+
+def _growth(spots: dict[str, Spots]) -> list[str]:
+    """How fast each grows, in a sentence."""
+    told = {name: slope(found) for name, found in spots.items()}
     parts = [f"{name} as N^{x:.2f}" for name, x in told.items() if x is not None]
     return [f"Memory grows: {', '.join(parts)}."] if parts else []
 
@@ -285,4 +312,10 @@ def _both(row: Row, key: str) -> str:
     return " → ".join("–" if x is None else f"{x:.{SCORED[key][2]}f}" for x in values)
 
 
-SECTIONS = {"memory": _memory, "flops": _flops, "time": _time, "quality": _quality}
+SECTIONS = {
+    "memory": _memory,
+    "training": _training,
+    "flops": _flops,
+    "time": _time,
+    "quality": _quality,
+}

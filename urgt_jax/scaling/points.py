@@ -49,17 +49,32 @@ def _even(point: Point) -> None:
 def memory(point: Point) -> Row:
     """Bytes of the stages on the device that holds most; `memory_` tells of the worst of them."""
     _even(point)
-    case = point.size, point.patches, point.dtype, point.shards
-    if point.shards > 1:
-        stages = measure.apart(point.patches, memories.on_devices, *case)
-    else:
-        stages = memories.compiled(*case)
+    stages = _on_devices(point, memories.compiled, point.patches, point.dtype, point.shards)
     worst = max(stages, key=lambda name: stages[name].total)
     return _counts(point) | {
         "memory_stage": worst,
         **{f"memory_{name}": float(x) for name, x in asdict(stages[worst]).items()},
         **{f"memory_{name}": float(stage.total) for name, stage in stages.items()},
     }
+
+
+def training(point: Point) -> Row:
+    """Bytes that a training step holds on each device."""
+    _even(point)
+    case = point.patches, point.dtype, point.remat, point.shards
+    found = _on_devices(point, memories.training, *case)
+    return _counts(point) | {
+        "memory_temporary": float(found.temporary),
+        "memory_argument": float(found.argument),
+    }
+
+
+def _on_devices(point: Point, work: Callable, *case):
+    """work(size, *case), in a process of its own where the point needs several devices."""
+    if point.shards == 1:
+        return work(point.size, *case)
+    together = memories.on_devices, point.size, point.shards, work, *case
+    return measure.apart(point.patches, *together)
 
 
 def operations(point: Point) -> Row:
@@ -87,7 +102,10 @@ def timed(limit: float, repeat: int) -> Callable[[Point], Row]:
     """Seconds and memory of a pass, measured where it can end within `limit` seconds."""
 
     def work(point: Point) -> Row:
-        require(point.shards == 1, "a pass is measured on one device: --mesh is for memory, flops")
+        require(
+            point.shards == 1,
+            "a pass is measured on one device: --mesh is for memory, training, flops",
+        )
         _affordable(point, limit)
         case = point.size, point.patches, point.dtype, repeat
         cost = asdict(measure.apart(point.patches, measure.measure, *case))

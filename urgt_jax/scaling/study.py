@@ -38,6 +38,7 @@ class Point(NamedTuple):
     patches: int
     mesh: str
     dtype: str
+    remat: str  # of a training step; empty where nothing is trained
 
     @property
     def shards(self) -> int:
@@ -139,6 +140,7 @@ def run(points: Iterable[Point], table: Table, work: Callable[[Point], Row]) -> 
 def title(point: Point) -> str:
     """The point in words."""
     where = [point.resolution] * bool(point.resolution) + [point.mesh] * (point.shards > 1)
+    where += [f"remat {point.remat}"] * bool(point.remat)
     return " ".join([point.what, point.size, point.dtype, *where, f"{point.patches} patches"])
 
 
