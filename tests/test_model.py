@@ -79,7 +79,7 @@ def test_local_positions_repeat_in_every_patch_and_global_ones_do_not(micro):
 
 def test_rotation_depends_on_distance_only():
     rng = np.random.default_rng(1)
-    q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 16), np.float32)) for _ in range(2))
+    q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 16, 1), np.float32)) for _ in range(2))
 
     def product(a, b):
         turn = [layers.turns(jnp.array([[place]]), 16) for place in (a, b)]

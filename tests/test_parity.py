@@ -123,8 +123,9 @@ def test_rotation_of_queries():
     got = fixture("urgt_blocks")
     before, after = (got[f"s4_nonsq/mid/rope_q_{k}_frame0"] for k in ("in", "out"))
     places = jnp.asarray(got["s4_nonsq/mid/pos"], jnp.float32)
-    turned = rotate(jnp.asarray(before).swapaxes(1, 2), turns(places, before.shape[-1]))
-    close(turned.swapaxes(1, 2), after)
+    numbers_first = jnp.asarray(before)[:, None].swapaxes(-1, -2)
+    turned = rotate(numbers_first, turns(places, before.shape[-1]))
+    close(turned[:, 0].swapaxes(-1, -2), after)
 
 
 def test_stages_of_a_head():

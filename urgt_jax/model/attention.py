@@ -303,10 +303,11 @@ def _splash_kernel(heads: int, queries: int, keys: int, sums: bool):
 
     rows, cols = _block(queries), _block(keys)
     fused = keys <= FUSED * cols
+    lanes = splash.QKVLayout.SEQ_MINOR  # tokens fill them, which a head's 64 numbers do not
     sizes = splash.BlockSizes(
         block_q=rows, block_kv=cols, block_q_dkv=rows, block_kv_dkv=cols,
         block_q_dq=None if fused else rows, block_kv_dq=None if fused else cols,
-        use_fused_bwd_kernel=fused, k_layout=splash.QKVLayout.SEQ_MINOR,
+        use_fused_bwd_kernel=fused, q_layout=lanes, k_layout=lanes, v_layout=lanes,
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.FullMask((_whole(queries), _whole(keys)))] * heads)
     kernel = splash.make_splash_mha(

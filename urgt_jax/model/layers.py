@@ -6,38 +6,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from urgt_jax.model.attention import ATTENTION, attention
 from urgt_jax.model.placement import Kernel, placement
 
 ROPE_BASE = 100.0
 
-Spots = Float[Array, "*B N 2"]
+Spots = Float[Array, "B N 2"]
 
 
 class Turn(NamedTuple):
-    """Cosines and sines of the angles by which queries and keys are turned."""
+    """Cosines and sines of the angles by which queries and keys are turned.
 
-    cos: Float[Array, "*B N 1 2 F"]
-    sin: Float[Array, "*B N 1 2 F"]
+    They are for both numbers of a pair, the sine with its sign.
+    """
+
+    cos: Float[Array, "B 1 1 2 1 F N"]
+    sin: Float[Array, "B 1 1 2 2 F N"]
 
 
 def turns(spots: Spots, size: int) -> Turn:
     """The angles of rows and columns, for heads of some size; made once for all blocks."""
     quarter = size // 4
     speed = ROPE_BASE ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
-    angle = spots[..., None, :, None] * speed
-    return Turn(jnp.cos(angle), jnp.sin(angle))
+    angle = spots.swapaxes(1, 2)[:, None, None, :, None, None] * speed[:, None]
+    return Turn(jnp.cos(angle), jnp.concatenate([-jnp.sin(angle), jnp.sin(angle)], 4))
 
 
-def rotate(x: Float[Array, "B N H D"], turn: Turn) -> Float[Array, "B N H D"]:
+def rotate(x: Float[Array, "B K H D N"], turn: Turn) -> Float[Array, "B K H D N"]:
     """Rotary embedding in two dimensions: first half by the row, second by the column."""
-    pair = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, -1)
-    first, second = pair[..., 0, :], pair[..., 1, :]
-    turned = jnp.stack(
-        [first * turn.cos - second * turn.sin, second * turn.cos + first * turn.sin], -2
-    )
+    *heads, size, count = x.shape
+    pair = x.astype(jnp.float32).reshape(*heads, 2, 2, size // 4, count)
+    turned = pair * turn.cos + jnp.flip(pair, 4) * turn.sin
     return turned.reshape(x.shape).astype(x.dtype)
 
 
@@ -48,11 +49,19 @@ def linear(size: int, out: int, dtype, rngs: nnx.Rngs, init=None) -> nnx.Linear:
     return nnx.Linear(size, out, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
+def alone(
+    q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]
+) -> Float[Array, "B N H D"]:
+    """Attention among the tokens of one patch, which every device does for its own."""
+    return placement().attend(attention, q, k, v, across=False)
+
+
 class Norm(nnx.LayerNorm):
     """Layer norm in float32, given back in the dtype it came in."""
 
-    def __init__(self, size: int, eps: float, rngs: nnx.Rngs):
-        super().__init__(size, epsilon=eps, dtype=jnp.float32, rngs=rngs)
+    def __init__(self, size: int, eps: float, rngs: nnx.Rngs, axis: int = -1):
+        axes = {"reduction_axes": axis, "feature_axes": axis}
+        super().__init__(size, epsilon=eps, dtype=jnp.float32, rngs=rngs, **axes)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         return super().__call__(x).astype(x.dtype)
@@ -65,18 +74,24 @@ class Attention(nnx.Module):
         self.heads = heads
         self.qkv = linear(width, 3 * width, dtype, rngs)
         self.proj = linear(width, width, dtype, rngs)
-        self.q_norm = Norm(width // heads, eps, rngs) if eps else None
-        self.k_norm = Norm(width // heads, eps, rngs) if eps else None
+        self.q_norm = Norm(width // heads, eps, rngs, -2) if eps else None
+        self.k_norm = Norm(width // heads, eps, rngs, -2) if eps else None
 
     def project(self, x: Float[Array, "B N D"], turn: Turn | None) -> list[Float[Array, "B N H d"]]:
         """Queries, keys and values."""
+        # Until they are ready a head's numbers come before the tokens, and queries and keys go
+        # together: a head's 64 numbers would fill half a TPU's lanes (docs/log.md).
         b, n, _ = x.shape
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
+        kernel, bias = (w[...].astype(x.dtype) for w in (self.qkv.kernel, self.qkv.bias))
+        found = jnp.einsum("ck,bnc->bkn", kernel, x) + bias[:, None]
+        found = found.reshape(b, 3, self.heads, -1, n)
+        qk, v = found[:, :2], found[:, 2]
         if self.q_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            norms = jax.tree.map(lambda *each: jnp.stack(each), self.q_norm, self.k_norm)
+            qk = jax.vmap(lambda norm, x: norm(x), (0, 1), 1)(norms, qk)
         if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        return [q, k, v]
+            qk = rotate(qk, turn)
+        return [jnp.moveaxis(x, -1, 1) for x in (qk[:, 0], qk[:, 1], v)]
 
     def join(self, heads: Float[Array, "B N H d"]) -> Float[Array, "B N D"]:
         """What all heads have found."""
@@ -125,13 +140,10 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B N D"],
         turn: Turn | None = None,
-        kernel: Kernel | None = None,
-        owner: Int[Array, "B N"] | None = None,
+        attend: Kernel | None = None,
     ) -> Float[Array, "B N D"]:
-        """The tokens after the block; a kernel of its own sees across patches, of one owner."""
-        arrays = [*self.project(x, turn), *([] if owner is None else [owner])]
-        found = placement().attend(kernel or attention, *arrays, across=kernel is not None)
-        return self.finish(x, found)
+        """The tokens after the block; without `attend` all of a row see one another."""
+        return self.finish(x, (attend or alone)(*self.project(x, turn)))
 
     def project(self, x: Float[Array, "B N D"], turn: Turn | None) -> list[Float[Array, "B N H d"]]:
         """Queries, keys and values of tokens."""

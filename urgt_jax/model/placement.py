@@ -29,7 +29,7 @@ class Placement:
         """A block's weights when its turn in a loop has come."""
         return block
 
-    def tokens(self, x: Float[Array, "B P N D"]) -> Float[Array, "B P N D"]:
+    def tokens(self, x: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
         """Tokens of patches between blocks."""
         return x
 

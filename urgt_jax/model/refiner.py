@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from urgt_jax.config import TOKEN, Model
 from urgt_jax.model.attention import attention, packed
 from urgt_jax.model.dpt import DETAIL, Head
-from urgt_jax.model.layers import Block, Loop, picked, run, stack, turns
+from urgt_jax.model.layers import Block, Loop, alone, picked, run, stack, turns
 from urgt_jax.model.placement import Kernel, placement
 from urgt_jax.model.pooling import Cells
 from urgt_jax.model.vit import VisionTransformer
@@ -161,22 +161,29 @@ class Refiner(nnx.Module):
         self, x: Float[Array, "B P N D"], spots, kernel: Kernel | None, owner=None
     ) -> Float[Array, "K B P N 2*D"]:
         """Both blocks' outputs side by side, of the pairs that the heads read."""
+        # All tokens in one row, also within patches: a block's end and the next one's start lie
+        # alike then, and nothing is copied in between.
         b, p, n, d = x.shape
-        apart, together = (b * p, n), (b, p * n)
-        whole = together if self.config.cross else apart
-        size = d // self.config.heads
-        apart_turn, whole_turn = (turns(spots.reshape(*s, 2), size) for s in (apart, whole))
-        owners = None if owner is None or kernel is None else jnp.repeat(owner, n, 1)
+        turn = turns(spots.reshape(b, p * n, 2), d // self.config.heads)
+
+        def within_patches(*arrays):
+            found = alone(*(a.reshape(b * p, n, *a.shape[2:]) for a in arrays))
+            return found.reshape(b, p * n, *found.shape[2:])
+
+        def across_patches(*arrays):
+            owners = [] if owner is None else [jnp.repeat(owner, n, 1)]
+            return placement().attend(kernel, *arrays, *owners, across=True)
 
         def pair(x, blocks):
             within, across = blocks
-            y = within(x.reshape(*apart, d), apart_turn).reshape(x.shape)
-            z = across(y.reshape(*whole, d), whole_turn, kernel, owners).reshape(x.shape)
+            y = within(x, turn, within_patches)
+            z = across(y, turn, across_patches if kernel else within_patches)
             z = placement().tokens(z)
             return z, jnp.concatenate([y, z], -1)
 
-        c = self.config
-        return run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
+        c, x = self.config, x.reshape(b, p * n, d)
+        layers = run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
+        return layers.reshape(-1, b, p, n, 2 * d)
 
 
 def _first_of(owner: Int[Array, "B P"]) -> Bool[Array, "B P"]:
