@@ -98,6 +98,12 @@ class Attention(nnx.Module):
         return self.proj(heads.reshape(*heads.shape[:2], -1))
 
 
+@jax.checkpoint  # for gradients only what it is given is kept
+def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """The exact GELU in float32: bfloat16 would round what erfc takes, and a GPU store that too."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
+
+
 class Mlp(nnx.Module):
     """Two layers with an exact GELU between them."""
 
@@ -106,7 +112,7 @@ class Mlp(nnx.Module):
         self.fc2 = linear(4 * width, width, dtype, rngs)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class SwiGlu(nnx.Module):
