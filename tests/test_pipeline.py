@@ -13,7 +13,7 @@ from urgt_jax.config import Config
 from urgt_jax.data import gridmix, pipeline, stored
 from urgt_jax.data.pipeline import UNREAD, Failure
 from urgt_jax.data.priors import degrade, normalise
-from urgt_jax.data.sources import Measured, Scenes, open_source
+from urgt_jax.data.sources import Measured, Scenes, open_pictures, open_source
 from urgt_jax.errors import UserError
 
 SIZE = (16, 24)
@@ -226,6 +226,12 @@ def test_a_flip_mirrors_normals_and_camera(micro):
     again = gridmix._flip(flipped)
     for name in ("image", "normal", "valid", "intrinsics", "coarse_depth", "coarse_normal"):
         np.testing.assert_array_equal(getattr(again, name), getattr(picture, name))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_scenes_stay_in_memory_only_where_they_are_read_again(micro, keep):
+    pictures = open_pictures(micro, "val", keep=keep)
+    assert (pictures.read(0) is pictures.read(0)) == keep
 
 
 def test_truth_is_not_mixed_across_edges(micro):

@@ -19,7 +19,7 @@ class Validation:
 
     def __init__(self, config: Config, mesh: Mesh):
         self.config, self.mesh = config, mesh
-        self.pictures = open_pictures(config, "val")
+        self.pictures = open_pictures(config, "val", keep=True)
 
     def __call__(self, params: dict) -> Float[np.ndarray, "4"]:
         """The loss, weighted as in training, of blocks of each M; 0 where the mix has none."""

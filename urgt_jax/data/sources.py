@@ -52,7 +52,7 @@ class Pictures(Protocol):
 class Scenes:
     """Analytic scenes with degraded truth as priors; picture i is a function of (split, i)."""
 
-    def __init__(self, config: Config, split: str):
+    def __init__(self, config: Config, split: str, keep: bool = True):
         require(
             split in scenes.SPLITS,
             f"data.split {split}: scenes have {', '.join(scenes.SPLITS)}",
@@ -60,7 +60,8 @@ class Scenes:
         self.config, self.split = config, split
         self.kept: dict[int, Picture] = {}  # few scenes are soon only read
         # A cap, since neither other processes of this machine nor their number is known here.
-        self.room = min(CACHE, SHARE * machine.memory()) / max(config.data.workers, 1)
+        room = min(CACHE, SHARE * machine.memory()) / max(config.data.workers, 1)
+        self.room = room if keep else 0
 
     def __len__(self) -> int:
         return self.config.data.scenes if self.split == "train" else self.config.eval.images or 200
@@ -140,7 +141,7 @@ class Measured:
 
 def open_training(config: Config) -> Pictures:
     """The pictures to train on: the split `train`, or all that a set without one has."""
-    return open_pictures(config, "train" if config.data.source in TRAINED else "")
+    return open_pictures(config, "train" if config.data.source in TRAINED else "", keep=True)
 
 
 def usual(name: str, split: str) -> str:
@@ -168,11 +169,14 @@ def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
     return Path(told or Path(path) / "priors") / (split or "all")
 
 
-def open_pictures(config: Config, split: str, coarse: bool = True) -> Pictures:
-    """The pictures that a configuration names, with priors unless told otherwise."""
+def open_pictures(config: Config, split: str, coarse: bool = True, keep: bool = False) -> Pictures:
+    """The pictures that a configuration names, with priors unless told otherwise.
+
+    What takes long to make is kept where it will be read again.
+    """
     data, split = config.data, usual(config.data.source, split)
     if data.source == "scenes":
-        return Scenes(config, split)
+        return Scenes(config, split, keep=keep)
     source = open_source(data.source, data.path, split)
     stored = None
     if coarse:
