@@ -19,4 +19,4 @@ def test_the_shipped_refiner_is_small_and_improves_scenes_unlike_those_it_was_tr
         result = refiner(view.image, depth, normal)
         error = [np.abs(x - want)[view.valid].mean() for x in (depth, result.depth)]
         found.append(error[1] / error[0])
-    assert np.mean(found) < 0.9, found
+    assert np.mean(found) < 0.75, found
