@@ -57,13 +57,13 @@ def alone(
 
 
 class Norm(nnx.LayerNorm):
-    """Layer norm in float32, given back in the dtype it came in."""
+    """Layer norm over one axis in float32, given back in the dtype it came in."""
 
     def __init__(self, size: int, eps: float, rngs: nnx.Rngs, axis: int = -1):
         axes = {"reduction_axes": axis, "feature_axes": axis}
         super().__init__(size, epsilon=eps, dtype=jnp.float32, rngs=rngs, **axes)
 
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    def __call__(self, x: Float[Array, "*B"]) -> Float[Array, "*B"]:
         return super().__call__(x).astype(x.dtype)
 
 

@@ -143,13 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("a study").add_argument
-    add(
-        "--what",
-        nargs="+",
-        choices=WHAT,
-        default=["time"],
-        help="of a pass, or training: the memory of a step; else a pass's time",
-    )
+    add("--what", nargs="+", choices=WHAT, default=["time"], help="of a pass, or training: the "
+        "memory of a step; else a pass's time")  # fmt: skip
     add("--mesh", nargs="+", default=["patch=1"], metavar="patch=K", help="devices that share the "
         "patches, for memory, training and flops of each")  # fmt: skip
     add("--remat", nargs="+", choices=POLICIES, default=["none", "attention", "blocks"],

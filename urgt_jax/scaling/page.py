@@ -313,9 +313,5 @@ def _both(row: Row, key: str) -> str:
 
 
 SECTIONS = {
-    "memory": _memory,
-    "training": _training,
-    "flops": _flops,
-    "time": _time,
-    "quality": _quality,
-}
+    "memory": _memory, "training": _training, "flops": _flops, "time": _time, "quality": _quality,
+}  # fmt: skip
