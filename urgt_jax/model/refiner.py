@@ -179,11 +179,11 @@ class Refiner(nnx.Module):
             y = within(x, turn, within_patches)
             z = across(y, turn, across_patches if kernel else within_patches)
             z = placement().tokens(z)
-            return z, jnp.concatenate([y, z], -1)
+            # In its last shape here, since after the loop a CPU would hold all layers twice.
+            return z, jnp.concatenate([y, z], -1).reshape(b, p, n, 2 * d)
 
         c, x = self.config, x.reshape(b, p * n, d)
-        layers = run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
-        return layers.reshape(-1, b, p, n, 2 * d)
+        return run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
 
 
 def _first_of(owner: Int[Array, "B P"]) -> Bool[Array, "B P"]:
