@@ -165,13 +165,13 @@ class Refiner(nnx.Module):
         # alike then, and nothing is copied in between.
         b, p, n, d = x.shape
         turn = turns(spots.reshape(b, p * n, 2), d // self.config.heads)
+        owners = [] if owner is None else [jnp.repeat(owner, n, 1)]
 
         def within_patches(*arrays):
             found = alone(*(a.reshape(b * p, n, *a.shape[2:]) for a in arrays))
             return found.reshape(b, p * n, *found.shape[2:])
 
         def across_patches(*arrays):
-            owners = [] if owner is None else [jnp.repeat(owner, n, 1)]
             return placement().attend(kernel, *arrays, *owners, across=True)
 
         def pair(x, blocks):
