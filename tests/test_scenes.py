@@ -9,7 +9,8 @@ import pytest
 from urgt_jax.config import Prior
 from urgt_jax.data import priors
 from urgt_jax.data.augment import jitter
-from urgt_jax.data.scenes import SPLITS, render, sample_scene
+from urgt_jax.data.scenes import SPLITS, TRAINED, render, sample_scene
+from urgt_jax.data.scenes.bent import BENT
 from urgt_jax.data.scenes.kit import OTHER, Kit
 from urgt_jax.data.scenes.solids import Solid, local, meet, meet_rays, normals
 from urgt_jax.data.scenes.strange import STRANGE
@@ -57,16 +58,17 @@ def test_splits_differ_and_unknown_ones_are_refused():
         sample_scene(0, "best")
 
 
-def test_training_has_no_shape_and_no_texture_of_the_split_other():
+@pytest.mark.parametrize("split", TRAINED)
+def test_training_has_no_shape_and_no_texture_of_the_split_other(split):
     held = {"cone", "torus", "super", "hull", "bumps"}
-    seen = [solid for seed in range(30) for solid in sample_scene(seed).solids]
+    seen = [solid for seed in range(30) for solid in sample_scene(seed, split).solids]
     kept = [solid for seed in range(30) for solid in sample_scene(seed, "other").solids]
     assert not held & {solid.kind for solid in seen} and held <= {solid.kind for solid in kept}
     assert not (set(OTHER) - {"plain"}) & {solid.look.pattern for solid in seen}
     assert set(OTHER) == {solid.look.pattern for solid in kept}
 
 
-@pytest.mark.parametrize("split,seed", [("train", 2), ("train", 7), ("other", 2), ("other", 6)])
+@pytest.mark.parametrize("split,seed", [("train", 2), ("varied", 7), ("other", 2), ("other", 6)])
 def test_normals_are_unit_and_face_the_camera(split, seed):
     view = render(sample_scene(seed, split), 60, 90)
     length = np.linalg.norm(view.normal, axis=-1)
@@ -76,13 +78,13 @@ def test_normals_are_unit_and_face_the_camera(split, seed):
 
 def test_most_of_a_picture_is_something_and_pictures_are_neither_black_nor_white():
     for seed in range(6):
-        for split in ("train", "other"):
+        for split in (*TRAINED, "other"):
             view = render(sample_scene(seed, split), 40, 60)
             assert view.valid.mean() > 0.3
             assert 20 < view.image.mean() < 230 and view.image.std() > 4
 
 
-MAKERS = [(maker, False) for maker in dict.fromkeys((*SMALL, *LARGE, *THIN, tumble))]
+MAKERS = [(maker, False) for maker in dict.fromkeys((*SMALL, *LARGE, *THIN, *BENT, tumble))]
 MAKERS += [(maker, True) for maker in dict.fromkeys(STRANGE)]
 
 

@@ -228,6 +228,7 @@ class Data:
     ] = "scenes"  # analytic scenes, or a data set: docs/datasets.md
     path: str = ""  # where the data set lies
     split: str = ""  # that is scored; empty takes the set's usual one
+    trained: Literal["train", "varied"] = "train"  # split of scenes that is trained on
     priors: str = ""  # where its coarse maps lie; empty takes `priors` in the data set's folder
     size: tuple[int, int] = (2160, 3840)  # height and width of a scene, pixels
     scenes: int = 100_000  # how many training scenes there are before they repeat
@@ -253,6 +254,10 @@ class Data:
             (self.source == "scenes") == (self.path == ""),
             f"data.path {self.path!r} does not go with data.source {self.source}: scenes need "
             "none, every other source needs the folder it lies in",
+        )
+        require(
+            self.source == "scenes" or self.trained == "train",
+            f"data.trained {self.trained}: only scenes have it, leave it out for {self.source}",
         )
         require(
             all(side >= 8 for side in self.size), f"data.size {self.size}: sides are at least 8"
@@ -288,9 +293,10 @@ class Loss:
     normal: float = 1.0  # all of the normal terms
     alignment: float = 1.0  # squared distance of unit normals, within normal
     target: Literal["pseudo", "exact"] = "pseudo"  # normals from true depth, or a scene's own
+    confidence: float = 0.0  # what confidences learn: 1 / expected error; 0 leaves them unlearned
 
     def __post_init__(self) -> None:
-        for name in ("depth", "gradient", "normal", "alignment"):
+        for name in ("depth", "gradient", "normal", "alignment", "confidence"):
             require(getattr(self, name) >= 0, f"loss.{name} must not be negative")
 
 
@@ -345,6 +351,8 @@ class Eval:
     zoom: float = 1.0  # pixels of the process shape for a pixel of the picture, where grid is 0 0
     patches: int = 256  # of a grid that is fitted to a picture, at most, before they overlap
     overlap: float = 0.0  # share of a patch that its neighbour sees too
+    # How windows that overlap are weighted: by place alone, or by confidence as well.
+    blend: Literal["place", "confidence"] = "place"
     pool: int = 1  # side of cells of tokens whose mean other patches see; above 1 is approximate
     align: Literal["prior", "none", "disparity"] = "prior"  # of depth to truth before it is scored
     fidelity: Literal["exact", "official"] = "exact"  # as the paper has it, or the released code
@@ -356,6 +364,10 @@ class Eval:
         require(
             min(self.grid) >= 1 or self.grid == (0, 0),
             f"eval.grid {self.grid} must be at least 1 1, or 0 0 to fit each picture",
+        )
+        require(
+            self.blend == "place" or self.fidelity == "exact",
+            "eval.blend confidence goes with eval.fidelity exact: the released code has no such",
         )
         require(self.pool >= 1, f"eval.pool {self.pool} must be at least 1")
         _positive("eval", self, "zoom", "patches")

@@ -64,7 +64,8 @@ class Scenes:
         self.room = room if keep else 0
 
     def __len__(self) -> int:
-        return self.config.data.scenes if self.split == "train" else self.config.eval.images or 200
+        trained = self.split in scenes.TRAINED
+        return self.config.data.scenes if trained else self.config.eval.images or 200
 
     def name(self, index: int) -> str:
         """The split and the number."""
@@ -140,8 +141,10 @@ class Measured:
 
 
 def open_training(config: Config) -> Pictures:
-    """The pictures to train on: the split `train`, or all that a set without one has."""
-    return open_pictures(config, "train" if config.data.source in TRAINED else "", keep=True)
+    """The pictures to train on: the split for it, or all that a set without one has."""
+    return open_pictures(
+        config, config.data.trained if config.data.source in TRAINED else "", keep=True
+    )
 
 
 def usual(name: str, split: str) -> str:

@@ -1,6 +1,6 @@
 """Analytic scenes: textured, lit solids with exact depth and normals at any resolution."""
 
-from urgt_jax.data.scenes.families import SPLITS, sample_scene
+from urgt_jax.data.scenes.families import SPLITS, TRAINED, sample_scene
 from urgt_jax.data.scenes.render import Scene, View, render
 
-__all__ = ["SPLITS", "Scene", "View", "render", "sample_scene"]
+__all__ = ["SPLITS", "TRAINED", "Scene", "View", "render", "sample_scene"]

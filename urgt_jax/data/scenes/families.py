@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from urgt_jax.data.scenes.bent import BENT, mound
 from urgt_jax.data.scenes.camera import sample_camera
 from urgt_jax.data.scenes.kit import FLOORS, UP, WALLS, Kit, sample_palette
 from urgt_jax.data.scenes.render import Scene
@@ -13,7 +14,8 @@ from urgt_jax.data.scenes.strange import STRANGE
 from urgt_jax.data.scenes.textures import TABLES, tables
 from urgt_jax.data.scenes.things import LARGE, SMALL, THIN, tumble
 
-SPLITS = ("train", "val", "test", "other")
+SPLITS = ("train", "varied", "val", "test", "other")
+TRAINED = SPLITS[:2]
 MOST = 75  # solids besides what is around them, where a scene is fullest
 
 
@@ -34,9 +36,9 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([zlib.crc32(split.encode()), seed])
-    kit = Kit(rng, split == "other", sample_palette(rng))
+    kit = Kit(rng, split == "other", sample_palette(rng), split == "varied")
     view = np.radians(rng.uniform(25, 85))
-    families = OTHER if kit.other else FAMILIES
+    families = {"other": OTHER, "varied": VARIED}.get(split, FAMILIES)
     stage = families[rng.integers(len(families))](kit)
     turn = _aim(kit, stage, view)
     solids = [*stage.around, *_things(kit, stage, view, turn)]
@@ -52,6 +54,7 @@ def _things(kit: Kit, stage: Stage, view: float, turn: np.ndarray) -> list[Solid
             place = _place(kit, stage, view, turn)
         size = max(place[2], stage.near) * np.tan(view / 2) * kit.among(0.2, 1.2)
         makers = THIN if thin and kit.chance(0.35) else stage.things
+        makers = BENT if kit.varied and kit.chance(0.5) else makers
         makers = (tumble,) if kit.chance(0.06) and not kit.other else makers
         shift = np.array([kit.rng.normal(0, 0.5), 0, kit.rng.normal(0, 0.5)]) * size
         made = makers[kit.rng.integers(len(makers))](kit, place + shift, size)
@@ -207,6 +210,40 @@ def street(kit: Kit) -> Stage:
     return Stage(around, floor, 2.0, far, open=True, things=LARGE)
 
 
+def mounds(kit: Kit) -> Stage:
+    """Ground with mounds, small and large, up to far away under the sky."""
+    floor, far = kit.rng.uniform(1.0, 4.0), kit.among(8, 45)
+    around = [kit.plane([0, floor, 0], UP + kit.rng.normal(0, 0.03, 3), kit.look(4, FLOORS))]
+    for _ in range(kit.rng.integers(10, 40)):
+        z = kit.among(0.2 * far, 75)
+        foot = np.array([kit.rng.uniform(-1.2, 1.2) * z, floor, z])
+        found = mound(kit, foot, z * kit.among(0.1, 1.2))
+        around += [replace(solid, look=around[0].look) for solid in found if kit.chance(0.8)]
+    return Stage(around, floor, 2.0, far, open=True, things=(*LARGE, *BENT))
+
+
+def valley(kit: Kit) -> Stage:
+    """Ground between slopes that meet at edges, under the sky."""
+    floor, far = kit.rng.uniform(1.0, 4.0), kit.among(8, 40)
+    around = [kit.plane([0, floor, 0], UP, kit.look(4, FLOORS))]
+    for _ in range(kit.rng.integers(1, 5)):
+        slope = UP + _turned(kit.rng.uniform(-1.6, 1.6), 0, -1) * kit.among(0.1, 1.5)
+        foot = np.array([0, floor, kit.among(0.5 * far, 40)])
+        look = around[0].look if kit.chance(0.5) else kit.look(4, FLOORS)
+        around.append(kit.plane(foot, slope, look))
+    return Stage(around, floor, 2.0, far, open=True, things=(*LARGE, *BENT))
+
+
+def studio(kit: Kit) -> Stage:
+    """Bent things close by, before screens that lean."""
+    floor, far = kit.rng.uniform(0.2, 1.2), kit.among(1.0, 4.0)
+    around = [kit.plane([0, floor, 0], UP, kit.look(1, FLOORS))]
+    for _ in range(kit.rng.integers(1, 4)):
+        normal = _turned(kit.rng.uniform(-0.8, 0.8), 0, -1) + UP * kit.rng.normal(0, 0.3)
+        around.append(kit.plane([0, 0, far * kit.rng.uniform(1.2, 2)], normal, kit.look(2, WALLS)))
+    return Stage(around, floor, 0.45, far, things=(*SMALL, *BENT, *BENT))
+
+
 def hall(kit: Kit) -> Stage:
     """A many-sided hall with steps and strange things."""
     floor, far = kit.rng.uniform(0.8, 2.5), kit.among(4, 14)
@@ -238,4 +275,5 @@ def pedestal(kit: Kit) -> Stage:
 
 
 FAMILIES = (room, room, corridor, tabletop, tabletop, street)
+VARIED = (room, corridor, tabletop, street, mounds, mounds, valley, studio, studio)
 OTHER = (hall, hills, pedestal)

@@ -22,6 +22,7 @@ class Kit:
     rng: np.random.Generator
     other: bool  # shapes and textures that training never sees
     palette: np.ndarray  # [n, 3]
+    varied: bool = False  # bent things among the others
 
     def chance(self, share: float) -> bool:
         """True in that share of draws."""

@@ -156,11 +156,32 @@ def _level(solid: Solid, p: np.ndarray) -> np.ndarray:
     if solid.kind == "super":
         e, f = solid.shape
         return (np.abs(x) ** F(e) + np.abs(y) ** F(e)) ** F(f / e) + np.abs(z) ** F(f) - 1
+    if solid.kind == "vase":
+        return np.hypot(x, y) - _outline(solid, z)[0]
+    if solid.kind == "blob":
+        return F(0.5) - sum(_balls(solid, x, y, z))
     if solid.kind == "torus":  # the box around it is 1 + tube wide and one tube high
         tube = F(solid.shape[0])
         ring = np.hypot(x, y) * (1 + tube) - 1
         return np.hypot(ring, z * tube) - tube
     return z - F(0.9) * np.mean(_waves(solid, p)[0], 0)  # bumpy ground
+
+
+def _outline(solid: Solid, z: np.ndarray):
+    """A vase's radius at a height, as a share of the largest, and how it changes."""
+    radius, change = np.full_like(z, 0.65), np.zeros_like(z)
+    for strength, rate, phase in solid.shape.astype(F):
+        radius += strength * F(0.5) * np.sin(rate * z + phase)
+        change += strength * F(0.5) * rate * np.cos(rate * z + phase)
+    return radius, change
+
+
+def _balls(solid: Solid, x, y, z) -> list[np.ndarray]:
+    """How much each of a blob's balls adds; where the sum is one half is its surface."""
+    return [
+        np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (r * r))
+        for a, b, c, r in solid.shape.astype(F)
+    ]
 
 
 def _waves(solid: Solid, p: np.ndarray):
@@ -181,6 +202,14 @@ def _slope(solid: Solid, p: np.ndarray) -> np.ndarray:
         power = lambda v, n: np.sign(v) * np.abs(v) ** n  # noqa: E731
         inner = np.maximum(np.abs(x) ** e + np.abs(y) ** e, F(1e-12)) ** (f / e - 1)
         found = np.stack([inner * power(x, e - 1), inner * power(y, e - 1), power(z, f - 1)], -1)
+    elif solid.kind == "vase":
+        far = np.maximum(np.hypot(x, y), F(1e-6))
+        found = np.stack([x / far, y / far, -_outline(solid, z)[1]], -1)
+    elif solid.kind == "blob":
+        weights, balls = _balls(solid, x, y, z), solid.shape.astype(F)
+        parts = zip(weights, balls, strict=True)
+        place = np.stack([x, y, z], -1)
+        found = sum((w / ball[3] ** 2)[:, None] * (place - ball[:3]) for w, ball in parts)
     elif solid.kind == "torus":
         tube = F(solid.shape[0])
         far = np.maximum(np.hypot(x, y), F(1e-6))
@@ -195,13 +224,15 @@ def _slope(solid: Solid, p: np.ndarray) -> np.ndarray:
 
 
 def _lid(solid: Solid, p: np.ndarray) -> np.ndarray:
-    """Whether points of an implicit solid lie on the box that bounds it: a cone's base."""
-    return (solid.kind == "cone") & (p[:, 2] > F(solid.half[2] * (1 - 1e-3)))
+    """Whether points of an implicit solid lie on an end of its box: a cone's base, a vase's."""
+    ends = {"cone": p[:, 2], "vase": np.abs(p[:, 2])}.get(solid.kind, np.zeros_like(p[:, 2]))
+    return ends > F(solid.half[2] * (1 - 1e-3))
 
 
 MEET = {
     "plane": _plane, "card": _card, "box": _box, "ellipsoid": _ellipsoid, "cylinder": _cylinder,
     "hull": _hull, "cone": _implicit, "super": _implicit, "torus": _implicit, "bumps": _implicit,
+    "vase": _implicit, "blob": _implicit,
 }  # fmt: skip
 
 
@@ -234,7 +265,7 @@ def surface(
     solid: Solid, p: Float[np.ndarray, "n 3"], n: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 2"]:
     """Coordinates on the surface, metres, at local points with local normals."""
-    if solid.kind in ("ellipsoid", "torus", "cone", "super"):
+    if solid.kind in ("ellipsoid", "torus", "cone", "super", "vase", "blob"):
         turn = np.arctan2(p[:, 1], p[:, 0]) * F(solid.half[0])
         return np.stack([turn, np.arcsin(np.clip(n[:, 2], -1, 1)) * F(solid.half[2])], -1)
     if solid.kind == "cylinder":
