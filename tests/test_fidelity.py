@@ -12,6 +12,8 @@ from PIL import Image
 from urgt_jax import convert, fidelity, grid, inference, predict, resampling
 from urgt_jax.config import Config, Eval
 from urgt_jax.errors import UserError
+from urgt_jax.model.refiner import Offsets
+from urgt_jax.step import initial_params
 from urgt_jax.tensorfiles import write_safetensors
 
 MODEL = np.load(seeded.GOLDEN / "urgt_model.npz")
@@ -185,8 +187,6 @@ def test_official_takes_relative_disparity_only():
 
 
 def test_zero_offsets_return_the_coarse_maps_in_exact_mode(micro, monkeypatch):
-    from urgt_jax.step import initial_params
-
     refiner = inference.Refiner(initial_params(micro.model, 0), micro)
     zero = lambda x: 0 * x  # noqa: E731
     offsets = refiner.offsets
@@ -203,6 +203,36 @@ def test_zero_offsets_return_the_coarse_maps_in_exact_mode(micro, monkeypatch):
     np.testing.assert_allclose(result.depth, depth, atol=1e-6)
     unit = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
     np.testing.assert_allclose(result.normal, unit, atol=1e-6)
+
+
+@pytest.mark.parametrize("blend", ["place", "confidence"])
+def test_where_windows_overlap_the_surer_one_counts_more(micro, monkeypatch, blend):
+    config = dataclasses.replace(micro, eval=dataclasses.replace(micro.eval, blend=blend))
+    refiner = inference.Refiner(initial_params(micro.model, 0), config)
+    values, sure = (0.1, 0.5, 0.3), (8.0, 2.0, 4.0)
+
+    def constant(*_):
+        for value, confidence in zip(values, sure, strict=True):
+            certain = np.full((28, 42), confidence, np.float32)
+            yield {
+                kind: Offsets(np.full((28, 42, channels), value, np.float32), certain)
+                for kind, channels in inference.CHANNELS.items()
+            }
+
+    monkeypatch.setattr(refiner, "offsets", constant)
+    depth, image = np.linspace(0, 1, 2400, dtype=np.float32), np.zeros((40, 60, 3), np.uint8)
+    depth, normal = depth.reshape(40, 60), np.full((40, 60, 3), 0.5, np.float32)
+    found = refiner(image, depth, normal, (1, 2), 0.5)
+    windows, weight = grid.cover(40, 60, 1, 2, 0.5), grid.centre_weight(40, 30)
+
+    def mean(numbers):
+        return grid.place([np.full((40, 30, 1), x) for x in numbers], windows, weight)[..., 0]
+
+    np.testing.assert_allclose(found.depth_confidence, mean(sure), rtol=1e-5)
+    weighted = mean(np.multiply(values, sure)) / mean(sure)
+    wanted = weighted if blend == "confidence" else mean(values)
+    np.testing.assert_allclose(found.depth, depth + wanted, rtol=1e-5)
+    assert np.abs(weighted - mean(values)).max() > 0.05
 
 
 def test_the_mode_travels_with_the_weights(model, micro):

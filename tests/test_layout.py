@@ -45,7 +45,7 @@ FLOORS = [  # from the top; a module may import what stands below it, or beside 
     ["data.readers", "data.tiles"],
     ["data.priors", "data.scenes", "data.samples", "data.augment"],
     ["data.scenes.families"],
-    ["data.scenes.render", "data.scenes.strange", "data.scenes.things"],
+    ["data.scenes.bent", "data.scenes.render", "data.scenes.strange", "data.scenes.things"],
     ["data.scenes.kit"],
     ["data.scenes.solids"],
     ["data.scenes.textures", "data.scenes.camera"],

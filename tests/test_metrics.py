@@ -447,6 +447,15 @@ def test_the_relative_error_of_near_and_far_is_in_proportion_and_sees_no_mask():
     assert losses.relative(target + off, target, mask) == pytest.approx(0.1, rel=1e-5)
 
 
+def test_confidences_learn_one_over_the_error_and_leave_it_as_it_is():
+    error, mask = np.array([0.5, 0.02, 0.1, 9.0], np.float32), np.array([True, True, True, False])
+    of_sure, of_error = jax.grad(losses.doubt, (0, 1))(1 / error, error, mask)
+    np.testing.assert_allclose(of_sure, 0, atol=1e-6)
+    np.testing.assert_array_equal(of_error, 0)
+    least = losses.doubt(1 / error, error, mask)
+    assert all(losses.doubt(k / error, error, mask) > least for k in (0.9, 1.1))
+
+
 def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
     depth, mask = _maps()
     none, normal = mask & False, jnp.zeros((2, 16, 20, 3))
@@ -458,6 +467,8 @@ def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
             + losses.gradient_matching(d, depth, none)
             + losses.angular(n, normal, none)
             + losses.alignment(n, normal, mask)
+            + losses.doubt(d, losses.proportion(d, depth), none)
+            + losses.doubt(d, losses.distance(n, normal), none)
         )
 
     for gradient in jax.jit(jax.grad(total, (0, 1)))(jnp.asarray(depth), normal):

@@ -153,7 +153,10 @@ class Refiner:
         found, at = {}, 0
         for kind in self.config.model.outputs:
             channels = CHANNELS[kind]
-            found[kind] = placed[..., at : at + channels], placed[..., at + channels]
+            values, sure = placed[..., at : at + channels], placed[..., at + channels]
+            if self.config.eval.blend == "confidence":
+                values = values / sure[..., None]
+            found[kind] = values, sure
             at += channels + 1
         sure = certain = None
         if "depth" in found:
@@ -165,13 +168,18 @@ class Refiner:
         return Result(depth, self.way.unit(normal), sure, certain)
 
     def _parts(self, maps: Maps, windows: Grid, progress: Progress) -> Iterator[np.ndarray]:
-        """What is placed at each window: values of every head, each before its confidence."""
+        """What is placed at each window: values of every head, each before its confidence.
+
+        Where confidences weight the values, these are already multiplied by them.
+        """
         priors = {"depth": maps.depth, "normal": maps.normal}
         for k, offsets in enumerate(self.offsets(maps, windows, progress)):
             parts = []
             for kind in self.config.model.outputs:
                 value, confidence = offsets[kind]
-                both = np.concatenate([value, confidence[..., None]], -1)
+                sure = confidence[..., None]
+                weighted = value * sure if self.config.eval.blend == "confidence" else value
+                both = np.concatenate([weighted, sure], -1)
                 parts.append(self.way.patch(both, priors[kind], windows, k))
             yield np.concatenate(parts, -1)
 

@@ -4,6 +4,7 @@ Each takes what it divides by, where that is more than its own mask holds: a bat
 in parts has the same loss as a whole.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -40,7 +41,12 @@ def relative(
     count: Count = None,
 ) -> Float[Array, ""]:
     """Mean absolute error over target + FLOOR: the median at edges, and far as much as near."""
-    return masked_mean(jnp.abs(pred - target) / (jnp.abs(target) + FLOOR), mask, count)
+    return masked_mean(proportion(pred, target), mask, count)
+
+
+def proportion(pred: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """Absolute error over target + FLOOR."""
+    return jnp.abs(pred - target) / (jnp.abs(target) + FLOOR)
 
 
 def gradient_matching(
@@ -97,3 +103,22 @@ def alignment(
 ) -> Float[Array, ""]:
     """Mean squared distance of the unit normals; the prediction need not be of unit length."""
     return masked_mean(jnp.sum((unit(pred) - target) ** 2, -1), mask, count)
+
+
+def distance(pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
+    """Distance of the unit normals: for small angles, the angle in radians."""
+    return jnp.sqrt(jnp.sum((unit(pred) - target) ** 2, -1) + 1e-12)
+
+
+def doubt(
+    confidence: Float[Array, "*B"],
+    error: Float[Array, "*B"],
+    mask: Bool[Array, "*B"],
+    count: Count = None,
+) -> Float[Array, ""]:
+    """Mean of confidence x error - log confidence, least where confidence is 1 / expected error.
+
+    As VGGT trains confidences (Wang et al., CVPR 2025), but here they leave the error as it is.
+    """
+    error = jax.lax.stop_gradient(error)
+    return masked_mean(confidence * error - jnp.log(confidence), mask, count)

@@ -21,7 +21,8 @@ from urgt_jax.optim import optimiser, schedule, trained
 
 Batch = dict[str, jax.Array]
 ERRORS = {"squared": losses.mse, "relative": losses.relative}
-METRICS = ("loss", "depth", "gradient", "angular", "alignment", "grad_norm", "rate")  # of a step
+TERMS = ("depth", "gradient", "depth_doubt", "angular", "alignment", "normal_doubt")  # of a loss
+METRICS = ("loss", *TERMS, "grad_norm", "rate")  # of a step
 
 
 class State(NamedTuple):
@@ -118,7 +119,7 @@ def _filled(arrays, count: int):
 def loss_terms(
     config: Config, params: dict, batch: Batch, counts: dict
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """The paper's terms, unweighted, and how far maps are from the truth (`Verdict.far`).
+    """The terms of the loss, unweighted, and how far maps are from the truth (`Verdict.far`).
 
     Terms are means over the `loss_counts` of a whole batch: those of its parts add up.
     """
@@ -129,11 +130,19 @@ def loss_terms(
         maps = result["depth"], batch["target"], batch["valid"]
         terms["depth"] = ERRORS[config.loss.error](*maps, counts["depth"])
         terms["gradient"] = losses.gradient_matching(*maps, counts["gradient"])
+        if config.loss.confidence:
+            error = losses.proportion(*maps[:2])
+            sure = result["depth_confidence"]
+            terms["depth_doubt"] = losses.doubt(sure, error, maps[2], counts["depth"])
         far += each(losses.mse)(*maps)
     if "normal" in config.model.outputs:
         maps = result["normal"], *_true_normals(config, batch)
         terms["angular"] = losses.angular(*maps, counts["normal"])
         terms["alignment"] = losses.alignment(*maps, counts["normal"])
+        if config.loss.confidence:
+            error = losses.distance(*maps[:2])
+            sure = result["normal_confidence"]
+            terms["normal_doubt"] = losses.doubt(sure, error, maps[2], counts["normal"])
         far += each(losses.alignment)(*maps)
     return terms, far.ravel()
 
@@ -154,13 +163,15 @@ def _true_normals(config: Config, batch: Batch):
 
 
 def total(config: Config, terms: dict[str, jax.Array]) -> jax.Array:
-    """L = depth (error + gradient) + normal (angular + alignment), weighted."""
+    """L = depth (error + gradient) + normal (angular + alignment), and confidences', weighted."""
     c = config.loss
     weights = {
         "depth": c.depth,
         "gradient": c.depth * c.gradient,
         "angular": c.normal,
         "alignment": c.normal * c.alignment,
+        "depth_doubt": c.confidence,
+        "normal_doubt": c.confidence,
     }
     return sum(weights[name] * term for name, term in terms.items())
 
