@@ -56,7 +56,7 @@ def of_case(model, case: str):
     refiner = inference.Refiner(params, dataclasses.replace(config, model=shape))
     get = lambda key: MODEL[f"{case}/in/{key}"][0]  # noqa: E731
     maps = fidelity.Maps(last(get("image")), get("coarse_depth"), last(get("coarse_normal")))
-    windows = refiner.way.cover(maps, told["patch_split"], 0.3 if told["overlap"] else 0.0)
+    windows = grid.cover(*maps.size, *told["patch_split"], 0.3 if told["overlap"] else 0.0)
     return refiner, maps, windows
 
 

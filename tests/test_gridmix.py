@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from urgt_jax import plans, sharding, step, training
+from urgt_jax import objective, plans, sharding, step, training
 from urgt_jax.config import Config, Model, UserError, changed
 from urgt_jax.data import gridmix, pipeline
 from urgt_jax.model import attention, flops
@@ -242,9 +242,15 @@ def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
     run, state = step.train_step(config, mesh), step.initial_state(config, mesh)
     together = batches[0]
     params = jax.device_get(state.params)
-    counts = step.loss_counts(config, together)
+    counts = objective.counts(config, together)
     apart = {n: x.reshape(8, 4, *x.shape[2:]) for n, x in together.items() if n != "owner"}
-    terms, far = jax.jit(step.loss_terms, static_argnums=0)(config, params, apart, counts)
+
+    def of_images(params, batch):
+        maps = step.refine(assemble(config.model, params), batch)
+        terms = objective.terms(config, maps, batch, counts)
+        return terms, objective.far(config, maps, batch)
+
+    terms, far = jax.jit(of_images)(params, apart)
     state, metrics, verdict = run(state, sharding.on_mesh(together, mesh))
     for name, value in terms.items():
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)

@@ -239,6 +239,7 @@ class Data:
     # What stays the same from step to step: the images, the patches, or the rows of 16 patches that
     # blocks of several images are packed into.
     fill: Literal["images", "patches", "packed"] = "images"
+    overlap: float = 0.0  # of a block's patches in training; 0.5 lets neighbours share halves
     max_depth: float = 80.0  # beyond this depth a pixel is invalid, metres
     jitter: float = 0.0  # how much pictures' colours are changed in training; 1 is much
     workers: int = 0  # processes that prepare batches; 0 uses threads of this one
@@ -258,6 +259,10 @@ class Data:
         require(
             self.source == "scenes" or self.trained == "train",
             f"data.trained {self.trained}: only scenes have it, leave it out for {self.source}",
+        )
+        require(
+            self.overlap in (0.0, 0.5),
+            f"data.overlap {self.overlap}: patches lie side by side (0) or share halves (0.5)",
         )
         require(
             all(side >= 8 for side in self.size), f"data.size {self.size}: sides are at least 8"
@@ -294,9 +299,12 @@ class Loss:
     alignment: float = 1.0  # squared distance of unit normals, within normal
     target: Literal["pseudo", "exact"] = "pseudo"  # normals from true depth, or a scene's own
     confidence: float = 0.0  # what confidences learn: 1 / expected error; 0 leaves them unlearned
+    agreement: float = 0.0  # refined normals with those of refined depth
+    seam: float = 0.0  # refined depth of neighbours where both see the same
 
     def __post_init__(self) -> None:
-        for name in ("depth", "gradient", "normal", "alignment", "confidence"):
+        names = "depth", "gradient", "normal", "alignment", "confidence", "agreement", "seam"
+        for name in names:
             require(getattr(self, name) >= 0, f"loss.{name} must not be negative")
 
 
@@ -408,6 +416,16 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed {self.seed} must not be negative")
+        require(
+            not self.loss.agreement or len(self.model.outputs) == 2,
+            "loss.agreement is of depth with normals: model.outputs must have both",
+        )
+        require(
+            not self.loss.seam
+            or (self.data.overlap > 0 and not self.data.packed and "depth" in self.model.outputs),
+            "loss.seam is of depth where patches of a block overlap: it needs data.overlap 0.5, "
+            "model.outputs with depth, and no data.fill packed",
+        )
 
 
 def load(path: str | Path) -> Config:

@@ -44,10 +44,6 @@ class Fidelity(Protocol):
     def prepare(self, view: Image, depth, normal) -> Maps:
         """Picture and coarse maps as the network takes them; fails on a wrong shape or NaN."""
 
-    def cover(self, maps: Maps, split: tuple[int, int], overlap: float) -> Grid:
-        """The windows of a picture."""
-        return grids.cover(*maps.size, *split, overlap)
-
     def cut(self, maps: Maps, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
         """Image, depth and normal of window k at the process shape."""
 

@@ -76,8 +76,8 @@ def split_of(
     size: tuple[int, int],
     asked: tuple[int, int],
     process: tuple[int, int],
-    zoom: float = 1.0,
-    limit: int = 256,
+    zoom: float,
+    limit: int,
 ) -> tuple[int, int]:
     """Rows and columns as asked, or for (0, 0) those that show a picture enlarged `zoom` times.
 
@@ -92,9 +92,15 @@ def split_of(
     return min(rows, limit), min(cols, limit)
 
 
-def block(height: int, width: int, m: int, row: int, col: int) -> Grid:
+def blocks(height: int, width: int, m: int, overlap: float = 0.0) -> tuple[int, int]:
+    """In how many rows and columns a block of m x m patches can begin."""
+    full = cover(height, width, 4, 4, overlap)
+    return len(full.tops) - m + 1, len(full.lefts) - m + 1
+
+
+def block(height: int, width: int, m: int, row: int, col: int, overlap: float = 0.0) -> Grid:
     """GridMix's block of m x m patches, each a quarter of the picture's sides."""
-    full = cover(height, width, 4, 4)
+    full = cover(height, width, 4, 4, overlap)
     return Grid(full.picture, full.patch, full.tops[row : row + m], full.lefts[col : col + m])
 
 

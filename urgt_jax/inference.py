@@ -121,7 +121,7 @@ class Refiner:
         split, overlap = self.split(size, grid, overlap)
         view = self.way.view(image, split)
         maps = self.way.prepare(view, np.asanyarray(coarse_depth), np.asanyarray(coarse_normal))
-        windows = self.way.cover(maps, split, overlap)
+        windows = grids.cover(*maps.size, *split, overlap)
         found = self._strips(maps, windows, progress)
         if maps.size != size:  # resizing mixes rows of neighbouring strips
             whole = _joined(found, maps.size[0])

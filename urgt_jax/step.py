@@ -11,18 +11,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped, UInt
 
-from urgt_jax import grid, losses, sharding
+from urgt_jax import grid, objective, sharding
 from urgt_jax.config import Config, Model
-from urgt_jax.geometry import normals_from_depth
 from urgt_jax.model import refiner
 from urgt_jax.model.families import assemble, structure
 from urgt_jax.model.placement import placed, placement
 from urgt_jax.optim import optimiser, schedule, trained
 
 Batch = dict[str, jax.Array]
-ERRORS = {"squared": losses.mse, "relative": losses.relative}
-TERMS = ("depth", "gradient", "depth_doubt", "angular", "alignment", "normal_doubt")  # of a loss
-METRICS = ("loss", *TERMS, "grad_norm", "rate")  # of a step
+METRICS = ("loss", *objective.TERMS, "grad_norm", "rate")  # of a step
 
 
 class State(NamedTuple):
@@ -116,66 +113,6 @@ def _filled(arrays, count: int):
     return tuple(placement().tokens(pad(x) if more else x) for x in arrays)
 
 
-def loss_terms(
-    config: Config, params: dict, batch: Batch, counts: dict
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """The terms of the loss, unweighted, and how far maps are from the truth (`Verdict.far`).
-
-    Terms are means over the `loss_counts` of a whole batch: those of its parts add up.
-    """
-    result, terms = refine(assemble(config.model, params), batch), {}
-    each = jax.vmap if "owner" not in batch else lambda error: jax.vmap(jax.vmap(error))
-    far = 0.0
-    if "depth" in config.model.outputs:
-        maps = result["depth"], batch["target"], batch["valid"]
-        terms["depth"] = ERRORS[config.loss.error](*maps, counts["depth"])
-        terms["gradient"] = losses.gradient_matching(*maps, counts["gradient"])
-        if config.loss.confidence:
-            error = losses.proportion(*maps[:2])
-            sure = result["depth_confidence"]
-            terms["depth_doubt"] = losses.doubt(sure, error, maps[2], counts["depth"])
-        far += each(losses.mse)(*maps)
-    if "normal" in config.model.outputs:
-        maps = result["normal"], *_true_normals(config, batch)
-        terms["angular"] = losses.angular(*maps, counts["normal"])
-        terms["alignment"] = losses.alignment(*maps, counts["normal"])
-        if config.loss.confidence:
-            error = losses.distance(*maps[:2])
-            sure = result["normal_confidence"]
-            terms["normal_doubt"] = losses.doubt(sure, error, maps[2], counts["normal"])
-        far += each(losses.alignment)(*maps)
-    return terms, far.ravel()
-
-
-def loss_counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
-    """How many pixels, pairs of pixels and normals the terms are means over."""
-    counts = {"depth": batch["valid"].sum(), "gradient": losses.pairs(batch["valid"])}
-    if "normal" in config.model.outputs:
-        counts["normal"] = _true_normals(config, batch)[1].sum()
-    return counts
-
-
-def _true_normals(config: Config, batch: Batch):
-    """The normals' target and where it is defined."""
-    if config.loss.target == "pseudo":
-        return normals_from_depth(batch["depth"], batch["intrinsics"], batch["valid"])
-    return batch["normal"], batch["valid"]
-
-
-def total(config: Config, terms: dict[str, jax.Array]) -> jax.Array:
-    """L = depth (error + gradient) + normal (angular + alignment), and confidences', weighted."""
-    c = config.loss
-    weights = {
-        "depth": c.depth,
-        "gradient": c.depth * c.gradient,
-        "angular": c.normal,
-        "alignment": c.normal * c.alignment,
-        "depth_doubt": c.confidence,
-        "normal_doubt": c.confidence,
-    }
-    return sum(weights[name] * term for name, term in terms.items())
-
-
 @cache
 def train_step(config: Config, mesh: Mesh):
     """(state, batch) -> (state, metrics, verdict); compiled once for each number of patches.
@@ -185,14 +122,19 @@ def train_step(config: Config, mesh: Mesh):
     layout, rows = state_shardings(config, mesh), sharding.images(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def objective(params, batch, counts):
+    def loss_of(params, batch, counts):
         with placed(sharding.placement_on(mesh)):
-            terms, far = loss_terms(config, trained(config.optim, params), batch, counts)
-        return total(config, terms), (terms, far)
+            maps = refine(assemble(config.model, trained(config.optim, params)), batch)
+            terms = objective.terms(config, maps, batch, counts)
+            far = objective.far(config, maps, batch)
+        return objective.total(config, terms), (terms, far)
 
     def gradient(params, batch: Batch):
         """Loss, terms and gradient, part by part where a batch is worked on in parts."""
-        of_part, counts = jax.value_and_grad(objective, has_aux=True), loss_counts(config, batch)
+        of_part, counts = (
+            jax.value_and_grad(loss_of, has_aux=True),
+            objective.counts(config, batch),
+        )
         if config.optim.accumulate == 1:
             return of_part(params, batch, counts)
         parts = sharding.parts(batch, config.optim.accumulate, mesh)
@@ -236,8 +178,9 @@ def held_out_error(config: Config, mesh: Mesh):
 
     def error(params, batch: Batch):
         with placed(sharding.placement_on(mesh)):
-            terms, _ = loss_terms(config, params, batch, loss_counts(config, batch))
-        return total(config, terms)
+            maps = refine(assemble(config.model, params), batch)
+            terms = objective.terms(config, maps, batch, objective.counts(config, batch))
+        return objective.total(config, objective.errors(terms))
 
     return jax.jit(error, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
@@ -259,7 +202,7 @@ def predictions(config: Config, mesh: Mesh, side: int):
             found["true_depth"] = batch["target"]
         if "normal" in config.model.outputs:
             found |= {"coarse_normal": batch["coarse_normal"], "refined_normal": result["normal"]}
-            found["true_normal"], found["normal_valid"] = _true_normals(config, batch)
+            found["true_normal"], found["normal_valid"] = objective.true_normals(config, batch)
         return jax.tree.map(_first_block, found)
 
     whole = NamedSharding(mesh, PartitionSpec())

@@ -104,9 +104,7 @@ def patches(
 ) -> Batch:
     """A block of m x m patches of a picture at the process shape, with targets."""
     flip = rng.random() < 0.5
-    height, width = pictures.size(index)
-    row, col = rng.integers(0, 5 - m, 2)
-    batch = block_of(pictures, index, config, grid.block(height, width, m, row, col), flip)
+    batch = block_of(pictures, index, config, _drawn(pictures.size(index), config, m, rng), flip)
     if config.data.jitter:
         batch["image"] = jitter(batch["image"], rng, config.data.jitter)
     return batch
@@ -114,9 +112,14 @@ def patches(
 
 def held_out(pictures: Pictures, number: int, config: Config, m: int) -> Batch:
     """One of the fixed blocks of m x m patches that measure how a run goes."""
-    index = number % len(pictures)
-    row, col = np.random.default_rng([config.seed, 6, number, m]).integers(0, 5 - m, 2)
-    return block_of(pictures, index, config, grid.block(*pictures.size(index), m, row, col))
+    index, rng = number % len(pictures), np.random.default_rng([config.seed, 6, number, m])
+    return block_of(pictures, index, config, _drawn(pictures.size(index), config, m, rng))
+
+
+def _drawn(size: tuple[int, int], config: Config, m: int, rng: np.random.Generator) -> grid.Grid:
+    """One of the blocks of m x m patches of a picture."""
+    row, col = rng.integers(0, grid.blocks(*size, m, config.data.overlap))
+    return grid.block(*size, m, row, col, config.data.overlap)
 
 
 def block_of(
@@ -153,14 +156,17 @@ def _cut(block: Picture, config: Config, windows: grid.Grid) -> Batch:
     if "normal" in config.model.outputs:
         _check_normals(block, config)
         maps |= {"normal": (block.normal, False)} if exact else {"depth": (block.depth, False)}
+    camera = "depth" in maps or config.loss.agreement > 0
     batch = {
         name: np.stack([resized(window, process, lerp) for window in grid.cut(x, windows)])
         for name, (x, lerp) in maps.items()
     }
-    if "depth" in maps:
+    if camera:
         scale = np.array(process) / windows.patch
         cameras = [_camera(block.intrinsics, at, scale) for at in windows.origins]
         batch["intrinsics"] = np.stack(cameras)
+    if config.loss.agreement and config.prior.kind == "disparity":
+        batch["fit"] = np.full((windows.count, 2), block.fit, np.float32)
     return batch
 
 
