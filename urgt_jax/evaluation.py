@@ -20,11 +20,11 @@ from urgt_jax.data.sources import Picture, Pictures, open_pictures, usual
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import folder, write_text
 from urgt_jax.inference import Refiner, load, split_of
+from urgt_jax.journal import Entry, Journal, Scores, origin, packed, unpacked
 from urgt_jax.log import Progress
 from urgt_jax.metrics import Pooled, Protocol, Truth
 from urgt_jax.subjects import Candidate, Predictions, Refined, Subject
 
-Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
 EXAMPLES = 6  # pictures on the sheets, at most
 PNG_SCALE = 256.0  # PatchFusion's and KITTI's 16-bit depth: 256 steps a metre
 
@@ -41,7 +41,7 @@ class Side(NamedTuple):
 class Scored(NamedTuple):
     """What is known about one held-out picture."""
 
-    name: str
+    entry: Entry
     image: np.ndarray
     truth: Truth
     sides: dict[str, Side]
@@ -115,13 +115,12 @@ class Tally:
     def __post_init__(self) -> None:
         self.pooled = {side: Pooled() for side in self.sides}
 
-    def add(self, scored: Scored) -> None:
+    def add(self, entry: Entry) -> None:
         """Notes a picture's scores."""
-        self.sizes.add(scored.truth.depth.shape)
-        self.pictures.append((scored.name, {n: side.scores for n, side in scored.sides.items()}))
-        for name, side in scored.sides.items():
-            if side.angles is not None:
-                self.pooled[name].add(side.angles)
+        self.sizes.add(entry.size)
+        self.pictures.append((entry.name, entry.scores))
+        for side, text in entry.angles.items():
+            self.pooled[side].add(unpacked(text))
 
     def means(self) -> dict[str, Scores]:
         """The mean over pictures of each metric, and normals pooled over all pixels."""
@@ -147,12 +146,30 @@ def average(scores: list[Scores]) -> Scores:
     return found
 
 
-def evaluate(subject: Subject, found: Pictures, config: Config, tally: Tally) -> Iterator[Scored]:
-    """Scores pictures one by one; what cannot be read is noted in the tally, and skipped."""
+def _names(found: Pictures, config: Config) -> list[str]:
+    """The pictures that are to be scored."""
     count = min(config.eval.images or len(found), len(found))
-    progress = Progress("evaluate", count)
-    for index in range(count):
-        name = found.name(index)
+    return [found.name(index) for index in range(count)]
+
+
+def evaluate(
+    subject: Subject,
+    found: Pictures,
+    config: Config,
+    tally: Tally,
+    noted: dict[str, Entry] | None = None,
+) -> Iterator[Scored]:
+    """Scores pictures one by one; what cannot be read is noted in the tally, and skipped.
+
+    Of pictures that are `noted` the tally takes what was scored before.
+    """
+    names, noted = _names(found, config), noted or {}
+    done = len(noted)
+    progress = Progress("evaluate", len(names), done)
+    for index, name in enumerate(names):
+        if name in noted:
+            tally.add(noted[name])
+            continue
         try:
             picture = found.read(index)
             truth = truth_of(picture, config)
@@ -160,10 +177,16 @@ def evaluate(subject: Subject, found: Pictures, config: Config, tally: Tally) ->
         except UserError as error:
             tally.skipped[name] = str(error)
         else:
-            scored = Scored(name, picture.image, truth, sides)
-            tally.add(scored)
-            yield scored
-        progress.tell(index + 1)
+            entry = _entry(name, truth, sides)
+            tally.add(entry)
+            yield Scored(entry, picture.image, truth, sides)
+        done += 1
+        progress.tell(done)
+
+
+def _entry(name: str, truth: Truth, sides: dict[str, Side]) -> Entry:
+    angles = {n: packed(side.angles) for n, side in sides.items() if side.angles is not None}
+    return Entry(name, truth.depth.shape, {n: side.scores for n, side in sides.items()}, angles)
 
 
 Drawn = Callable[[], report.Layers]
@@ -174,19 +197,27 @@ class Worst:
 
     def __init__(self, out: Path, side: str, count: int):
         self.out, self.side, self.count = out, side, count
-        self.kept: list[tuple[float, str]] = []
+        self.kept: dict[str, float] = {}  # name -> error
 
-    def offer(self, scored: Scored, drawn: Drawn) -> None:
-        """Writes the picture's layers if it is among the worst so far."""
-        scores = scored.sides[self.side].scores
+    def rank(self, entry: Entry) -> list[str]:
+        """Notes a picture if it is among the worst so far; the names of those that no longer are.
+
+        The same in any order, and for a picture that is noted already.
+        """
+        scores = entry.scores[self.side]
         error = scores["depth"].get("abs_rel", scores["normal"].get("mean", np.nan))
-        self.kept.append((-np.inf if np.isnan(error) else error, scored.name))
-        self.kept.sort(reverse=True)
-        dropped = {name for _, name in self.kept[self.count :]}
-        self.kept = self.kept[: self.count]
-        if scored.name not in dropped:
-            report.write_layers(self.out, scored.name, drawn())
-        for name in dropped - {scored.name}:
+        self.kept[entry.name] = -np.inf if np.isnan(error) else error
+        ranked = sorted(self.kept, key=lambda name: (self.kept[name], name), reverse=True)
+        for name in ranked[self.count :]:
+            del self.kept[name]
+        return ranked[self.count :]
+
+    def offer(self, entry: Entry, drawn: Drawn) -> None:
+        """Writes the picture's layers if it is among the worst so far."""
+        dropped = self.rank(entry)
+        if entry.name in self.kept:
+            report.write_layers(self.out, entry.name, drawn())
+        for name in dropped:
             report.drop_layers(self.out, name)
 
 
@@ -235,19 +266,35 @@ def main() -> None:
     subject, config, out = _subject(told, rest)
     protocol_of(config)  # fails where kind and alignment do not go together
     found = open_pictures(config, config.data.split, coarse=isinstance(subject, Refined))
-    folder(out)
-    tally = Tally(subject.sides)
+    journal = Journal(folder(out), origin(subject, config))
+    tally, sheets = Tally(subject.sides), Sheets()
     worst = Worst(out, subject.sides[-1], config.eval.examples)
-    sheets = Sheets()
-    report.clear(out)
-    for scored in evaluate(subject, found, config, tally):
-        report.write_thumbnail(out, scored.name, scored.image)
+    noted = _noted(journal, _names(found, config), worst)
+    for scored in evaluate(subject, found, config, tally, noted):
+        report.write_thumbnail(out, scored.entry.name, scored.image)
         drawn = cache(partial(layers, scored))  # at most once, and only where one is to be seen
-        worst.offer(scored, drawn)
+        worst.offer(scored.entry, drawn)
         sheets.add(drawn, config)
         drawn.cache_clear()  # not to be held while the next picture is scored
+        journal.add(scored.entry)  # last: what it names is on disk
     _finish(tally, subject, config, out)
     sheets.write(out)
+    journal.remove()
+
+
+def _noted(journal: Journal, names: list[str], worst: Worst) -> dict[str, Entry]:
+    """What need not be scored again; of the report on disk, what belongs to it is kept.
+
+    Maps are not in the journal, so the pictures on the sheets are scored again.
+    """
+    found = {name: journal.entries[name] for name in names if name in journal.entries}
+    for entry in found.values():
+        worst.rank(entry)
+    report.clear(worst.out, found, worst.kept)
+    if found:
+        print(f"going on after {len(found)} of {len(names)} pictures: {journal.path}")
+    rest = list(found)[EXAMPLES:]
+    return {n: found[n] for n in rest if report.kept(worst.out, n, paged=n in worst.kept)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -335,7 +382,8 @@ def _finish(tally: Tally, subject: Subject, config: Config, out: Path) -> None:
     print(f"mean over {len(tally.pictures)} pictures of {summary['data']}"
         + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))  # fmt: skip
     print(f"{protocol}; {summary['resolution']}; {summary['patches']}")
-    if isinstance(subject, Predictions) and (extra := subject.unused()):
+    known = [*(name for name, _ in tally.pictures), *tally.skipped]
+    if isinstance(subject, Predictions) and (extra := subject.unused(known)):
         print(f"{len(extra)} files in {subject.folder} belong to no picture, such as {extra[0]}")
     rows = [{"name": name, **scores} for name, scores in tally.pictures]
     write_text(out / "metrics.json", _json({**summary, "per_picture": rows}))

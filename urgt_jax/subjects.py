@@ -1,5 +1,6 @@
 """What is scored: a refiner beside its coarse maps, or a folder of anybody's maps."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -94,32 +95,27 @@ class Predictions:
         self.folder, self.scale = folder, scale
         self.files = {p.name for p in folder.iterdir() if p.suffix in (".npy", ".png")}
         require(bool(self.files), f"{folder} holds no map: neither .npy nor .png")
-        self.used: set[str] = set()
 
     def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
         """The maps of that name, at whatever size they were saved."""
         depth, normal = self._depth(name), None
         if f"{name}_normal.npy" in self.files:
-            normal = self._normal(self._take(f"{name}_normal.npy"))
+            normal = self._normal(self.folder / f"{name}_normal.npy")
         if depth is None and normal is None:
             raise UserError(f"{self.folder} holds neither {name}_depth.npy nor .png for {name}")
         return {"predicted": Candidate(depth, normal)}
 
-    def unused(self) -> list[str]:
-        """Files that belong to no picture that was scored; pictures of maps are not counted."""
-        stems = {file.rsplit(".", 1)[0] for file in self.used}
-        return sorted(f for f in self.files - self.used if f.rsplit(".", 1)[0] not in stems)
-
-    def _take(self, file: str) -> Path:
-        self.used.add(file)
-        return self.folder / file
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Files that belong to none of the pictures."""
+        stems = {name + ending for name in names for ending in ("", "_depth", "_normal")}
+        return sorted(file for file in self.files if file.rsplit(".", 1)[0] not in stems)
 
     def _depth(self, name: str) -> np.ndarray | None:
         for stem in (f"{name}_depth", name):
             if f"{stem}.npy" in self.files:
-                return self._floats(self._take(f"{stem}.npy"))
+                return self._floats(self.folder / f"{stem}.npy")
             if f"{stem}.png" in self.files:
-                return readers.read_png16(self._take(f"{stem}.png")) / np.float32(self.scale)
+                return readers.read_png16(self.folder / f"{stem}.png") / np.float32(self.scale)
         return None
 
     def _floats(self, path: Path) -> np.ndarray:

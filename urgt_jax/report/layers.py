@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ from urgt_jax.pictures import RGB, colour_normal, ramp
 
 HOME = "report"  # the folder beside report.html
 INDEX, THUMBNAIL, CONTENTS = "index.html", "thumbnail.jpg", "layers.json"
-OURS = re.compile(r"index\.html|thumbnail\.jpg|layers\.json|(image|(depth|normal)\w*)\.png")
+OURS = re.compile(  # also what a kill left of one
+    r"\.?(index\.html|thumbnail\.jpg|layers\.json|(image|(depth|normal)\w*)\.png)(\.\w+\.tmp)?"
+)
 UNKNOWN = (128, 128, 128)
 PALETTE = np.concatenate([[UNKNOWN], ramp(np.linspace(0, 1, 255)[None], 0, 1)[0]]).astype(np.uint8)
 DEPTH_LIMIT, ANGLE_LIMIT = 0.2, 45.0  # errors from which the colour no longer changes
@@ -72,14 +75,25 @@ def drop_layers(folder: Path, name: str) -> None:
     _remove(place(folder, name), keep=THUMBNAIL)
 
 
-def clear(folder: Path) -> None:
-    """Removes an earlier report, before a new one is made; files that are not ours stay."""
+def kept(folder: Path, name: str, paged: bool) -> bool:
+    """Whether a picture has its thumbnail on disk and, if it is to have a page, all its layers."""
+    where = place(folder, name)
+    return all((where / file).is_file() for file in (THUMBNAIL, CONTENTS)[: 1 + paged])
+
+
+def clear(folder: Path, listed: Iterable[str] = (), paged: Iterable[str] = ()) -> None:
+    """Removes an earlier report, before a new one is made; files that are not ours stay.
+
+    So do the thumbnails of pictures that are `listed` already, and the layers of those `paged`.
+    """
     try:
         (folder / "report.html").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {folder / 'report.html'}: {error.strerror}") from error
+    small, whole = ({place(folder, name) for name in names} for names in (listed, paged))
     for where in (folder / HOME).glob("picture_*-????????"):
-        _remove(where)
+        if where not in whole:
+            _remove(where, keep=THUMBNAIL if where in small else "")
 
 
 def _remove(where: Path, keep: str = "") -> None:
