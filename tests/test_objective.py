@@ -8,7 +8,7 @@ import pytest
 from urgt_jax import grid, objective
 from urgt_jax.config import Config, Data, changed
 from urgt_jax.data import gridmix
-from urgt_jax.data.sources import Scenes
+from urgt_jax.data.sources import Scenes, open_training
 from urgt_jax.errors import UserError
 
 
@@ -87,5 +87,6 @@ def test_terms_that_cannot_be_had_are_refused(micro, fields, named):
 
 
 def test_only_scenes_have_a_varied_split_to_train_on():
+    data = Data(source="kitti", path="x", trained="varied")  # as when such weights are scored
     with pytest.raises(UserError, match="data.trained varied"):
-        Data(source="kitti", path="x", trained="varied")
+        open_training(Config(data=data))

@@ -257,10 +257,6 @@ class Data:
             "none, every other source needs the folder it lies in",
         )
         require(
-            self.source == "scenes" or self.trained == "train",
-            f"data.trained {self.trained}: only scenes have it, leave it out for {self.source}",
-        )
-        require(
             self.overlap in (0.0, 0.5),
             f"data.overlap {self.overlap}: patches lie side by side (0) or share halves (0.5)",
         )

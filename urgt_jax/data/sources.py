@@ -142,6 +142,12 @@ class Measured:
 
 def open_training(config: Config) -> Pictures:
     """The pictures to train on: the split for it, or all that a set without one has."""
+    # Not in the configuration, which goes with weights to be scored on any set.
+    require(
+        config.data.source == "scenes" or config.data.trained == "train",
+        f"data.trained {config.data.trained}: only scenes have such a split, "
+        f"leave it out for {config.data.source}",
+    )
     return open_pictures(
         config, config.data.trained if config.data.source in TRAINED else "", keep=True
     )
