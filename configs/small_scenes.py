@@ -1,4 +1,4 @@
-"""The refiner that is shipped as scenes-small: the tiny size on scenes and priors of all kinds.
+"""The first part of scenes-small, which is shipped: the tiny size on scenes and priors of all kinds.
 
 Fifty minutes on two CPU cores, from nothing. Wider networks learned nothing in that time, see
 docs/log.md.
