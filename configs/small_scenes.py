@@ -1,4 +1,4 @@
-"""The first part of scenes-small, which is shipped: the tiny size on scenes and priors of all kinds.
+"""The first part of scenes-small, which is shipped: the tiny size on scenes and priors of any kind.
 
 Fifty minutes on two CPU cores, from nothing. Wider networks learned nothing in that time, see
 docs/log.md.
