@@ -1,10 +1,12 @@
 """Data sets of analytic scenes in exactly the form on disk that the real ones have."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from urgt_jax import pictures
 from urgt_jax.data.scenes import render, sample_scene
 
 BASELINE = 0.25  # metres
@@ -44,3 +46,14 @@ def _frame(scene: Path, number: str, seed: int, size: tuple[int, int], raw: bool
     for side, x in ((0, 1.0), (1, 1.0 - BASELINE)):
         text = f"{fx} 0 {cx} 0 {fy} {cy} 0 0 1\n{WORLD.format(x=x)}\n"
         (scene / f"Extrinsics{side}" / f"{number}.txt").write_text(text)
+
+
+def measured(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """A folder of pictures with depth and intrinsics, as docs/datasets.md has it."""
+    for number in range(count):
+        view = render(sample_scene(number, "test"), *size)
+        pictures.write_image(folder / f"view{number}.png", view.image)
+        pictures.write_map(folder / f"view{number}_depth.npy", view.depth)
+    intrinsics = {"intrinsics": [float(x) for x in view.intrinsics]}
+    (folder / "dataset.json").write_text(json.dumps(intrinsics))
+    return folder

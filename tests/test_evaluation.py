@@ -5,14 +5,14 @@ import shutil
 from functools import partial
 
 import command
+import miniature
 import numpy as np
 import pytest
 from PIL import Image
 
-from urgt_jax import checkpoints, evaluation, pictures, step, tables
+from urgt_jax import checkpoints, evaluation, step, tables
 from urgt_jax import config as configs
 from urgt_jax.config import UserError
-from urgt_jax.data.scenes import render, sample_scene
 
 SIZE = (40, 56)
 
@@ -23,14 +23,7 @@ call = partial(command.call, evaluation.main)
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
     """A folder of two pictures with depth and intrinsics, as docs/datasets.md has it."""
-    folder = tmp_path_factory.mktemp("truth")
-    for number in range(2):
-        view = render(sample_scene(number, "test"), *SIZE)
-        pictures.write_image(folder / f"view{number}.png", view.image)
-        pictures.write_map(folder / f"view{number}_depth.npy", view.depth)
-    intrinsics = {"intrinsics": [float(x) for x in view.intrinsics]}
-    (folder / "dataset.json").write_text(json.dumps(intrinsics))
-    return folder
+    return miniature.measured(tmp_path_factory.mktemp("truth"), 2, SIZE)
 
 
 @pytest.fixture

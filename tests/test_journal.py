@@ -11,13 +11,13 @@ from pathlib import Path
 
 import command
 import jax
+import miniature
 import numpy as np
 import pytest
 
-from urgt_jax import checkpoints, evaluation, journal, metrics, pictures, report, step
+from urgt_jax import checkpoints, evaluation, journal, metrics, report, step
 from urgt_jax.config import UserError, changed
 from urgt_jax.data import sources
-from urgt_jax.data.scenes import render, sample_scene
 from urgt_jax.files import write_text
 from urgt_jax.inference import Refiner
 from urgt_jax.subjects import Predictions, Refined
@@ -34,14 +34,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
     """Pictures with depth and intrinsics."""
-    folder = tmp_path_factory.mktemp("truth")
-    for number in range(len(ERRORS)):
-        view = render(sample_scene(number, "test"), *SIZE)
-        pictures.write_image(folder / f"view{number}.png", view.image)
-        pictures.write_map(folder / f"view{number}_depth.npy", view.depth)
-    intrinsics = {"intrinsics": [float(x) for x in view.intrinsics]}
-    (folder / "dataset.json").write_text(json.dumps(intrinsics))
-    return folder
+    return miniature.measured(tmp_path_factory.mktemp("truth"), len(ERRORS), SIZE)
 
 
 @pytest.fixture(scope="module")

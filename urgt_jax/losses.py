@@ -49,16 +49,6 @@ def proportion(pred: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Ar
     return jnp.abs(pred - target) / (jnp.abs(target) + FLOOR)
 
 
-def differ(
-    one: Float[Array, "*B"],
-    other: Float[Array, "*B"],
-    mask: Bool[Array, "*B"],
-    count: Count = None,
-) -> Float[Array, ""]:
-    """Mean absolute difference."""
-    return masked_mean(jnp.abs(one - other), mask, count)
-
-
 def gradient_matching(
     pred: Float[Array, "*B H W"],
     target: Float[Array, "*B H W"],

@@ -42,11 +42,14 @@ def terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     if "normal" in config.model.outputs:
         found |= _of_normals(config, maps, batch, counts)
     if config.loss.agreement:
-        normal, known = depth_normals(config, maps["depth"], batch)
+        normal, known = _depth_normals(config, maps["depth"], batch)
         found["agreement"] = losses.angular(maps["normal"], normal, known, counts["depth"])
     if config.loss.seam:
         seen = _shared(maps["depth"], batch["valid"], config.data.overlap)
-        found["seam"] = sum(losses.differ(*both, counts["seam"]) for both in seen)
+        found["seam"] = sum(
+            losses.masked_mean(jnp.abs(one - other), valid, counts["seam"])
+            for one, other, valid in seen
+        )
     return found
 
 
@@ -122,7 +125,7 @@ def _of_normals(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms
     return found
 
 
-def depth_normals(config: Config, depth: Float[Array, "B P H W"], batch: Batch):
+def _depth_normals(config: Config, depth: Float[Array, "B P H W"], batch: Batch):
     """Normals of refined depth, and where they are defined."""
     limit, valid = config.data.max_depth, batch["valid"]
     if config.prior.kind == "disparity":

@@ -131,10 +131,8 @@ def train_step(config: Config, mesh: Mesh):
 
     def gradient(params, batch: Batch):
         """Loss, terms and gradient, part by part where a batch is worked on in parts."""
-        of_part, counts = (
-            jax.value_and_grad(loss_of, has_aux=True),
-            objective.counts(config, batch),
-        )
+        of_part = jax.value_and_grad(loss_of, has_aux=True)
+        counts = objective.counts(config, batch)
         if config.optim.accumulate == 1:
             return of_part(params, batch, counts)
         parts = sharding.parts(batch, config.optim.accumulate, mesh)

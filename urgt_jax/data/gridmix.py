@@ -156,12 +156,11 @@ def _cut(block: Picture, config: Config, windows: grid.Grid) -> Batch:
     if "normal" in config.model.outputs:
         _check_normals(block, config)
         maps |= {"normal": (block.normal, False)} if exact else {"depth": (block.depth, False)}
-    camera = "depth" in maps or config.loss.agreement > 0
     batch = {
         name: np.stack([resized(window, process, lerp) for window in grid.cut(x, windows)])
         for name, (x, lerp) in maps.items()
     }
-    if camera:
+    if "depth" in maps or config.loss.agreement:
         scale = np.array(process) / windows.patch
         cameras = [_camera(block.intrinsics, at, scale) for at in windows.origins]
         batch["intrinsics"] = np.stack(cameras)
