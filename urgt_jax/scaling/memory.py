@@ -104,8 +104,8 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     tokens = of(patches, lattice, model.width, dtype=model.dtype)
     layer = of(patches, tokens_of(model), 2 * model.width, dtype=model.dtype)
     kept = len(kept_of(model.layers))
-    lies = NamedSharding(mesh, PartitionSpec(None, None, "patch")) if mesh else None
-    part = Shape((kept, 1, few, *layer.shape[2:]), layer.dtype, sharding=lies)
+    stacked = NamedSharding(mesh, PartitionSpec(None, None, "patch")) if mesh else None
+    part = Shape((kept, 1, few, *layer.shape[2:]), layer.dtype, sharding=stacked)
     token_bytes = tokens.size * tokens.dtype.itemsize
     params = structure(model)[1]
     if mesh:
