@@ -467,12 +467,22 @@ def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
             + losses.gradient_matching(d, depth, none)
             + losses.angular(n, normal, none)
             + losses.alignment(n, normal, mask)
+            + losses.apart(n, normal, mask)
             + losses.doubt(d, losses.proportion(d, depth), none)
             + losses.doubt(d, losses.distance(n, normal), none)
         )
 
     for gradient in jax.jit(jax.grad(total, (0, 1)))(jnp.asarray(depth), normal):
         assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("degrees", [0.1, 10, 90])
+def test_unit_normals_are_apart_by_the_chord_of_their_angle(degrees):
+    angle, size = math.radians(degrees), (4, 5)
+    turned = np.broadcast_to([0, -math.sin(angle), -math.cos(angle)], (*size, 3))
+    facing = np.broadcast_to(np.float32([0, 0, -1]), (*size, 3))
+    found = losses.apart(3 * turned.astype(np.float32), facing, np.ones(size, bool))
+    assert float(found) == pytest.approx(2 * math.sin(angle / 2), rel=1e-3)
 
 
 def test_alignment_of_unit_normals_is_twice_the_angular_term():

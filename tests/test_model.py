@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from urgt_jax import grid
 from urgt_jax.model import layers, refiner
@@ -51,6 +52,21 @@ def test_a_model_starts_near_its_priors_and_is_sure_from_one_up(micro):
         assert out[name].value.shape == (1, 4, 28, 42, channels)
         assert jnp.abs(out[name].value).max() < 0.05
         assert out[name].confidence.min() > 1
+
+
+def test_confidences_read_the_features_of_the_maps_and_do_not_shape_them(micro):
+    net = refiner.build(micro.model, 0)
+    graph, params = nnx.split(net)
+
+    def doubt(params):
+        return nnx.merge(graph, params)(*_inputs(micro.model))["normal"].confidence.sum()
+
+    gradients = nnx.to_pure_dict(jax.grad(doubt)(params))
+    last = gradients["normal_head"]["pyramid"]["last"]
+    maps, sure = last["kernel"][..., :-1], last["kernel"][..., -1]
+    assert (sure != 0).any() and (maps == 0).all()
+    del gradients["normal_head"]["pyramid"]["last"]
+    assert all((g == 0).all() for g in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize("kind", ["depth", "normal"])

@@ -53,6 +53,16 @@ def test_a_patch_that_is_off_differs_from_its_neighbours_by_as_much(joint, seen)
     assert _terms(joint, alone, middle[:, :1], seen["normal"][:, :1])["seam"] == 0
 
 
+@pytest.mark.parametrize("angle,wanted", [("cosine", 1.0), ("distance", 2.0**0.5)])
+def test_normals_that_are_square_to_the_truth_are_off_by_either_angular_term(
+    joint, seen, angle, wanted
+):
+    square = jnp.cross(seen["normal"], jnp.array([0.3, 0.5, 0.2]))
+    chosen = changed(joint, {"loss.angle": angle})
+    found = _terms(chosen, seen, seen["target"], square)["angular"]
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_gradients_are_finite_also_where_nothing_is_valid(joint, seen):
     def loss(depth, normal, batch):
         return objective.total(joint, _terms(joint, batch, depth, normal))

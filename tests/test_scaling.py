@@ -113,9 +113,10 @@ def test_memory_is_what_the_compiled_stages_hold(small):
 
 
 @pytest.mark.slow
-def test_shared_patches_take_a_devices_memory_each():
-    """Two devices with two patches hold what one does with one, and what they exchange."""
-    shared, alone = (memory.compiled("micro", n, "float32", n) for n in (2, 1))
+@pytest.mark.parametrize("devices", [2, 4])  # a patch's six tokens are no multiple of four
+def test_shared_patches_take_a_devices_memory_each(devices):
+    """Devices with a patch each hold what one does with one, and what they exchange."""
+    shared, alone = (memory.compiled("micro", n, "float32", n) for n in (devices, 1))
     for name in memory.STAGES:
         assert shared[name].argument == alone[name].argument
         assert shared[name].output == pytest.approx(alone[name].output, rel=0.01)

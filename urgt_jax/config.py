@@ -292,6 +292,9 @@ class Loss:
     error: Literal["squared", "relative"] = "squared"
     gradient: float = 1.0  # gradient matching, within depth
     normal: float = 1.0  # all of the normal terms
+    # Of normals: 1 - cos of their angle as the paper has it, or their distance, which is the angle
+    # while it is small: the median at edges, and no rest that is too small to be felt on planes.
+    angle: Literal["cosine", "distance"] = "cosine"
     alignment: float = 1.0  # squared distance of unit normals, within normal
     target: Literal["pseudo", "exact"] = "pseudo"  # normals from true depth, or a scene's own
     confidence: float = 0.0  # what confidences learn: 1 / expected error; 0 leaves them unlearned

@@ -105,6 +105,16 @@ def alignment(
     return masked_mean(jnp.sum((unit(pred) - target) ** 2, -1), mask, count)
 
 
+def apart(
+    pred: Float[Array, "*B 3"],
+    target: Float[Array, "*B 3"],
+    mask: Bool[Array, "*B"],
+    count: Count = None,
+) -> Float[Array, ""]:
+    """Mean distance of the unit normals; the prediction need not be of unit length."""
+    return masked_mean(distance(pred, target), mask, count)
+
+
 def distance(pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
     """Distance of the unit normals: for small angles, the angle in radians."""
     return jnp.sqrt(jnp.sum((unit(pred) - target) ** 2, -1) + 1e-12)

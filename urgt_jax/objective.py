@@ -16,6 +16,7 @@ Maps = dict[str, jax.Array]  # refined ones of every patch, and their confidence
 Terms = dict[str, jax.Array]
 
 ERRORS = {"squared": losses.mse, "relative": losses.relative}
+ANGLES = {"cosine": losses.angular, "distance": losses.apart}
 TERMS = (
     "depth", "gradient", "angular", "alignment",  # the paper's
     "agreement", "seam", "depth_doubt", "normal_doubt",
@@ -118,7 +119,8 @@ def _of_depth(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
 def _of_normals(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     target, known = true_normals(config, batch)
     sides = maps["normal"], target, known, counts["normal"]
-    found = {"angular": losses.angular(*sides), "alignment": losses.alignment(*sides)}
+    angle = ANGLES[config.loss.angle]
+    found = {"angular": angle(*sides), "alignment": losses.alignment(*sides)}
     if config.loss.confidence:
         sure, error = maps["normal_confidence"], losses.distance(*sides[:2])
         found["normal_doubt"] = losses.doubt(sure, error, known, counts["normal"])

@@ -106,8 +106,12 @@ class Pyramid(nnx.Module):
         levels = self.reassemble(tokens, rows, cols)
         x = self.smooth(self.fuse(levels))
         x = resize(x, TOKEN * rows, TOKEN * cols, align_corners=True)
-        x = jax.nn.relu(self.detail(self._placed(x, cols / rows)))
-        return self.last(x.astype(jnp.float32))
+        x = jax.nn.relu(self.detail(self._placed(x, cols / rows))).astype(jnp.float32)
+        if not self.vggt:
+            return self.last(x)
+        # A confidence reads what the maps are made of and must not shape it.
+        sure = self.last(jax.lax.stop_gradient(x))[..., -1:]
+        return jnp.concatenate([self.last(x)[..., :-1], sure], -1)
 
     def reassemble(self, tokens, rows: int, cols: int) -> list[Float[Array, "B h w F"]]:
         """The four levels, fine to coarse, all with the same channels."""
