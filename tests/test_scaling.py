@@ -267,7 +267,8 @@ def test_quality_is_scored_in_grids_of_any_number(micro, monkeypatch, tmp_path):
      (["--repeat", "0"], "at least one pass"), (["--what", "quality"], "needs --weights"),
      (["--what", "speed"], "invalid choice"), (["--mesh", "8"], "give patch=K"),
      (["--limit", "0"], "above 0 seconds"), (["--scenes", "0"], "at least one"),
-     (["--limits", "3"], "--limits 3: only with")],
+     (["--limits", "3"], "--limits 3: only with"), (["--out", "a"], "--out a: .* in .csv"),
+     (["--report", "a.html"], "--report a.html: .* in .md")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told(monkeypatch, options, told):
     with pytest.raises(UserError, match=told):

@@ -64,6 +64,10 @@ def _check(told: argparse.Namespace, fields: list[str]) -> None:
     )
     for mesh in told.mesh:
         study.shards(mesh)
+    for option, path, suffix in (("--out", told.out, ".csv"), ("--report", told.report, ".md")):
+        require(
+            path is None or path.suffix == suffix, f"{option} {path}: its name must end in {suffix}"
+        )
 
 
 def _study(told: argparse.Namespace, what: str, table: Table) -> None:
