@@ -125,7 +125,7 @@ def _stroke(curve: Curve) -> str:
 def _mark(mark: Mark, across: _Axis, up: _Axis) -> str:
     x, y, colour = across.place(mark.x), up.place(mark.y), COLOURS[mark.colour % len(COLOURS)]
     ring = f"<circle cx='{x:.1f}' cy='{y:.1f}' r='7' fill='none' stroke='{colour}'/>"
-    return ring + _text(x - 10, y - 8, mark.text, "end")
+    return ring + _text(x - 12, y - 2, mark.text, "end")
 
 
 def _text(x: float, y: float, text: str, kind: str = "start") -> str:
