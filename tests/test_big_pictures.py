@@ -181,7 +181,7 @@ ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}  # as a share of the largest valu
         (2, 2, {}),
         pytest.param(2, 1, {}, marks=pytest.mark.slow),
         pytest.param(4, 1, {"dtype": "bfloat16", "rope": "local"}, marks=pytest.mark.slow),
-        pytest.param(2, 1, {"cross": False}, marks=pytest.mark.slow),
+        (2, 2, {"cross": False}),
     ],
 )
 def test_streamed_attention_is_attention(micro, params, resident, pool, changes):

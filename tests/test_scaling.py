@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from urgt_jax import scaling
+from urgt_jax import grid, scaling
 from urgt_jax.checkpoints import save_weights
 from urgt_jax.config import SIZES, Config, Data
 from urgt_jax.errors import UserError
@@ -61,6 +61,14 @@ def test_training_steps_are_added_to_a_table(tmp_path):
         command.append(tmp_path / "costs.csv", step)
     rows = list(csv.DictReader((tmp_path / "costs.csv").open()))
     assert [row["patches"] for row in rows] == ["1", "1"]
+
+
+def test_training_steps_are_not_added_to_a_study(monkeypatch, tmp_path):
+    Table(tmp_path / "t.csv").add(_point(), {"parameters": 1})
+    before = (tmp_path / "t.csv").read_bytes()
+    with pytest.raises(UserError, match="not a table of training steps"):
+        _study(monkeypatch, "--train", "--sizes", "tiny", "--out", tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("patches,grid", [(1, (1, 1)), (4, (2, 2)), (6, (2, 3)), (7, (1, 7))])
@@ -141,7 +149,8 @@ def test_the_page_of_training_has_a_column_for_every_policy(tmp_path):
         for remat, held in (("none", 4e9), ("blocks", 1e9)):
             point = _point("training", patches, size="small", remat=remat)
             table.add(point, {"memory_argument": 2e9, "memory_temporary": held * patches})
-    text = page.write(tmp_path / "page.md", table).read_text()
+    page.write(tmp_path / "page.md", table)
+    text = (tmp_path / "page.md").read_text()
     assert "--what training --patches 16 32 --sizes small --remat none blocks" in text
     assert "| N | arguments | remat none | remat blocks |" in text
     assert "| 32 | 2 | 128 | 32 |" in text and "blocks as N^1.00" in text
@@ -197,6 +206,33 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, capsys):
     assert table.rows()[asked[2]] == pytest.approx(points.operations(asked[2]))
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS) and len(lines) == 4
+
+
+def test_scores_of_another_number_of_scenes_are_worked_out_again(tmp_path):
+    asked, table, worked = [_point("quality")], Table(tmp_path / "t.csv"), []
+    for scenes in (2, 2, 4):
+        study.run(asked, table, lambda point, n=scenes: worked.append(n) or {"scenes": n}, scenes)
+    assert worked == [2, 4]
+    assert table.rows() == {asked[0]: {"scenes": 4}}
+
+
+def test_scenes_are_cut_into_just_the_patches_that_are_asked_for(micro):
+    made = replace(micro, eval=replace(micro.eval, overlap=0.3, pool=2))
+    config = points.on_scenes(made, (1080, 1920), (4, 4), 2)
+    cut = config.eval
+    assert grid.cover(*config.data.size, *cut.grid, cut.overlap).count == 16
+    assert cut.pool == 1 and cut.images == 2
+
+
+def test_the_page_tells_a_command_for_each_weights(tmp_path):
+    table = Table(tmp_path / "t.csv")
+    row = {"grid": "2x2", "scenes": 2, "coarse_abs_rel": 0.1, "refined_abs_rel": 0.05}
+    for weights in ("runs/a", "runs/b"):
+        table.add(_point("quality", size=weights, resolution="2k"), row)
+    page.write(tmp_path / "page.md", table)
+    text = (tmp_path / "page.md").read_text()
+    for weights in ("runs/a", "runs/b"):
+        assert f"--weights {weights} --scenes 2" in text
 
 
 @pytest.mark.parametrize(
@@ -268,7 +304,9 @@ def test_quality_is_scored_in_grids_of_any_number(micro, monkeypatch, tmp_path):
      (["--what", "speed"], "invalid choice"), (["--mesh", "8"], "give patch=K"),
      (["--limit", "0"], "above 0 seconds"), (["--scenes", "0"], "at least one"),
      (["--limits", "3"], "--limits 3: only with"), (["--out", "a"], "--out a: .* in .csv"),
-     (["--report", "a.html"], "--report a.html: .* in .md")],
+     (["--report", "a.html"], "--report a.html: .* in .md"),
+     (["--train", "--remat", "blocks", "--mesh", "patch=2"], "--mesh --remat: of a study"),
+     (["--plan", "v5e:2x2", "--what", "memory"], "--what: of a study")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told(monkeypatch, options, told):
     with pytest.raises(UserError, match=told):

@@ -227,7 +227,9 @@ class Refiner:
         before = dict(zip(parts, np.cumsum([0, *parts.values()]), strict=False))
 
         def tell(stage: str, share: float) -> None:
-            progress(round(100 * (before[stage] + share * parts[stage]) / cost.total), 100)
+            last = stage == "heads" and share == 1
+            done = (before[stage] + share * parts[stage]) / cost.total
+            progress(100 if last else min(int(100 * done), 99), 100)
 
         return tell
 

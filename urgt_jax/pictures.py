@@ -182,7 +182,7 @@ def image_rows(path: Path, size: tuple[int, int]) -> Iterator[Callable[[RGB], No
 
         def add(image: RGB) -> None:
             nonlocal above
-            rows = np.concatenate([above, image.reshape(len(image), -1)])
+            rows = np.concatenate([above, image.reshape(len(image), 3 * width)])
             above = rows[-1:]
             if packed := packer.compress(_filtered(rows)):  # it may hold all back for now
                 with writing(path):

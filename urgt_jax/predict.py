@@ -33,6 +33,7 @@ class Sources(NamedTuple):
 def main() -> None:
     """The command line."""
     told = _parser().parse_args()
+    require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
     images = _images(told.images)
     files = [_coarse_files(image, told) for image in images]
     out = folder(told.out)

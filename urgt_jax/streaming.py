@@ -39,6 +39,7 @@ class Pieces(NamedTuple):
 @cache
 def pieces(model: Model, pool: int = 1) -> Pieces:
     """The pieces of a model, whose keys and values are pooled over cells of that side."""
+    pool = pool if model.cross else 1  # a patch sees all of its own tokens
     cells = Cells(SPECIAL, model.tokens, pool)
     size = model.width // model.heads
     block = lambda blocks, i: jax.tree.map(lambda a: a[i], blocks)  # noqa: E731

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 CHUNK = 512  # most queries at a time where the sequence is long
-SHORT = 1024  # keys, up to which attention is done at once
+SHORT = 1024  # queries and keys, up to which attention is done at once
 LANES = 128  # of a TPU's vector unit, of which blocks are multiples
 BLOCKS = range(512, 1025, LANES)  # sides of splash attention's blocks
 HIDDEN = -1e4  # added to the score of a key, it hides it
@@ -145,7 +145,7 @@ def kernel_name(platform: str, dtype, head_size: int, tokens: int, packed: bool 
 def _kernel(
     platform: str, dtype, head_size: int, queries: int, keys: int, packed: bool = False
 ) -> Kernel:
-    if keys <= SHORT:
+    if max(queries, keys) <= SHORT:
         return DENSE
     if platform == "cpu":
         return BY_HEAD

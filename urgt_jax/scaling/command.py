@@ -27,11 +27,22 @@ from urgt_jax.scaling.study import RESOLUTIONS, Point, Table
 from urgt_jax.step_cost import StepCost, measure_step
 
 WHAT = ("memory", "training", "flops", "time", "quality")
+STUDY = {  # options that neither a plan nor a training step knows, and what they are else
+    "what": ["time"],
+    "mesh": ["patch=1"],
+    "remat": ["none", "attention", "blocks"],
+    "limit": 600.0,
+    "weights": None,
+    "scenes": 4,
+    "resolutions": list(RESOLUTIONS),
+    "report": None,
+}
 
 
 def main() -> None:
     """The command line; exit status 1 if what is planned does not fit."""
     told, fields = _parser().parse_known_args()
+    _settle(told)
     if told.plan:
         return _plan(told, fields)
     _check(told, fields)
@@ -44,6 +55,19 @@ def main() -> None:
         _study(told, what, table)
     if told.report:
         print(f"wrote {page.write(told.report, table)}")
+
+
+def _settle(told: argparse.Namespace) -> None:
+    """Fills in what a study was not told; fails where another was told it."""
+    given = [f"--{name}" for name in STUDY if getattr(told, name) is not None]
+    require(
+        not given or not (told.train or told.plan),
+        f"{' '.join(given)}: of a study, not of --plan or --train, which take fields of the "
+        "configuration (--model.remat, --mesh.patch)",
+    )
+    for name, value in STUDY.items():
+        if getattr(told, name) is None:
+            setattr(told, name, value)
 
 
 def _check(told: argparse.Namespace, fields: list[str]) -> None:
@@ -90,13 +114,14 @@ def _study(told: argparse.Namespace, what: str, table: Table) -> None:
         for remat in policies
         for patches in told.patches
     ]
-    study.run(asked, table, work)
+    study.run(asked, table, work, told.scenes if what == "quality" else None)
 
 
 def _steps(told: argparse.Namespace, fields: list[str]) -> None:
     """Measures training steps."""
     if told.out:
         folder(told.out.absolute().parent)
+        _is_of_steps(told.out)
     for size in told.sizes:
         for patches in told.patches:
             cost = _step(told, fields, size, patches)
@@ -113,6 +138,16 @@ def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) 
     model = replace(SIZES[size], dtype=told.dtype)
     config = override(Config(model=model, data=Data(batch=1)), fields)
     return apart(patches, measure_step, size, config, side, told.repeat)
+
+
+def _is_of_steps(path: Path) -> None:
+    """Fails where the file is another table."""
+    columns = ",".join(StepCost.__dataclass_fields__)
+    begins = path.read_bytes()[: len(columns)] if path.is_file() else b""
+    require(
+        not begins or begins == columns.encode(),
+        f"{path} is not a table of training steps (its columns differ): choose another --out",
+    )
 
 
 def append(path: Path, cost: StepCost) -> None:
@@ -147,17 +182,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("a study").add_argument
-    add("--what", nargs="+", choices=WHAT, default=["time"], help="of a pass, or training: the "
+    add("--what", nargs="+", choices=WHAT, help="of a pass, or training: the "
         "memory of a step; else a pass's time")  # fmt: skip
-    add("--mesh", nargs="+", default=["patch=1"], metavar="patch=K", help="devices that share the "
+    add("--mesh", nargs="+", metavar="patch=K", help="devices that share the "
         "patches, for memory, training and flops of each")  # fmt: skip
-    add("--remat", nargs="+", choices=POLICIES, default=["none", "attention", "blocks"],
+    add("--remat", nargs="+", choices=POLICIES,
         help="what a step of training computes again, for its memory")  # fmt: skip
-    add("--limit", type=float, default=600.0, metavar="SECONDS", help="passes that take longer "
+    add("--limit", type=float, metavar="SECONDS", help="passes that take longer "
         "are not begun (600)")  # fmt: skip
     add("--weights", type=Path, metavar="RUN_OR_FILE", help="whose quality is scored")
-    add("--scenes", type=int, default=4, metavar="N", help="that quality is a mean over (4)")
-    add("--resolutions", nargs="+", choices=RESOLUTIONS, default=list(RESOLUTIONS),
+    add("--scenes", type=int, metavar="N", help="that quality is a mean over (4)")
+    add("--resolutions", nargs="+", choices=RESOLUTIONS,
         help="of scenes whose quality is scored; other figures depend on patches only")  # fmt: skip
     add("--report", type=Path, metavar="F.md", help="page to write, with curves beside it")
     add = parser.add_argument_group("a plan").add_argument

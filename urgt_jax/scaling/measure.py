@@ -70,7 +70,8 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
     model = replace(SIZES[size], dtype=dtype)
     name = f"{size}, {patches} patches"
     print(f"{name}: drawing weights", file=sys.stderr, flush=True)
-    refiner = Refiner(random_weights(model), Config(model=model))
+    # Streamed, it would be another program.
+    refiner = Refiner(random_weights(model), Config(model=model), resident=patches)
     parts = [Part(stage) for stage in refiner.stages]
     refiner.stages = Stages(*parts)
     grid = _squarish(patches)

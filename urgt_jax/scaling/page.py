@@ -107,12 +107,13 @@ def _commands_of(known: Known, table: Table) -> list[str]:
     """The same of rows that are means over as many scenes."""
     unique = lambda values: [str(x) for x in dict.fromkeys(values)]  # noqa: E731
     found = []
-    for (what, dtype), group in _by(known, lambda p: (p.what, p.dtype)):
+    whose = lambda p: p.size if p.what == "quality" else ""  # noqa: E731
+    for (what, dtype, weights), group in _by(known, lambda p: (p.what, p.dtype, whose(p))):
         points = [point for point, _ in group]
         words = ["--what", what, "--patches", *unique(sorted(p.patches for p in points))]
         if what == "quality":
             words += ["--resolutions", *unique(p.resolution for p in points)]
-            words += ["--weights", points[0].size]
+            words += ["--weights", weights]
             scenes = group[0][1].get("scenes")
             words += ["--scenes", f"{scenes:g}"] if scenes else []
         else:

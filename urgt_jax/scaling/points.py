@@ -102,10 +102,6 @@ def timed(limit: float, repeat: int) -> Callable[[Point], Row]:
     """Seconds and memory of a pass, measured where it can end within `limit` seconds."""
 
     def work(point: Point) -> Row:
-        require(
-            point.shards == 1,
-            "a pass is measured on one device: --mesh is for memory, training, flops",
-        )
         _affordable(point, limit)
         case = point.size, point.patches, point.dtype, repeat
         cost = asdict(measure.apart(point.patches, measure.measure, *case))
@@ -170,9 +166,10 @@ def _columns(means: dict) -> Row:
 
 
 def on_scenes(config: Config, size: tuple[int, int], split: tuple[int, int], scenes: int) -> Config:
-    """The configuration of an evaluation on scenes of that size, cut by that grid."""
+    """An evaluation on scenes of that size, cut into just those patches, none of them pooled."""
     data = replace(config.data, source="scenes", path="", split="", priors="", size=size)
-    return replace(config, data=data, eval=replace(config.eval, images=scenes, grid=split))
+    cut = replace(config.eval, images=scenes, grid=split, overlap=0.0, pool=1)
+    return replace(config, data=data, eval=cut)
 
 
 def fitted(size: tuple[int, int], patches: int, process: tuple[int, int]) -> tuple[int, int]:

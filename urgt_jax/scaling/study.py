@@ -119,10 +119,16 @@ def _value(told: str) -> object:
     return told
 
 
-def run(points: Iterable[Point], table: Table, work: Callable[[Point], Row]) -> None:
-    """Works out what is not in the table; why a point is refused becomes its note."""
+def run(
+    points: Iterable[Point], table: Table, work: Callable[[Point], Row], scenes: int | None = None
+) -> None:
+    """Works out what is not in the table, as a mean over that many scenes where there are any.
+
+    Why a point is refused becomes its note.
+    """
     points, known = list(dict.fromkeys(points)), table.rows()
-    todo = [p for p in points if "note" in known.get(p, {"note": ""})]
+    done = lambda row: "note" not in row and row.get("scenes") == scenes  # noqa: E731
+    todo = [p for p in points if p not in known or not done(known[p])]
     if len(todo) < len(points):
         print(f"{len(points) - len(todo)} of {len(points)} points are in {table.path}: skipped")
     progress = Progress("scaling, points", len(todo))
