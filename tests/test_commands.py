@@ -16,7 +16,7 @@ import urgt_jax
 from urgt_jax import checkpoints, evaluation, pictures, predict, step
 from urgt_jax.config import Prior
 from urgt_jax.data import example
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, exit_status
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,6 +128,10 @@ def _broken(kind: str, scene: Path) -> list:
     elif kind == "not a number":
         values[3, 4] = np.nan
         np.save(depth, values)
+    elif kind == "negative":
+        np.save(depth, -1 - values)
+    elif kind == "no normals":
+        np.save(normal, 0 * turned)
     elif kind == "truncated map":
         depth.write_bytes(depth.read_bytes()[:300])
     elif kind == "pickle":
@@ -136,6 +140,8 @@ def _broken(kind: str, scene: Path) -> list:
         "fine grid": ["--grid", 99, 2],
         "overlap": ["--overlap", 1],
         "typo": ["--gird", 2],
+        "nothing": ["--coarse-depth", ""],
+        "size": ["--depth-size", 518],
         "pool": ["--pool", 0],
     }.get(kind, [])
 
@@ -159,6 +165,10 @@ def _broken(kind: str, scene: Path) -> list:
         ("overlap", "overlap 1.0 is out of range"),
         ("pool", "eval.pool 0 must be at least 1"),
         ("typo", "unrecognized arguments: --gird"),
+        ("nothing", "an argument is empty"),
+        ("size", "--depth-size is for --depth-weights"),
+        ("negative", "coarse depth is nowhere above 0: .* disparity"),
+        ("no normals", "coarse normal is 0 everywhere"),
     ],
 )
 def test_predict_refuses(weights, scene, tmp_path, kind, told):
@@ -167,6 +177,14 @@ def test_predict_refuses(weights, scene, tmp_path, kind, told):
     with pytest.raises(UserError, match=told):
         call(predict.main, scene, "--weights", weights, "--out", out, *options)
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_command_that_is_stopped_says_so_in_a_word(capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    assert exit_status(stopped) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def _foreign(path: Path, weights: Path, kind: str) -> Path:
@@ -212,6 +230,13 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot write .*map.npy: No space left"):
         pictures.write_map(tmp_path / "map.npy", np.zeros((300, 300), np.float32))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_refined_in_place_holds_the_same_pictures(weights, scene):
+    for _ in range(2):
+        call(predict.main, scene.parent, "--weights", weights, "--out", scene.parent)
+    made = sorted(p.name for p in scene.parent.glob("*.png"))
+    assert made == ["photo.png", "photo_depth.png", "photo_normal.png"]
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(weights, scene, tmp_path):

@@ -192,6 +192,10 @@ def _spoiled(kind: str) -> tuple[dict, dict]:
         given["features"] = 64
     elif kind == "typo":
         given = {"num_head": 3}
+    elif kind == "word":
+        given["num_heads"] = "three"
+    elif kind == "one layer":
+        given["layers"] = 3
     elif kind == "silent":
         given = {}
     return arrays, given
@@ -207,6 +211,8 @@ def _spoiled(kind: str) -> tuple[dict, dict]:
         ("foreign", ["none of DINOv2, VGGT, URGT", "fc.weight"]),
         ("contradiction", ["features 64, but the tensors", "say 32"]),
         ("typo", ["unknown field num_head; did you mean num_heads"]),
+        ("word", ["num_heads 'three' is not a count"]),
+        ("one layer", ["layers 3 is not a list of counts"]),
         ("silent", ["tell num_heads, layers by --config"]),
     ],
 )  # fmt: skip

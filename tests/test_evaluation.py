@@ -111,9 +111,15 @@ def _spoil(kind: str, maps) -> None:
             np.save(file, values[0])
         elif kind == "dtype":
             np.save(file, values.astype(np.int16))
+        elif kind == "other picture":
+            np.save(file, values.T)
+        elif kind == "behind":
+            np.save(file, -values)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "shape", "dtype"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", "empty", "shape", "dtype", "other picture", "behind"]
+)
 def test_maps_that_cannot_be_read_are_skipped_and_named(truth, maps, tmp_path, kind, capsys):
     _spoil(kind, maps)
     told = ("--predictions", maps, "--kind", "depth", "--data", "folder", truth, "--out", tmp_path)

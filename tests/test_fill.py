@@ -99,7 +99,7 @@ def networks(weights) -> dict:
 def run(options: dict, out: Path, *more, source=None) -> None:
     """The command with a data set in memory; its maps come to lie in `out`/all."""
     told = [x for pair in options.items() for x in pair]
-    argv = ["fill", "--data", "memory", "", "--out", out, "--max-depth", LIMIT, *told, *more]
+    argv = ["fill", "--data", "memory", ".", "--out", out, "--max-depth", LIMIT, *told, *more]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fill, "open_source", lambda name, path, split: source or Memory())
         patch.setattr(sys, "argv", [str(x) for x in argv])
@@ -439,7 +439,7 @@ def test_skipped_pictures_end_the_command_with_status_2(tmp_path, capsys):
 @pytest.mark.parametrize(
     "more,told",
     [
-        (["--data", "kitti", ""], "data was memory, now kitti"),
+        (["--data", "kitti", "."], "data was memory, now kitti"),
         (["--max-depth", 9], r"max_depth was 6.0, now 9.0"),
         (["--depth-size", 42], r"depth.size was 28, now 42"),
         (["--depth-weights", "other"], r"depth.sha256 was \w+, now \w+"),

@@ -14,12 +14,15 @@ class WrongChoice(UserError):
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command line tool and returns its exit status: 2 after a user error."""
+    """Runs a command line tool and returns its exit status: 2 after a user error, 130 stopped."""
     try:
         command()
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output, like `head`, has gone
         sys.stderr.close()
         return 1
@@ -31,6 +34,12 @@ def exit_status(command: Callable[[], None]) -> int:
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse has it, without paths that would mean the folder one is in."""
+        if "" in (sys.argv[1:] if args is None else args):
+            self.error("an argument is empty: is a variable of the shell unset?")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         raise UserError(f"{message} (see --help)")

@@ -14,6 +14,7 @@ import numpy as np
 
 from urgt_jax import config as configs
 from urgt_jax import grid, metrics, pictures, report, tables
+from urgt_jax.checkpoints import SHIPPED
 from urgt_jax.config import Config, require
 from urgt_jax.data.priors import STRENGTHS
 from urgt_jax.data.sources import Picture, Pictures, open_pictures, usual
@@ -360,6 +361,8 @@ def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config
 
 def _beside(path: Path) -> Path:
     path = path.absolute()
+    if path.parent == SHIPPED:  # nothing is put among what is installed
+        return Path(f"{path.stem}_scores")
     return path.with_name(f"{path.stem if path.is_file() else path.name}_scores")
 
 

@@ -19,6 +19,7 @@ from urgt_jax.grid import Grid
 from urgt_jax.pictures import Pointwise, unit
 
 Image = UInt8[np.ndarray, "H W 3"]
+UNITS = {"disparity": "disparity (1 / depth, at any scale)", "depth": "metres"}
 
 
 class Maps(NamedTuple):
@@ -80,7 +81,14 @@ class Exact(Fidelity):
         """Depth is brought into the network's unit; maps must have the picture's own size."""
         size, c = view.shape[:2], self.config
         ends = np.float32(pictures.extent(depth, size, "coarse depth"))
-        pictures.extent(normal, (*size, 3), "coarse normal")
+        require(
+            ends[1] > 0,
+            f"coarse depth is nowhere above 0: these weights expect {UNITS[c.prior.kind]}",
+        )
+        require(
+            any(pictures.extent(normal, (*size, 3), "coarse normal")),
+            "coarse normal is 0 everywhere: give unit vectors (x right, y down, z forward)",
+        )
         own = priors.normalise(ends, c.prior, c.data.max_depth)[1]
 
         def brought(x: np.ndarray) -> np.ndarray:

@@ -218,7 +218,7 @@ def _report(
     if not skipped:
         return []
     write_text(path, "".join(" ".join(line.split()) + "\n" for line in skipped))
-    return [f"{len(skipped)} of {count} pictures were skipped, see {path}"]
+    return [f"{len(skipped)} of {count} pictures were skipped, see {path}: first {skipped[0]}"]
 
 
 if __name__ == "__main__":

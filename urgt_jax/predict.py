@@ -91,6 +91,7 @@ def _images(paths: list[Path]) -> list[Path]:
             found.append(path)
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+        inside = [p for p in inside if not _made(p)]
         if not inside:
             raise UserError(f"the folder {path} holds no picture ({', '.join(pictures.SUFFIXES)})")
         found += inside
@@ -102,6 +103,11 @@ def _images(paths: list[Path]) -> list[Path]:
     if twice:
         raise UserError(f"two pictures are named {twice.stem}: refine them into different folders")
     return found
+
+
+def _made(path: Path) -> bool:
+    """Whether it is a colour picture that was written beside the map of its name."""
+    return path.stem.endswith(("_depth", "_normal")) and path.with_suffix(".npy").is_file()
 
 
 def _coarse_files(image: Path, told: argparse.Namespace) -> tuple[Path | None, Path | None]:

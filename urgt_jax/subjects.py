@@ -18,6 +18,7 @@ from urgt_jax.grid import Grid
 from urgt_jax.inference import Refiner
 
 SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
+ASPECT = 0.1  # by how much, as a logarithm, a map's may differ from its picture's
 FINE = 4.0  # pixels; a wider blur is made on a smaller map
 
 
@@ -70,6 +71,16 @@ class Refined:
         }
 
 
+def _has_the_shape_of(picture: Picture, values: np.ndarray, what: str) -> None:
+    """Fails where maps are not the picture at another size."""
+    size, own = picture.depth.shape, values.shape[:2]
+    require(
+        abs(np.log(own[0] * size[1] / (own[1] * size[0]))) < ASPECT,
+        f"{what} has {own[0]} x {own[1]} pixels, which is not the shape of a picture of "
+        f"{size[0]} x {size[1]}",
+    )
+
+
 def _smooth(x: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
     """A Gaussian blur: what can be had without looking at the picture."""
     sigma = SMOOTH * x.shape[0]
@@ -103,6 +114,13 @@ class Predictions:
             normal = self._normal(self.folder / f"{name}_normal.npy")
         if depth is None and normal is None:
             raise UserError(f"{self.folder} holds neither {name}_depth.npy nor .png for {name}")
+        for what, values in (("depth", depth), ("normals", normal)):
+            if values is not None:
+                _has_the_shape_of(picture, values, f"the {what} of {name} in {self.folder}")
+        require(
+            depth is None or bool((depth > 0).any()),
+            f"the depth of {name} in {self.folder} is nowhere above 0",
+        )
         return {"predicted": Candidate(depth, normal)}
 
     def unused(self, names: Iterable[str]) -> list[str]:

@@ -27,6 +27,9 @@ MARKS = (
 )
 LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}  # that published heads read
 HEAD = 64  # channels of an attention head, in every published model
+COUNTS = ("num_heads", "dino_heads", "heads", "iters", "input_size")
+LISTS = ("intermediate_layer_idx", "layers", "patch_process_shape", "patch_split", "process_shape",
+         "feature_channels", "decoder_channels")  # fmt: skip
 # What golden arrays and checkpoints' own configurations tell beside sizes.
 REMARKS = ("doc", "cases", "torch", "fp32_vs_fp64", "weights", "seed", "ln_eps", "mlp_ratio",
            "patch_size", "swiglu_hidden", "encoder", "dim_in", "sd_shapes")  # fmt: skip
@@ -69,7 +72,7 @@ class Given:
                 f"{facts.get(name)}",
             )
             if name in free:
-                free[name] = value
+                free[name] = _of_its_kind(name, value)
         missing = [name for name, value in free.items() if value is None]
         require(
             not missing,
@@ -77,6 +80,17 @@ class Given:
             "by --config F.json",
         )
         return {**facts, **free}
+
+
+def _of_its_kind(name: str, value):
+    """The value; fails where a count is not one, or a list of counts."""
+    count = lambda x: type(x) is int and x >= 0  # noqa: E731
+    require(name not in COUNTS or count(value), f"--config: {name} {value!r} is not a count")
+    require(
+        name not in LISTS or (isinstance(value, tuple) and value and all(map(count, value))),
+        f"--config: {name} {value!r} is not a list of counts, such as [4, 11]",
+    )
+    return value
 
 
 def _count(shapes: Mapping, pattern: str) -> int:
