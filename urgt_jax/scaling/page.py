@@ -44,7 +44,7 @@ ABOUT = {
     "its own: user and system seconds, seconds on the wall, peak of resident memory.",
     "quality": "Means over analytic scenes, with the same weights for every grid and without "
     "training for it; coarse maps beside refined ones. The consistency error (CE) is taken over "
-    "the metric's own overlapping windows, whatever the grid.",
+    "the metric's own overlapping windows, whatever the grid; patches do not overlap.",
 }
 TIMES = {"wall_seconds": ("Time of a pass", "seconds"), "peak_gb": ("Peak of memory", "GB")}
 SCORED = {  # title, unit, digits
