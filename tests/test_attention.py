@@ -189,3 +189,8 @@ def test_devices_that_share_patches_exchange_heads_first_and_keys_second(heads, 
     found = program(*(jax.device_put(x, own) for x in arrays))
     for a, b in zip(found, jax.jit(partial(all_four, ANYWHERE))(*arrays), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_few_keys_of_many_queries_make_no_matrix():
+    assert attention._kernel("cpu", jnp.float32, 24, 1000, 1000) is attention.DENSE
+    assert attention._kernel("cpu", jnp.float32, 24, 20_000, 1000) is attention.BY_HEAD

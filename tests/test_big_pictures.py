@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from urgt_jax import fidelity, grid, pictures, predict, streaming
+from urgt_jax import fidelity, grid, inference, pictures, predict, streaming
 from urgt_jax.errors import UserError
 from urgt_jax.inference import Refiner, Result
 from urgt_jax.model import attention
@@ -211,6 +211,14 @@ def test_a_refiner_streams_where_patches_do_not_fit(micro, params, monkeypatch):
     for fits, resident in [(6.5, None), (5.5, 1), (0.1, 1)]:
         monkeypatch.setattr(streaming, "_free", lambda fits=fits: fits * of_one)
         assert streaming.resident(micro.model, 6) == resident
+
+
+def test_all_is_done_when_the_last_heads_are_and_not_before(micro, params, monkeypatch):
+    monkeypatch.setattr(inference, "chunk_of", lambda *_: 1)
+    told = []
+    refiner = Refiner(params, micro)
+    refiner(*picture((41, 67)), grid=(15, 15), progress=lambda done, count: told.append(done))
+    assert told == sorted(told) and told.index(100) == len(told) - 1
 
 
 def test_free_memory_is_some_of_the_machines():
