@@ -154,8 +154,7 @@ def test_the_page_of_training_has_a_column_for_every_policy(tmp_path):
         for remat, held in (("none", 4e9), ("blocks", 1e9)):
             point = _point("training", patches, size="small", remat=remat)
             table.add(point, {"memory_argument": 2e9, "memory_temporary": held * patches})
-    page.write(tmp_path / "page.md", table)
-    text = (tmp_path / "page.md").read_text()
+    text = page.write(tmp_path / "page.md", table).read_text()
     assert "--what training --patches 16 32 --sizes small --remat none blocks" in text
     assert "| N | arguments | remat none | remat blocks |" in text
     assert "| 32 | 2 | 128 | 32 |" in text and "blocks as N^1.00" in text
@@ -234,8 +233,7 @@ def test_the_page_tells_a_command_for_each_weights(tmp_path):
     row = {"grid": "2x2", "scenes": 2, "coarse_abs_rel": 0.1, "refined_abs_rel": 0.05}
     for weights in ("runs/a", "runs/b"):
         table.add(_point("quality", size=weights, resolution="2k"), row)
-    page.write(tmp_path / "page.md", table)
-    text = (tmp_path / "page.md").read_text()
+    text = page.write(tmp_path / "page.md", table).read_text()
     for weights in ("runs/a", "runs/b"):
         assert f"--weights {weights} --scenes 2" in text
 

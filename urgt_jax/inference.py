@@ -227,9 +227,8 @@ class Refiner:
         before = dict(zip(parts, np.cumsum([0, *parts.values()]), strict=False))
 
         def tell(stage: str, share: float) -> None:
-            last = stage == "heads" and share == 1
             done = (before[stage] + share * parts[stage]) / cost.total
-            progress(100 if last else min(int(100 * done), 99), 100)
+            progress(int(100 * done + 1e-6), 100)  # all of it only at the end
 
         return tell
 

@@ -102,7 +102,7 @@ def alignment(
     count: Count = None,
 ) -> Float[Array, ""]:
     """Mean squared distance of the unit normals; the prediction need not be of unit length."""
-    return masked_mean(jnp.sum((unit(pred) - target) ** 2, -1), mask, count)
+    return masked_mean(_squared_distance(pred, target), mask, count)
 
 
 def apart(
@@ -117,7 +117,13 @@ def apart(
 
 def distance(pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
     """Distance of the unit normals: for small angles, the angle in radians."""
-    return jnp.sqrt(jnp.sum((unit(pred) - target) ** 2, -1) + 1e-12)
+    return jnp.sqrt(_squared_distance(pred, target) + 1e-12)
+
+
+def _squared_distance(
+    pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]
+) -> Float[Array, "*B"]:
+    return jnp.sum((unit(pred) - target) ** 2, -1)
 
 
 def doubt(

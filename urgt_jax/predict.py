@@ -90,8 +90,8 @@ def _images(paths: list[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
-        inside = [p for p in inside if not _made(p)]
+        shown = (p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+        inside = sorted(p for p in shown if not _made(p))
         if not inside:
             raise UserError(f"the folder {path} holds no picture ({', '.join(pictures.SUFFIXES)})")
         found += inside

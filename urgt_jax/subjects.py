@@ -77,7 +77,7 @@ def _has_the_shape_of(picture: Picture, values: np.ndarray, what: str) -> None:
     require(
         abs(np.log(own[0] * size[1] / (own[1] * size[0]))) < ASPECT,
         f"{what} has {own[0]} x {own[1]} pixels, which is not the shape of a picture of "
-        f"{size[0]} x {size[1]}",
+        f"{size[0]} x {size[1]}: resize it",
     )
 
 

@@ -103,15 +103,16 @@ class Pyramid(nnx.Module):
     def __call__(
         self, tokens: list[Float[Array, "B N C"]], rows: int, cols: int
     ) -> Float[Array, "B H W C"]:
+        return self.last(self.describe(tokens, rows, cols))
+
+    def describe(
+        self, tokens: list[Float[Array, "B N C"]], rows: int, cols: int
+    ) -> Float[Array, "B H W D"]:
+        """Every pixel's features, in float32, which `last` makes the maps of."""
         levels = self.reassemble(tokens, rows, cols)
         x = self.smooth(self.fuse(levels))
         x = resize(x, TOKEN * rows, TOKEN * cols, align_corners=True)
-        x = jax.nn.relu(self.detail(self._placed(x, cols / rows))).astype(jnp.float32)
-        if not self.vggt:
-            return self.last(x)
-        # A confidence reads what the maps are made of and must not shape it.
-        sure = self.last(jax.lax.stop_gradient(x))[..., -1:]
-        return jnp.concatenate([self.last(x)[..., :-1], sure], -1)
+        return jax.nn.relu(self.detail(self._placed(x, cols / rows))).astype(jnp.float32)
 
     def reassemble(self, tokens, rows: int, cols: int) -> list[Float[Array, "B h w F"]]:
         """The four levels, fine to coarse, all with the same channels."""
@@ -155,5 +156,8 @@ class Head(nnx.Module):
     def __call__(
         self, tokens: list[Float[Array, "B N C"]], rows: int, cols: int
     ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"]]:
-        y = self.pyramid([self.norm(x) for x in tokens], rows, cols)
-        return y[..., :-1], 1.0 + jnp.exp(y[..., -1])
+        x = self.pyramid.describe([self.norm(x) for x in tokens], rows, cols)
+        value = self.pyramid.last(x)[..., :-1]
+        # A confidence reads what the maps are made of and must not shape it.
+        sure = self.pyramid.last(jax.lax.stop_gradient(x))[..., -1]
+        return value, 1.0 + jnp.exp(sure)

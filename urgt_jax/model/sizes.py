@@ -27,6 +27,7 @@ MARKS = (
 )
 LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}  # that published heads read
 HEAD = 64  # channels of an attention head, in every published model
+# Fields of checkpoints' own configurations that are counts, and lists of them.
 COUNTS = ("num_heads", "dino_heads", "heads", "iters", "input_size")
 LISTS = ("intermediate_layer_idx", "layers", "patch_process_shape", "patch_split", "process_shape",
          "feature_channels", "decoder_channels")  # fmt: skip

@@ -121,7 +121,7 @@ def _steps(told: argparse.Namespace, fields: list[str]) -> None:
     """Measures training steps."""
     if told.out:
         folder(told.out.absolute().parent)
-        _is_of_steps(told.out)
+        study.read(told.out, tuple(StepCost.__dataclass_fields__), "training steps")
     for size in told.sizes:
         for patches in told.patches:
             cost = _step(told, fields, size, patches)
@@ -138,16 +138,6 @@ def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) 
     model = replace(SIZES[size], dtype=told.dtype)
     config = override(Config(model=model, data=Data(batch=1)), fields)
     return apart(patches, measure_step, size, config, side, told.repeat)
-
-
-def _is_of_steps(path: Path) -> None:
-    """Fails where the file is another table."""
-    columns = ",".join(StepCost.__dataclass_fields__)
-    begins = path.read_bytes()[: len(columns)] if path.is_file() else b""
-    require(
-        not begins or begins == columns.encode(),
-        f"{path} is not a table of training steps (its columns differ): choose another --out",
-    )
 
 
 def append(path: Path, cost: StepCost) -> None:
@@ -189,9 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--remat", nargs="+", choices=POLICIES,
         help="what a step of training computes again, for its memory")  # fmt: skip
     add("--limit", type=float, metavar="SECONDS", help="passes that take longer "
-        "are not begun (600)")  # fmt: skip
+        f"are not begun ({STUDY['limit']:g})")  # fmt: skip
     add("--weights", type=Path, metavar="RUN_OR_FILE", help="whose quality is scored")
-    add("--scenes", type=int, metavar="N", help="that quality is a mean over (4)")
+    add("--scenes", type=int, metavar="N", help="that quality is a mean over "
+        f"({STUDY['scenes']})")  # fmt: skip
     add("--resolutions", nargs="+", choices=RESOLUTIONS,
         help="of scenes whose quality is scored; other figures depend on patches only")  # fmt: skip
     add("--report", type=Path, metavar="F.md", help="page to write, with curves beside it")

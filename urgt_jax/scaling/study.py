@@ -67,6 +67,20 @@ def shards(mesh: str) -> int:
     return int(named[1])
 
 
+def read(path: Path, columns: tuple[str, ...], kind: str) -> csv.DictReader:
+    """The rows of a table, none where there is no file; fails on a file of other columns."""
+    try:
+        text = path.read_text() if path.exists() else ""
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"cannot read {path} as a table: {error}") from error
+    reader = csv.DictReader(io.StringIO(text))
+    require(
+        not text or tuple(reader.fieldnames or ()) == columns,
+        f"{path} is not a table of {kind} (its columns differ): choose another --out",
+    )
+    return reader
+
+
 class Table:
     """A CSV file with a row for every point; a point that was refused may be asked again."""
 
@@ -77,20 +91,8 @@ class Table:
 
     def rows(self) -> dict[Point, Row]:
         """What is known; fails on a file of another form."""
-        if not self.path.exists() or not (text := self._text()):
-            return {}
-        reader = csv.DictReader(io.StringIO(text))
-        require(
-            tuple(reader.fieldnames or ()) == COLUMNS,
-            f"{self.path} is not a table of this study (its columns differ): choose another --out",
-        )
+        reader = read(self.path, COLUMNS, "this study")
         return dict(self._row(row, reader.line_num) for row in reader)
-
-    def _text(self) -> str:
-        try:
-            return self.path.read_text()
-        except (UnicodeDecodeError, OSError) as error:
-            raise UserError(f"cannot read {self.path} as a table: {error}") from error
 
     def _row(self, row: dict, line: int) -> tuple[Point, Row]:
         try:
