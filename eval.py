@@ -2,8 +2,8 @@
 
 import sys
 
+from urgt_jax.commands.eval import main
 from urgt_jax.errors import exit_status
-from urgt_jax.evaluation import main
 
 if __name__ == "__main__":
     sys.exit(exit_status(main))

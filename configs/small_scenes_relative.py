@@ -8,7 +8,7 @@ python train.py configs/small_scenes_relative.py --workdir runs/small_scenes_rel
 
 from pathlib import Path
 
-from urgt_jax.config import changed, load
+from urgt_jax.config_files import changed, load
 
 config = changed(
     load(Path(__file__).with_name("small_scenes.py")),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from urgt_jax import config as configs
+from urgt_jax.commands.fields import override
 from urgt_jax.config import Config
+from urgt_jax.config_files import from_json, load, to_json
 from urgt_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -14,18 +15,18 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda p: p.stem)
 def test_every_configuration_loads_and_goes_through_json(path):
-    config = configs.load(path)
-    assert configs.from_json(Config, configs.to_json(config), "here") == config
+    config = load(path)
+    assert from_json(Config, to_json(config), "here") == config
 
 
 def test_weights_made_before_strengths_were_ranges_still_tell_their_configuration():
-    told = json.loads(configs.to_json(Config()))
+    told = json.loads(to_json(Config()))
     told["prior"]["grain"] = 0.12
-    assert configs.from_json(Config, json.dumps(told), "here").prior.grain == (0.12, 0.12)
+    assert from_json(Config, json.dumps(told), "here").prior.grain == (0.12, 0.12)
 
 
 def test_overrides():
-    config = configs.override(Config(), ["--model.depth", "30", "--data.size", "64", "96"])
+    config = override(Config(), ["--model.depth", "30", "--data.size", "64", "96"])
     assert config.model.depth == 30 and config.data.size == (64, 96)
 
 
@@ -46,19 +47,19 @@ def test_overrides():
 )
 def test_bad_values_are_told_in_one_line(arguments, told):
     with pytest.raises(UserError, match=told.replace("(", r"\(")) as caught:
-        configs.override(Config(), arguments)
+        override(Config(), arguments)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"seeds": 1}', '{"model": 3}'])
 def test_a_damaged_saved_configuration_is_told(text):
     with pytest.raises(UserError, match="run.json"):
-        configs.from_json(Config, text, "run.json")
+        from_json(Config, text, "run.json")
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "tiny.py").write_text("config = 3")
     with pytest.raises(UserError, match=r"did you mean .*tiny\.py"):
-        configs.load(tmp_path / "tinny.py")
+        load(tmp_path / "tinny.py")
     with pytest.raises(UserError, match="defines no `config`"):
-        configs.load(tmp_path / "tiny.py")
+        load(tmp_path / "tiny.py")

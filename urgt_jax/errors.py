@@ -43,3 +43,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message} (see --help)")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a user error with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)

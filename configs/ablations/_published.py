@@ -1,6 +1,6 @@
 """Rows of the paper's tables whose methods are not built here."""
 
-from urgt_jax.tables import Row
+from urgt_jax.evaluation.paper_tables import Row
 
 rows = (
     Row(

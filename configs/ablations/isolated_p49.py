@@ -7,8 +7,8 @@ python eval.py --workdir runs/no_cross --out runs/isolated_p49 --eval.overlap 0.
 
 from pathlib import Path
 
-from urgt_jax.config import changed, load
-from urgt_jax.tables import Row
+from urgt_jax.config_files import changed, load
+from urgt_jax.evaluation.paper_tables import Row
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 trained = "no_cross"

@@ -7,8 +7,8 @@ python train.py configs/ablations/joint.py --workdir runs/joint
 
 from pathlib import Path
 
-from urgt_jax.config import load
-from urgt_jax.tables import Row
+from urgt_jax.config_files import load
+from urgt_jax.evaluation.paper_tables import Row
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 rows = (

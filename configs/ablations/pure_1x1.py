@@ -7,8 +7,8 @@ python train.py configs/ablations/pure_1x1.py --workdir runs/pure_1x1
 
 from pathlib import Path
 
-from urgt_jax.config import changed, load
-from urgt_jax.tables import Row
+from urgt_jax.config_files import changed, load
+from urgt_jax.evaluation.paper_tables import Row
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 changes = {"model.outputs": ("depth",), "data.mix": (1.0, 0.0, 0.0, 0.0)}

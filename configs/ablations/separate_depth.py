@@ -7,8 +7,8 @@ python train.py configs/ablations/separate_depth.py --workdir runs/separate_dept
 
 from pathlib import Path
 
-from urgt_jax.config import changed, load
-from urgt_jax.tables import Row
+from urgt_jax.config_files import changed, load
+from urgt_jax.evaluation.paper_tables import Row
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 changes = {"model.outputs": ("depth",)}

@@ -3,17 +3,16 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from urgt_jax import grid
 from urgt_jax.config import ROW, Config
-from urgt_jax.data import priors
-from urgt_jax.data.augment import jitter
+from urgt_jax.data.augmentation import jitter
+from urgt_jax.data.priors.units import target
 from urgt_jax.data.sources import Picture, Pictures
 from urgt_jax.errors import WrongChoice
-from urgt_jax.pictures import resized
+from urgt_jax.images import grid
+from urgt_jax.images.resize import resized
 
 SIDES = np.array([1, 2, 3, 4])
 LEAST = 0.05  # chance of an M in an adapted mix
-
 Batch = dict[str, np.ndarray]
 Mix = tuple[float, float, float, float] | Float[np.ndarray, "4"]  # chance of each M
 
@@ -144,7 +143,7 @@ def block_of(
 def _cut(block: Picture, config: Config, windows: grid.Grid) -> Batch:
     """What a step needs of every window."""
     process, limit = config.model.process, config.data.max_depth
-    goal = priors.target(block.depth, block.valid, block.fit, config.prior.kind, limit)
+    goal = target(block.depth, block.valid, block.fit, config.prior.kind, limit)
     maps = {
         "image": (block.image, True),
         "coarse_depth": (block.coarse_depth, True),

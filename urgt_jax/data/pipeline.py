@@ -7,10 +7,10 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from urgt_jax.config import ROW, Config, require
+from urgt_jax.config import ROW, Config
 from urgt_jax.data.gridmix import Batch, block_side, owners, patches, row_sides
 from urgt_jax.data.sources import Pictures, open_training
-from urgt_jax.errors import UserError, WrongChoice
+from urgt_jax.errors import UserError, WrongChoice, require
 
 AHEAD = 4  # batches that are prepared before they are asked for
 TRIES = 8  # pictures that are tried for a block before the run stops

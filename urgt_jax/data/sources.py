@@ -6,12 +6,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from urgt_jax import machine
-from urgt_jax.config import Config, require
-from urgt_jax.data import priors, scenes
-from urgt_jax.data.priors import Fit
+from urgt_jax import hardware
+from urgt_jax.config import Config
+from urgt_jax.data import scenes
+from urgt_jax.data.priors import units
+from urgt_jax.data.priors.degrade import degrade
+from urgt_jax.data.priors.stored import StoredPriors
+from urgt_jax.data.priors.units import NEAREST, Fit
 from urgt_jax.data.samples import WHOLE, Source, Window, moved
-from urgt_jax.data.stored import StoredPriors
+from urgt_jax.errors import require
 
 TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
 CACHE = 8e9  # bytes of rendered pictures that are kept in memory at most
@@ -60,7 +63,7 @@ class Scenes:
         self.config, self.split = config, split
         self.kept: dict[int, Picture] = {}  # few scenes are soon only read
         # A cap, since neither other processes of this machine nor their number is known here.
-        room = min(CACHE, SHARE * machine.memory()) / max(config.data.workers, 1)
+        room = min(CACHE, SHARE * hardware.memory()) / max(config.data.workers, 1)
         self.room = room if keep else 0
 
     def __len__(self) -> int:
@@ -90,10 +93,10 @@ class Scenes:
         valid = view.valid & (view.depth < limit)
         rng = np.random.default_rng([index, len(self.split)])
         truth = view.depth, view.normal, valid
-        depth, normal = priors.degrade(*truth, prior, rng, limit, view.image)
+        depth, normal = degrade(*truth, prior, rng, limit, view.image)
         return Picture(
             view.image, view.depth, valid, view.intrinsics, None, view.normal, depth, normal,
-            priors.fit(view.depth, valid, depth),
+            units.fit(view.depth, valid, depth),
         )  # fmt: skip
 
 
@@ -128,7 +131,7 @@ class Measured:
     def read(self, index: int, window: Window = WHOLE) -> Picture:
         """Only the window's own pixels are read, where the data set's files allow it."""
         sample = self.source.read(index, window)
-        valid = sample.valid & (sample.depth > priors.NEAREST) & (sample.depth < self.max_depth)
+        valid = sample.valid & (sample.depth > NEAREST) & (sample.depth < self.max_depth)
         coarse, found = (None, None), None
         if self.stored:
             name = self.source.name(index)
@@ -162,10 +165,10 @@ def open_source(name: str, path: str | Path, split: str = "") -> Source:
     """The data set of that name in a folder; an empty split is the set's usual one."""
     # Not at the top, since TFDS takes a second to import, which scenes can do without.
     if name == "unreal4k":
-        from urgt_jax.data.tiles import Tiled
+        from urgt_jax.data.unreal4k.records import Tiled
 
         return Tiled(Path(path), usual(name, split))
-    from urgt_jax.data.layouts import LAYOUTS
+    from urgt_jax.data.sets.public import LAYOUTS
 
     require(
         name in LAYOUTS, f"no data set is called {name}: there are unreal4k, {', '.join(LAYOUTS)}"

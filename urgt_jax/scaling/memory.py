@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from urgt_jax import config as configs
-from urgt_jax import sharding
-from urgt_jax.config import SIZES, Config, Data, Model, require
-from urgt_jax.inference import chunk_of
-from urgt_jax.model.families import structure
-from urgt_jax.model.layers import kept_of
-from urgt_jax.model.placement import placed
-from urgt_jax.model.refiner import tokens_of
-from urgt_jax.plans import abstract_batch
-from urgt_jax.step import abstract_state, stages, train_step
+from urgt_jax.config import SIZES, Config, Data, Model
+from urgt_jax.config import Mesh as MeshConfig
+from urgt_jax.errors import require
+from urgt_jax.inference.refiner import chunk_of
+from urgt_jax.inference.stages import stages
+from urgt_jax.models.layers import kept_of
+from urgt_jax.models.placement import placed
+from urgt_jax.models.refiner import tokens_of
+from urgt_jax.models.registry import structure
+from urgt_jax.scaling.tpu_plan import abstract_batch
+from urgt_jax.training import sharding
+from urgt_jax.training.step import abstract_state, train_step
 
 STAGES = ("encode", "attend", "heads")
 Shape = jax.ShapeDtypeStruct
@@ -57,7 +59,7 @@ def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, 
 
 def training(size: str, patches: int, dtype: str, remat: str, shards: int = 1) -> Memory:
     """What a training step on one picture holds: gradients are temporary, the state an argument."""
-    told = configs.Mesh(data=1, fsdp=1, patch=shards)
+    told = MeshConfig(data=1, fsdp=1, patch=shards)
     model = replace(SIZES[size], dtype=dtype, remat=remat)
     config = Config(model=model, data=Data(batch=1), mesh=told)
     batch = {
@@ -90,7 +92,7 @@ def _part(x: Shape) -> tuple[int, ...]:
 def _mesh(shards: int) -> Mesh:
     devices = jax.devices()
     require(len(devices) >= shards, f"patch={shards}: there are {len(devices)} devices")
-    config = Config(mesh=configs.Mesh(data=1, fsdp=1, patch=shards), data=Data(batch=1))
+    config = Config(mesh=MeshConfig(data=1, fsdp=1, patch=shards), data=Data(batch=1))
     return sharding.mesh_of(config, devices[:shards])
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import jax
 
-from urgt_jax.chips import GB, TERA
 from urgt_jax.config import SIZES
 from urgt_jax.files import folder, write_text
-from urgt_jax.machine import memory
+from urgt_jax.hardware import GB, TERA, memory
 from urgt_jax.scaling.curves import Curve, Mark, chart, slope
 from urgt_jax.scaling.points import crossing
 from urgt_jax.scaling.study import CHIPS, FLOPS, MEMORY, Point, Row, Table

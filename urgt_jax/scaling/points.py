@@ -9,21 +9,23 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from urgt_jax import chips, evaluation
-from urgt_jax.chips import GB
-from urgt_jax.config import SIZES, Config, Model, require
+from urgt_jax import hardware
+from urgt_jax.config import SIZES, Config, Model
 from urgt_jax.data.sources import open_pictures
-from urgt_jax.inference import Refiner, load
-from urgt_jax.log import duration
-from urgt_jax.machine import free_memory
-from urgt_jax.model import flops
-from urgt_jax.model.families import structure
-from urgt_jax.model.refiner import tokens_of
-from urgt_jax.scaling import measure
+from urgt_jax.errors import require
+from urgt_jax.evaluation.candidates import Refined
+from urgt_jax.evaluation.run import evaluate
+from urgt_jax.evaluation.tally import Tally
+from urgt_jax.hardware import GB, free_memory
+from urgt_jax.inference.refiner import Refiner, load
+from urgt_jax.models import flops
+from urgt_jax.models.refiner import tokens_of
+from urgt_jax.models.registry import structure
+from urgt_jax.progress import duration
+from urgt_jax.scaling import forward_benchmark
 from urgt_jax.scaling import memory as memories
+from urgt_jax.scaling.step_benchmark import matmul_peak
 from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, Row
-from urgt_jax.step_cost import matmul_peak
-from urgt_jax.subjects import Refined
 
 
 def _model(point: Point) -> Model:
@@ -74,14 +76,14 @@ def _on_devices(point: Point, work: Callable, *case):
     if point.shards == 1:
         return work(point.size, *case)
     together = memories.on_devices, point.size, point.shards, work, *case
-    return measure.apart(point.patches, *together)
+    return forward_benchmark.apart(point.patches, *together)
 
 
 def operations(point: Point) -> Row:
     """FLOPs of a device by part, and seconds at the published peaks of chips."""
     _even(point)
     found = flops.forward(_model(point), point.patches).times(1 / point.shards)
-    known = {chip.name: chip for chip in chips.CHIPS}
+    known = {chip.name: chip for chip in hardware.CHIPS}
     return _counts(point) | {
         "flops_encoder": found.encoder,
         "flops_within": found.within_linear + found.within_attention,
@@ -104,7 +106,7 @@ def timed(limit: float, repeat: int) -> Callable[[Point], Row]:
     def work(point: Point) -> Row:
         _affordable(point, limit)
         case = point.size, point.patches, point.dtype, repeat
-        cost = asdict(measure.apart(point.patches, measure.measure, *case))
+        cost = asdict(forward_benchmark.apart(point.patches, forward_benchmark.measure, *case))
         return {name: x for name, x in cost.items() if name not in Point._fields}
 
     return work
@@ -142,8 +144,8 @@ def quality(where: Path, scenes: int) -> tuple[Callable[[Point], Row], str]:
         split = fitted(RESOLUTIONS[point.resolution], point.patches, refiner.config.model.process)
         config = on_scenes(refiner.config, RESOLUTIONS[point.resolution], split, scenes)
         subject = Refined(Refiner(refiner.params, config), config)
-        tally = evaluation.Tally(subject.sides)
-        for _ in evaluation.evaluate(subject, open_pictures(config, ""), config, tally):
+        tally = Tally(subject.sides)
+        for _ in evaluate(subject, open_pictures(config, ""), config, tally):
             pass
         require(bool(tally.pictures), f"no scene could be scored: {tally.skipped}")
         return {

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from urgt_jax.config import require
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, require
 from urgt_jax.files import folder, write_text
-from urgt_jax.log import Progress
+from urgt_jax.progress import Progress
 
 RESOLUTIONS = {"2k": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # pixels
 CHIPS = ("H100", "v5e", "v5p", "v6e")

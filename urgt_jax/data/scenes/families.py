@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from urgt_jax.data.scenes.bent import BENT, mound
+from urgt_jax.data.scenes.builder import FLOORS, UP, WALLS, Kit, sample_palette
 from urgt_jax.data.scenes.camera import sample_camera
-from urgt_jax.data.scenes.kit import FLOORS, UP, WALLS, Kit, sample_palette
 from urgt_jax.data.scenes.render import Scene
+from urgt_jax.data.scenes.shapes_heldout import STRANGE
+from urgt_jax.data.scenes.shapes_train import LARGE, SMALL, THIN, tumble
+from urgt_jax.data.scenes.shapes_varied import BENT, mound
 from urgt_jax.data.scenes.solids import Solid
-from urgt_jax.data.scenes.strange import STRANGE
 from urgt_jax.data.scenes.textures import TABLES, tables
-from urgt_jax.data.scenes.things import LARGE, SMALL, THIN, tumble
 
 SPLITS = ("train", "varied", "val", "test", "other")
 TRAINED = SPLITS[:2]

@@ -1,0 +1,126 @@
+"""A data set from its files to a trained and scored model, by the commands a user gives."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from helpers import miniature_sets as miniature
+from helpers.command import call
+
+from urgt_jax.commands import eval as eval_command
+from urgt_jax.commands import prepare as prepare_command
+from urgt_jax.commands import priors as priors_command
+from urgt_jax.config import Data
+from urgt_jax.config_files import changed
+from urgt_jax.data import pipeline
+from urgt_jax.data.priors.filters import shrink
+from urgt_jax.data.sources import open_pictures
+from urgt_jax.data.unreal4k.records import Tiled
+from urgt_jax.errors import UserError
+from urgt_jax.scaling import data_benchmark
+from urgt_jax.training.loop import train
+
+SIZE = (48, 72)
+
+
+def _maps(prepared, split: str, folder):
+    """What some model might have saved: small disparity maps and normals."""
+    folder.mkdir(exist_ok=True)
+    frames = Tiled(prepared, split)
+    for i in range(len(frames)):
+        sample = frames.read(i)
+        disparity = shrink((7 / sample.depth + 2).astype(np.float32), (12, 18))
+        normal = np.tile(np.float32([0.1, 0.2, -1]), (12, 18, 1))
+        np.save(folder / f"{frames.name(i)}_depth.npy", disparity)
+        np.save(folder / f"{frames.name(i)}_normal.npy", normal)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """UnrealStereo4K in miniature, with stored priors of two splits."""
+    place = tmp_path_factory.mktemp("set")
+    source, out = miniature.unreal4k(place / "source", SIZE, frames=4), place / "u4k"
+    call(prepare_command.main, "--source", source, "--out", out, "--workers", 1)
+    for split in ("train", "test_in"):
+        maps = _maps(out, split, place / "maps")
+        told = ("--data", "unreal4k", out, "--split", split)
+        call(priors_command.main, *told, "--depth-maps", maps, "--normal-maps", maps)
+    return out
+
+
+@pytest.fixture(scope="module")
+def on_u4k(micro, prepared):
+    """The smallest model, trained on it."""
+    mix = {"data.mix": (0.0, 1.0, 0.0, 0.0), "data.batch": 2, "optim.steps": 2}
+    data = {"data.source": "unreal4k", "data.path": str(prepared)}
+    config = dataclasses.replace(
+        micro, data=dataclasses.replace(micro.data, source="unreal4k", path=str(prepared))
+    )
+    return changed(config, mix | data)
+
+
+def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    train(on_u4k, workdir)
+    call(eval_command.main, "--workdir", workdir)
+    found = json.loads((workdir / "metrics.json").read_text())
+    assert found["data"] == "unreal4k, split test_in" and found["pictures"] == 2  # eval.images
+    assert found["coarse"]["depth"]["see"] > 0  # disparity in pixels is known
+    assert 0 < found["refined"]["normal"]["mean"] < 90  # against pseudo-normals
+    assert found["refined"]["depth"]["ce"] > 0 and found["refined"]["depth"]["d3r"] >= 0
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_a_batch_reads_no_more_than_its_patches(on_u4k, monkeypatch):
+    read, real = [], Tiled._tile
+    monkeypatch.setattr(Tiled, "_tile", lambda *a: read.append(a[1:]) or real(*a))
+    batch = pipeline.Batches(on_u4k)[0]
+    assert len(read) == 2 * 4  # two images, 2 x 2 patches each
+    assert batch["image"].shape == (2, 4, 28, 42, 3) and batch["image"].dtype == np.uint8
+    assert batch["valid"].any() and np.isfinite(batch["target"]).all()
+
+
+def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, prepared):
+    pictures = open_pictures(on_u4k, "train")
+    whole = pictures.read(0)
+    part = pictures.read(0, (slice(10, 30), slice(20, 60)))
+    assert part.fit == whole.fit
+    np.testing.assert_array_equal(part.coarse_depth, whole.coarse_depth[10:30, 20:60])
+    goal = whole.fit.scale / whole.depth + whole.fit.shift
+    seen = whole.valid
+    slope, shift = np.polyfit(goal[seen], whole.coarse_depth[seen], 1)
+    assert slope == pytest.approx(1, abs=1e-5) and shift == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes,told",
+    [
+        ({"data.priors": "nowhere"}, "no priors at nowhere.*urgt_jax.fill"),
+        ({"prior.kind": "depth"}, "hold disparity: set --prior.kind disparity"),
+        ({"data.max_depth": 60.0}, "fitted to 80"),
+        ({"data.path": "elsewhere"}, "no prepared data set at elsewhere"),
+    ],
+)
+def test_training_on_what_is_not_there_is_told_at_once(on_u4k, tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        train(changed(on_u4k, changes), tmp_path / "run")
+
+
+def test_exact_normals_are_refused_where_there_are_none(on_u4k):
+    with pytest.raises(UserError, match="loss.target exact: unreal4k has no exact normals"):
+        pipeline.Batches(changed(on_u4k, {"loss.target": "exact"}))[0]
+
+
+def test_a_source_and_its_folder_go_together():
+    with pytest.raises(UserError, match="needs the folder it lies in"):
+        Data(source="unreal4k")
+    with pytest.raises(UserError, match="scenes need none"):
+        Data(path="somewhere")
+
+
+def test_the_benchmark_measures_what_is_the_same(capsys):
+    call(data_benchmark.main, "--frames", 2, "--size", 36, 64, "--repeat", 2)
+    said = capsys.readouterr().out.splitlines()
+    assert "as tiles" in said[0] and [line.split()[0] for line in said[2:]] == ["1", "2", "3", "4"]

@@ -1,0 +1,272 @@
+"""Pictures of any size: strips against whole maps, streamed attention against all at once."""
+
+import struct
+import tracemalloc
+import zlib
+from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from urgt_jax.errors import UserError
+from urgt_jax.images import files as pictures
+from urgt_jax.images import grid
+from urgt_jax.images import rows as rows_module
+from urgt_jax.images.colour import colour_normal
+from urgt_jax.images.files import extent, load_map, map_rows, read_image, write_image
+from urgt_jax.images.geometry import unit_normals
+from urgt_jax.inference import modes, offload
+from urgt_jax.inference import refiner as inference
+from urgt_jax.inference.image_files import save
+from urgt_jax.inference.refiner import Refiner, Result
+from urgt_jax.inference.stages import stages
+from urgt_jax.models import attention
+from urgt_jax.models.pooling import Cells
+from urgt_jax.models.refiner import SPECIAL
+from urgt_jax.models.registry import structure
+
+CASES = [(37, 53, 4, 4, 0.3), (64, 64, 1, 1, 0.0), (51, 20, 3, 5, 0.0), (9, 41, 2, 7, 0.7)]
+
+
+def whole(patches, windows, weight):
+    """The picture that windows make together, all of it at once."""
+    total = np.zeros((*windows.picture, patches.shape[-1]), np.float32)
+    weights = np.zeros((*windows.picture, 1), np.float32)
+    for k, one in enumerate(patches):
+        total[windows.window(k)] += one * weight[..., None]
+        weights[windows.window(k)] += weight[..., None]
+    return total / weights
+
+
+@pytest.mark.parametrize("height,width,rows,cols,overlap", CASES)
+def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
+    height, width, rows, cols, overlap, monkeypatch
+):
+    monkeypatch.setattr(pictures, "STRIP", 5)
+    windows = grid.cover(height, width, rows, cols, overlap)
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((windows.count, *windows.patch, 2)).astype(np.float32)
+    weight = grid.centre_weight(*windows.patch)
+    strips = list(grid.strips(patches, windows, weight))
+    assert [i for where, _ in strips for i in range(where.start, where.stop)] == [*range(height)]
+    assert max(len(strip) for _, strip in strips) <= 5
+    found = np.concatenate([strip for _, strip in strips])
+    np.testing.assert_array_equal(found, whole(patches, windows, weight))
+    np.testing.assert_array_equal(grid.place(patches, windows, weight), found)
+
+
+def test_strips_hold_a_row_of_windows_only():
+    windows = grid.cover(4096, 64, 32, 1)
+    patches = (np.ones((*windows.patch, 2), np.float32) for _ in range(windows.count))
+    tracemalloc.start()
+    for _ in grid.strips(patches, windows, np.ones(windows.patch, np.float32)):
+        pass
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4096 * 64 * 2 * 4 / 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (40, 33)])
+@pytest.mark.parametrize("strip", [1, 6])
+def test_pictures_and_maps_written_row_by_row_read_back(tmp_path, monkeypatch, size, strip):
+    monkeypatch.setattr(pictures, "STRIP", strip)
+    rng = np.random.default_rng(0)
+    slope = np.add.outer(np.arange(size[0]) * 9, np.arange(size[1]) * 5)[..., None]
+    image = (slope + rng.integers(0, 30, (*size, 3))).astype(np.uint8)
+    write_image(tmp_path / "x.png", image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)
+    values = rng.standard_normal((*size, 3))
+    with map_rows(tmp_path / "x.npy", values.shape) as add:
+        for rows in rows_module.strips(size[0]):
+            add(values[rows])
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values.astype(np.float32))
+
+
+def test_smooth_pictures_are_about_as_small_as_pillows(tmp_path):
+    x = np.linspace(0, 9, 300)
+    image = colour_normal(np.stack(np.broadcast_arrays(
+        np.sin(x), np.cos(x)[:, None], np.sin(x + x[:, None])), -1).astype(np.float32))  # fmt: skip
+    write_image(tmp_path / "ours.png", image)
+    Image.fromarray(image).save(tmp_path / "pillows.png", compress_level=3)
+    ours, pillows = ((tmp_path / f"{name}.png").stat().st_size for name in ("ours", "pillows"))
+    assert ours < 1.2 * pillows
+
+
+def test_a_picture_of_more_than_2_to_the_30_pixels_is_told(tmp_path):
+    head = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    head = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + b"\0\0\0\0IDAT")
+    with pytest.raises(UserError, match="bomb.png cannot be read as a picture: .*1600000000 pixel"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_what_fails_half_way_leaves_no_file(tmp_path):
+    def strips():
+        yield slice(0, 4), Result(np.ones((4, 9)), np.ones((4, 9, 3)), None, None)
+        raise UserError("the weights are damaged")
+
+    with pytest.raises(UserError, match="damaged"):
+        save(strips(), (8, 9), (8, 9), tmp_path / "photo", metric=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_half_way_names_its_file(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*x.npy: No space left"):
+        with map_rows(tmp_path / "x.npy", (2, 3)) as add:
+            with patch("numpy.ascontiguousarray", side_effect=OSError(28, "No space left")):
+                add(np.zeros((2, 3)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_mapped_maps_are_checked_like_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "STRIP", 4)
+    values = np.random.default_rng(0).random((11, 5))
+    np.save(tmp_path / "x.npy", values)
+    mapped = load_map(tmp_path / "x.npy", "depth", mapped=True)
+    assert isinstance(mapped, np.memmap)
+    low, high = np.float32(values.min()), np.float32(values.max())
+    assert extent(mapped, (11, 5), "depth") == (low, high)
+    values[6, 2], values[9, 0] = np.nan, np.inf
+    with pytest.raises(
+        UserError, match=r"2 values that are NaN or infinite, the first at \(6, 2\)"
+    ):
+        extent(values, (11, 5), "depth")
+
+
+def picture(size, seed=0):
+    """A picture with coarse maps."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    return image, rng.random(size, np.float32), rng.random((*size, 3), np.float32) - 0.4
+
+
+@pytest.fixture(scope="module")
+def params(micro):
+    """Weights drawn quickly."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: rng.uniform(-0.3, 0.3, x.shape).astype(np.float32), structure(micro.model)[1]
+    )
+
+
+@pytest.mark.parametrize("way", ["exact", "official"])
+def test_a_call_is_its_strips(micro, params, way, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "STRIP", 7)
+    refiner = Refiner(params, replace(micro, eval=replace(micro.eval, fidelity=way)))
+    image, depth, normal = picture((41, 67))
+    np.save(tmp_path / "depth.npy", depth)
+    mapped = np.load(tmp_path / "depth.npy", mmap_mode="r")
+    strips = list(refiner.strips(image, mapped, normal, (2, 3)))
+    assert len(strips) > 1 or way == "official"  # which is resized to the picture's size
+    apart = zip(*[x for _, x in strips], strict=True)
+    for found, parts in zip(refiner(image, depth, normal, (2, 3)), apart, strict=True):
+        np.testing.assert_array_equal(found, np.concatenate(parts))
+
+
+def test_windows_see_maps_as_they_are_made_whole(micro):
+    way = modes.Exact(micro)
+    image, depth, normal = picture((41, 67))
+    maps, windows = way.prepare(image, 7 * depth + 3, normal), grid.cover(41, 67, 2, 3, 0.3)
+    disparity = (7 * depth + 3 - maps.unit.low) / np.float32(maps.unit.scale)
+    plain = modes.Maps(image, disparity, unit_normals(normal))
+    for k in range(windows.count):
+        for a, b in zip(way.cut(maps, windows, k), way.cut(plain, windows, k), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert maps.depth[:, :].min() == 0 and maps.depth[:, :].max() == 1
+
+
+ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}  # as a share of the largest value
+
+
+@pytest.mark.parametrize(
+    "resident,pool,changes",
+    [
+        (2, 2, {}),
+        pytest.param(2, 1, {}, marks=pytest.mark.slow),
+        pytest.param(4, 1, {"dtype": "bfloat16", "rope": "local"}, marks=pytest.mark.slow),
+        (2, 2, {"cross": False}),
+    ],
+)
+def test_streamed_attention_is_attention(micro, params, resident, pool, changes):
+    model = replace(micro.model, **changes)
+    windows = grid.cover(60, 90, 1, 5)  # the last chunk is padded
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((5, 6, model.width)).astype(jnp.dtype(model.dtype))
+    spots = np.asarray(grid.positions(windows.origins, windows.patch, model.tokens))
+    want = stages(model, pool).attend(params, tokens[None], spots[None])
+    shares = []
+    found = offload.attend(params, model, tokens, spots, resident, pool, shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert found.shape == (len(want), *want.shape[2:])
+    for a, b in zip(found, want, strict=True):
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b[0], np.float32)
+        np.testing.assert_allclose(a, b, atol=ROUNDING[model.dtype] * np.abs(b).max())
+
+
+def test_a_refiner_streams_where_patches_do_not_fit(micro, params, monkeypatch):
+    maps = picture((41, 67))
+    whole = Refiner(params, micro)(*maps, grid=(2, 3))
+    by_hand = Refiner(params, micro, resident=2)(*maps, grid=(2, 3))
+    np.testing.assert_allclose(by_hand.normal, whole.normal, atol=1e-5)
+    np.testing.assert_allclose(by_hand.depth_confidence, whole.depth_confidence, atol=1e-4)
+    of_one = offload.HELD * (SPECIAL + 6) * micro.model.width * 4 / offload.SHARE
+    for fits, resident in [(6.5, None), (5.5, 1), (0.1, 1)]:
+        monkeypatch.setattr(offload, "_free", lambda fits=fits: fits * of_one)
+        assert offload.resident(micro.model, 6) == resident
+
+
+def test_all_is_done_when_the_last_heads_are_and_not_before(micro, params, monkeypatch):
+    monkeypatch.setattr(inference, "chunk_of", lambda *_: 1)
+    told = []
+    refiner = Refiner(params, micro)
+    refiner(*picture((41, 67)), grid=(15, 15), progress=lambda done, count: told.append(done))
+    assert told == sorted(told) and told.index(100) == len(told) - 1
+
+
+def test_free_memory_is_some_of_the_machines():
+    assert 1e7 < offload._free() < 1e14
+
+
+@pytest.mark.parametrize("keys", [90, 300])  # dense, and blockwise
+def test_parts_of_attention_make_the_whole(keys, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT", 100)
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        jnp.asarray(rng.standard_normal((1, n, 2, 8)), jnp.float32) for n in (40, keys, keys)
+    )
+    bias = jnp.asarray(rng.standard_normal(keys), jnp.float32)
+    third = keys // 3
+
+    @jax.jit
+    def both(q, k, v, bias):
+        first = attention.part(q, k[:, :third], v[:, :third], bias[:third])
+        second = attention.part(q, k[:, third:], v[:, third:], bias[third:])
+        return attention.merged(first, second)[0], attention.biased(q, k, v, bias)
+
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / 8**0.5 + bias
+    want = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores), v)
+    for found in both(q, k, v, bias):
+        np.testing.assert_allclose(found, want, atol=2e-6)
+
+
+@pytest.mark.parametrize("side", [3, 9])
+def test_pooling_is_exact_where_the_tokens_of_a_cell_are_alike(side):
+    cells, rng = Cells(2, (4, 5), side), np.random.default_rng(0)
+    assert cells.sizes.sum() == 2 + 20 and len(cells.sizes) == 2 + cells.shape[0] * cells.shape[1]
+    rows, cols = np.indices((4, 5)) // side
+    which = np.append([0, 1], 2 + rows * cells.shape[1] + cols)
+    q = jnp.asarray(rng.standard_normal((1, 3 * 22, 2, 8)), jnp.float32)
+    k, v = (
+        jnp.asarray(rng.standard_normal((3, len(cells.sizes), 2, 8)), jnp.float32)[:, which]
+        for _ in range(2)
+    )
+    k, v = (x.reshape(1, 3 * 22, 2, 8) for x in (k, v))
+    want = attention.attention(q, k[:, :44], v[:, :44])  # of which two patches are seen
+    found = jax.jit(partial(cells.attend, patches=2))(q, k, v)
+    np.testing.assert_allclose(found, want, atol=3e-6)

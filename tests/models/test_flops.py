@@ -1,0 +1,104 @@
+"""Operations of a refiner against the compiler's own count; peaks of chips by JAX's names."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from urgt_jax import hardware
+from urgt_jax.config import SIZES, Config, Model, Optim, Vit
+from urgt_jax.models import flops, refiner
+
+# Wide, so that products outweigh what is done to each number, which the compiler counts too;
+# nothing is in a loop, which it would count once.
+WIDE = Model(
+    Vit(width=256, depth=1, heads=2, pretrain=98), heads=2, depth=2, layers=(0, 0, 0, 0),
+    process=(98, 98), features=128, channels=(64, 128, 256, 256), outputs=("depth",), unroll=True,
+)  # fmt: skip
+
+
+def _counted(model: Model, patches: int, gradient: bool = False) -> float:
+    """The compiler's count for one picture; nothing is compiled or run."""
+    (h, w), (rows, cols) = model.process, model.tokens
+    shapes = [(h, w, 3), (h, w), (h, w, 3), (rows * cols, 2)]
+    maps = [jax.ShapeDtypeStruct((1, patches, *shape), jnp.float32) for shape in shapes]
+
+    def run(network, *maps):
+        out = network(*maps)
+        return sum(x.sum() for x in jax.tree.leaves(out)) if gradient else out
+
+    network = nnx.eval_shape(lambda: refiner.build(model, 0))
+    lowered = jax.jit(jax.grad(run) if gradient else run).lower(network, *maps)
+    return lowered.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(
+    "changes,patches",
+    [
+        ({"outputs": ("depth", "normal"), "layers": (0, 0, 1, 1), "process": (56, 140)}, 4),
+        ({"cross": False, "channels": (256, 64, 64, 128)}, 4),
+        ({"encoder": Vit(width=512, depth=2, heads=4, pretrain=98, ffn="swiglu", registers=0)}, 2),
+    ],
+)
+def test_a_forward_pass_has_the_operations_that_the_compiler_counts(changes, patches):
+    model = replace(WIDE, **changes)
+    assert flops.forward(model, patches).total == pytest.approx(_counted(model, patches), rel=0.03)
+
+
+def test_a_step_has_three_times_as_many():
+    wanted = flops.training(Config(model=WIDE), 1).total
+    assert wanted == 3 * flops.forward(WIDE, 1).total
+    # What the compiler counts besides weighs more backwards, where resampling is a full matrix.
+    assert wanted == pytest.approx(_counted(WIDE, 1, gradient=True), rel=0.05)
+
+
+def test_a_frozen_encoder_costs_no_gradients_of_weights():
+    frozen = Config(model=WIDE, optim=Optim(encoder=0.0))
+    saved = flops.training(Config(model=WIDE), 1).total - flops.training(frozen, 1).total
+    assert saved == flops.forward(WIDE, 1).encoder_linear
+
+
+def test_remat_of_blocks_runs_them_once_more():
+    times = {
+        remat: flops.executed(Config(model=replace(WIDE, remat=remat)), 4)
+        for remat in ("none", "attention", "blocks")
+    }
+    once = flops.forward(WIDE, 4)
+    for part in ("encoder", "within", "across"):
+        linear, attention = f"{part}_linear", f"{part}_attention"
+        of = lambda remat, name: getattr(times[remat], name) / getattr(once, name)  # noqa: B023, E731
+        assert [of(remat, linear) for remat in times] == [3, 4, 4]
+        assert [of(remat, attention) for remat in times] == [3.5, 3.5, 4.5]
+    assert times["none"].heads > 3 * once.heads  # enlarging by matrices, there and back
+
+
+def test_only_attention_across_patches_grows_faster_than_their_number():
+    one, four = (flops.forward(SIZES["large"], patches) for patches in (1, 4))
+    assert four.across_attention == 16 * one.across_attention
+    assert four.total - four.across_attention == 4 * (one.total - one.across_attention)
+
+
+@pytest.mark.parametrize(
+    "kind,name,share",
+    [
+        ("TPU v5 lite", "v5e", 1),
+        ("TPU v5", "v5p", 1),
+        ("TPU v5p", "v5p", 1),
+        ("TPU v6 lite", "v6e", 1),
+        ("TPU v3", "v3", 2),
+        ("TPU7x", "tpu7x", 2),
+        ("NVIDIA H100 80GB HBM3", "H100", 1),
+    ],
+)
+def test_devices_have_their_share_of_a_chip(kind, name, share):
+    found = hardware.of(SimpleNamespace(device_kind=kind))
+    whole = next(chip for chip in hardware.CHIPS if chip.name == name)
+    assert found.name == name and found.bfloat16 * share == whole.bfloat16
+    assert found.hbm * share == whole.hbm
+
+
+def test_a_cpu_has_no_peak():
+    assert hardware.of(jax.devices("cpu")[0]) is None

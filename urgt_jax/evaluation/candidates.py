@@ -1,0 +1,160 @@
+"""What is scored: a refiner beside its coarse maps, or a folder of anybody's maps."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from urgt_jax.config import Config
+from urgt_jax.data.priors.filters import blur, enlarge, shrink
+from urgt_jax.data.sources import Picture
+from urgt_jax.errors import UserError, require
+from urgt_jax.evaluation import metrics
+from urgt_jax.images import grid
+from urgt_jax.images.depth_formats import read_png16
+from urgt_jax.images.files import load_map
+from urgt_jax.images.geometry import unit_normals
+from urgt_jax.images.grid import Grid
+from urgt_jax.inference.modes import Maps
+from urgt_jax.inference.refiner import Refiner
+
+SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
+ASPECT = 0.1  # by how much, as a logarithm, a map's may differ from its picture's
+FINE = 4.0  # pixels; a wider blur is made on a smaller map
+
+
+class Patches(NamedTuple):
+    """Depth of overlapping windows before they are blended, in the candidate's unit."""
+
+    windows: Grid
+    depth: Float[np.ndarray, "P h w"]
+
+
+class Candidate(NamedTuple):
+    """Maps of a picture that are to be scored; what there is not is None."""
+
+    depth: Float[np.ndarray, "h w"] | None  # metres, or relative disparity
+    normal: Float[np.ndarray, "h w 3"] | None
+    patches: Patches | None = None
+
+
+class Subject(Protocol):
+    """Gives the candidates of a picture by their sides, in this order."""
+
+    sides: tuple[str, ...]
+
+    def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
+        """All sides of a picture; what cannot be read is a UserError."""
+
+
+class Refined:
+    """A refiner, its coarse maps, and what a mere blur makes of them."""
+
+    sides = ("coarse", "smoothed", "refined")
+
+    def __init__(self, refiner: Refiner, config: Config):
+        self.refiner, self.config = refiner, config
+        self.unit = config.data.max_depth if config.prior.kind == "depth" else 1.0
+
+    def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
+        """One forward pass for the maps, one for the windows of the consistency error."""
+        c, maps = self.config.eval, Maps(picture.image, picture.coarse_depth, picture.coarse_normal)
+        split, overlap = self.refiner.split(picture.depth.shape, c.grid, c.overlap)
+        windows = grid.cover(*picture.depth.shape, *split, overlap)
+        found = self.refiner.refine(maps, windows)
+        windows = metrics.consistency_windows(*picture.depth.shape)
+        patches = self.refiner.patches(maps, windows)
+        parts = None if patches is None else Patches(windows, patches * self.unit)
+        return {
+            "coarse": Candidate(maps.depth * self.unit, maps.normal),
+            "smoothed": Candidate(_smooth(maps.depth) * self.unit, smooth_normal(maps.normal)),
+            "refined": Candidate(found.depth * self.unit, found.normal, parts),
+        }
+
+
+def _has_the_shape_of(picture: Picture, values: np.ndarray, what: str) -> None:
+    """Fails where maps are not the picture at another size."""
+    size, own = picture.depth.shape, values.shape[:2]
+    require(
+        abs(np.log(own[0] * size[1] / (own[1] * size[0]))) < ASPECT,
+        f"{what} has {own[0]} x {own[1]} pixels, which is not the shape of a picture of "
+        f"{size[0]} x {size[1]}: resize it",
+    )
+
+
+def _smooth(x: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    """A Gaussian blur: what can be had without looking at the picture."""
+    sigma = SMOOTH * x.shape[0]
+    times = max(int(sigma / FINE), 1)
+    if times == 1:
+        return blur(x, sigma)
+    small = shrink(np.ascontiguousarray(x), tuple(-(-side // times) for side in x.shape))
+    return enlarge(blur(small, sigma / times).astype(np.float32), x.shape)
+
+
+def smooth_normal(normal: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """Unit normals after the same blur."""
+    return unit_normals(np.stack([_smooth(normal[..., i]) for i in range(3)], -1))
+
+
+class Predictions:
+    """Saved maps: NAME_depth.npy or .png, or NAME.npy or .png, and NAME_normal.npy."""
+
+    sides = ("predicted",)
+
+    def __init__(self, folder: Path, scale: float):
+        require(folder.is_dir(), f"no folder of predictions at {folder}")
+        self.folder, self.scale = folder, scale
+        self.files = {p.name for p in folder.iterdir() if p.suffix in (".npy", ".png")}
+        require(bool(self.files), f"{folder} holds no map: neither .npy nor .png")
+
+    def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
+        """The maps of that name, at whatever size they were saved."""
+        depth, normal = self._depth(name), None
+        if f"{name}_normal.npy" in self.files:
+            normal = self._normal(self.folder / f"{name}_normal.npy")
+        if depth is None and normal is None:
+            raise UserError(f"{self.folder} holds neither {name}_depth.npy nor .png for {name}")
+        for what, values in (("depth", depth), ("normals", normal)):
+            if values is not None:
+                _has_the_shape_of(picture, values, f"the {what} of {name} in {self.folder}")
+        require(
+            depth is None or bool((depth > 0).any()),
+            f"the depth of {name} in {self.folder} is nowhere above 0",
+        )
+        return {"predicted": Candidate(depth, normal)}
+
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Files that belong to none of the pictures."""
+        stems = {name + ending for name in names for ending in ("", "_depth", "_normal")}
+        return sorted(file for file in self.files if file.rsplit(".", 1)[0] not in stems)
+
+    def _depth(self, name: str) -> np.ndarray | None:
+        for stem in (f"{name}_depth", name):
+            if f"{stem}.npy" in self.files:
+                return self._floats(self.folder / f"{stem}.npy")
+            if f"{stem}.png" in self.files:
+                return read_png16(self.folder / f"{stem}.png") / np.float32(self.scale)
+        return None
+
+    def _floats(self, path: Path) -> np.ndarray:
+        values = np.squeeze(load_map(path, "depth"))
+        require(
+            values.ndim == 2 and values.dtype.kind == "f",
+            f"{path} has shape {values.shape} and dtype {values.dtype}: depth is float [H, W]",
+        )
+        return values.astype(np.float32)
+
+    def _normal(self, path: Path) -> np.ndarray:
+        values = load_map(path, "normals")
+        if values.ndim == 3 and values.shape[0] == 3 != values.shape[2]:
+            values = values.transpose(1, 2, 0)
+        require(
+            values.ndim == 3 and values.shape[2] == 3 and values.dtype.kind == "f",
+            f"{path} has shape {values.shape} and dtype {values.dtype}: normals are float "
+            "[H, W, 3], x right, y down, z forward, towards the camera",
+        )
+        require(bool(np.isfinite(values).all()), f"{path} holds NaN or infinite normals: fill them")
+        return values.astype(np.float32)

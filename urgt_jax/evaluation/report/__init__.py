@@ -1,0 +1,29 @@
+"""The scores of maps: a table for a terminal, and pages to look at the pictures one by one."""
+
+from urgt_jax.evaluation.report.columns import COLUMNS, table
+from urgt_jax.evaluation.report.layers import (
+    Layers,
+    clear,
+    drop_layers,
+    kept,
+    sheet,
+    write_layers,
+    write_thumbnail,
+)
+from urgt_jax.evaluation.report.pages import write_pages
+from urgt_jax.evaluation.report.zooms import reduced, zooms
+
+__all__ = [
+    "COLUMNS",
+    "Layers",
+    "clear",
+    "drop_layers",
+    "kept",
+    "reduced",
+    "sheet",
+    "table",
+    "write_layers",
+    "write_pages",
+    "write_thumbnail",
+    "zooms",
+]

@@ -1,0 +1,22 @@
+"""Maps of any size, some rows at a time."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+STRIP = 256  # rows of a map that are worked on at a time
+
+
+def strips(height: int) -> Iterator[slice]:
+    """Rows of a map from the top, some at a time."""
+    return (slice(row, min(row + STRIP, height)) for row in range(0, height, STRIP))
+
+
+class Pointwise:
+    """A map that is computed from another pixel by pixel, where it is cut, and never whole."""
+
+    def __init__(self, source: np.ndarray, change: Callable[[np.ndarray], np.ndarray]):
+        self.source, self.change, self.shape = source, change, source.shape
+
+    def __getitem__(self, where) -> np.ndarray:
+        return self.change(np.asarray(self.source[where]))

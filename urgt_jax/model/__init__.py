@@ -1,1 +1,0 @@
-"""The network: DINOv2 encoder, alternating attention, DPT heads."""
