@@ -1,9 +1,9 @@
-"""Scores a trained refiner: python eval.py --workdir runs/tiny [--eval.images 8 ...]"""
+"""Scores a refiner: `python eval.py --workdir runs/tiny` is the same as `urgt eval ...`."""
 
 import sys
 
-from urgt_jax.commands.eval import main
-from urgt_jax.errors import exit_status
+from urgt_jax.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.argv.insert(1, "eval")
+    sys.exit(main())

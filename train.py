@@ -1,7 +1,9 @@
-"""Trains a refiner: python train.py configs/tiny.py --workdir runs/tiny [--model.depth 12 ...]"""
+"""Trains a refiner: `python train.py tiny --workdir runs/tiny` is the same as `urgt train ...`."""
 
-from urgt_jax import distributed
-from urgt_jax.commands.train import main
+import sys
+
+from urgt_jax.commands.main import main
 
 if __name__ == "__main__":
-    distributed.run(main)
+    sys.argv.insert(1, "train")
+    sys.exit(main())

@@ -2,8 +2,8 @@
 
 Not yet run to its end: no figures. For an accelerator; a step takes minutes on a CPU.
 
-python -m urgt_jax.convert --download dinov2_s_reg dinov2.safetensors
-python train.py configs/small.py --workdir runs/small --init dinov2.safetensors
+urgt convert --download dinov2_s_reg dinov2.safetensors
+urgt train configs/small.py --workdir runs/small --init dinov2.safetensors
 """
 
 from urgt_jax.config import SIZES, Config, Data, Optim
@@ -11,5 +11,5 @@ from urgt_jax.config import SIZES, Config, Data, Optim
 config = Config(
     model=SIZES["small"],
     data=Data(size=(2160, 3840), batch=8),
-    optim=Optim(rate=1e-4, encoder=0.1, steps=40_000),
+    optim=Optim(learning_rate=1e-4, encoder_lr_scale=0.1, steps=40_000),
 )

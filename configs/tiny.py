@@ -1,15 +1,15 @@
 """The demo: a small refiner on analytic scenes, a few minutes on two CPU cores.
 
-python train.py configs/tiny.py --workdir runs/tiny
+urgt train configs/tiny.py --workdir runs/tiny
 """
 
 from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Train
 
 config = Config(
     model=SIZES["tiny"],
-    data=Data(size=(224, 392), scenes=300, batch=1, mix=(0, 0.5, 0, 0.5), fill="patches"),
-    loss=Loss(depth=10.0, gradient=1.0, target="exact"),
-    optim=Optim(rate=1e-3, steps=600, warmup=0.15),
+    data=Data(size=(224, 392), scenes=300, batch=1, mix=(0, 0.5, 0, 0.5), batching="patches"),
+    loss=Loss(depth=10.0, gradient=1.0, normal_target="exact"),
+    optim=Optim(learning_rate=1e-3, steps=600, warmup=0.15),
     train=Train(save_every=100, log_every=20),
     eval=Eval(images=32, grid=(4, 4)),
 )

@@ -7,7 +7,7 @@ import pytest
 
 from urgt_jax.commands.fields import override
 from urgt_jax.config import Config
-from urgt_jax.config_files import from_json, load, to_json
+from urgt_jax.config_files import from_json, load_config, to_json
 from urgt_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda p: p.stem)
 def test_every_configuration_loads_and_goes_through_json(path):
-    config = load(path)
+    config = load_config(path)
     assert from_json(Config, to_json(config), "here") == config
 
 
@@ -36,9 +36,9 @@ def test_overrides():
         (["--model.dept", "12"], "did you mean --model.depth"),
         (["--model.depth", "many"], "depth"),
         (["--model.encoder.width", "48"], "model.encoder.width 48"),
-        (["--model.process", "50", "56"], "multiples of 14"),
+        (["--model.patch_size", "50", "56"], "multiples of 14"),
         (["--data.mix", "1", "1", "0", "0"], "sum to 1"),
-        (["--optim.rate", "-1"], "optim.rate"),
+        (["--optim.learning_rate", "-1"], "optim.learning_rate"),
         (["--prior.lines", "9", "3"], "prior.lines"),
         (["--seed", "-1"], "seed"),
         (["--eval.overlap", "1.0"], "eval.overlap"),
@@ -60,6 +60,6 @@ def test_a_damaged_saved_configuration_is_told(text):
 def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "tiny.py").write_text("config = 3")
     with pytest.raises(UserError, match=r"did you mean .*tiny\.py"):
-        load(tmp_path / "tinny.py")
+        load_config(tmp_path / "tinny.py")
     with pytest.raises(UserError, match="defines no `config`"):
-        load(tmp_path / "tiny.py")
+        load_config(tmp_path / "tiny.py")

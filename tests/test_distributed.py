@@ -17,7 +17,7 @@ from helpers.command import config_file
 from urgt_jax import distributed
 from urgt_jax.commands.fields import FieldsParser
 from urgt_jax.config import Mesh
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.weights.tensor_files import open_tensors
@@ -27,8 +27,9 @@ MAIN = (
     "import sys, jax\n"
     "jax.config.update('jax_num_cpu_devices', int(sys.argv.pop(1)))\n"
     "jax.config.update('jax_default_matmul_precision', 'highest')\n"
-    "from urgt_jax import processes, training\n"
-    "processes.run(training.main)\n"
+    "from urgt_jax.commands.main import main\n"
+    "sys.argv.insert(1, 'train')\n"
+    "sys.exit(main())\n"
 )
 
 
@@ -69,7 +70,9 @@ def _weights(workdir: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def short(micro):
-    config = changed(micro, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.steps": 6, "mesh.data": 2})
+    config = with_changes(
+        micro, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.steps": 6, "mesh.data": 2}
+    )
     return dataclasses.replace(config, mesh=Mesh(2, 2, 2))
 
 
@@ -92,11 +95,13 @@ def test_processes_train_as_one_does(short, alone, tmp_path, count):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_four_processes_goes_on_in_one_with_other_devices(short, alone, tmp_path):
-    running = _start(changed(short, {"train.save_every": 2}), tmp_path, 4, 2, tmp_path / "run")
+    running = _start(with_changes(short, {"train.save_every": 2}), tmp_path, 4, 2, tmp_path / "run")
     _until(running[0], "step 3/")
     running[2].send_signal(signal.SIGTERM)  # one host is told to go; all save and end
     assert [process.wait(timeout=200) for process in running] == [0] * 4
-    other = changed(short, {"train.save_every": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.patch": 1})
+    other = with_changes(
+        short, {"train.save_every": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.patch": 1}
+    )
     out = _wait(_start(other, tmp_path, 1, 2, tmp_path / "run"))[0]
     assert "resumes at step" in out
     np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(alone), rtol=1e-5)
@@ -119,7 +124,7 @@ FAILS = (
 def test_when_one_process_dies_the_others_end_and_all_go_on_later(
     short, alone, tmp_path, victim, way
 ):
-    config = changed(short, {"train.save_every": 2})
+    config = with_changes(short, {"train.save_every": 2})
     extra = {victim: FAILS} if way == "fails" else {}
     running = _start(config, tmp_path, 2, 4, tmp_path / "run", extra)
     if way == "killed":

@@ -1,92 +1,113 @@
-"""What an experiment is made of: frozen dataclasses, whose comments are the command line's help."""
+"""The configuration of an experiment: frozen dataclasses whose comments are the options' help."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from urgt_jax.errors import require
 
-ROW = 16  # patches of the largest block, and of a packed row
-TOKEN = 14  # pixels of the process shape per token and side, DINOv2's
+MAX_BLOCK_PATCHES = 16  # patches in the largest GridMix block (4 x 4), and in a packed row
+TOKEN_SIZE = 14  # pixels per token and side, DINOv2's
 
 
-def _positive(owner: str, config, *names: str) -> None:
+def check_positive(owner: str, config, *names: str) -> None:
+    """Fails unless all the named fields are above 0."""
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{owner}.{name} {value} is out of range: it must be above 0")
 
 
-def _layers(owner: str, layers: tuple[int, ...], depth: int) -> None:
-    require(
-        list(layers) == sorted(layers) and 0 <= layers[0],
-        f"{owner}.layers {layers} must be in rising order",
-    )
+def check_not_negative(owner: str, config, *names: str) -> None:
+    """Fails unless all the named fields are at least 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 0, f"{owner}.{name} {value} must not be negative")
+
+
+def check_layers(name: str, layers: tuple[int, ...], depth: int) -> None:
+    """Fails unless the layers that a DPT head reads are in rising order and exist."""
+    in_order = list(layers) == sorted(layers) and layers[0] >= 0
+    require(in_order, f"{name} {layers} must be in rising order")
     require(
         layers[-1] < depth,
-        f"{owner}.layers {layers} reads beyond the depth {depth}: lower the layers",
+        f"{name} {layers} reads beyond the depth {depth}: lower the layers",
     )
 
 
 @dataclass(frozen=True)
 class Vit:
-    """A DINOv2 vision transformer's shape."""
+    """The shape of a DINOv2 vision transformer."""
 
     width: int = 1024  # channels of a token
-    depth: int = 24  # blocks
-    heads: int = 16  # attention heads
+    depth: int = 24  # number of blocks
+    num_heads: int = 16  # attention heads
     registers: Literal[0, 4] = 4  # register tokens beside the class token
-    ffn: Literal["mlp", "swiglu"] = "mlp"  # the blocks' second half; DINOv2's giant has swiglu
-    pretrain: int = 518  # side of the pictures the position embedding was made for, pixels
-    resample: Literal["antialias", "offset"] = "antialias"  # of positions: VGGT's way or DINOv2's
-    scale: float = 1.0  # LayerScale at the start
+    ffn: Literal["mlp", "swiglu"] = "mlp"  # second half of a block; DINOv2's giant has swiglu
+    pretrain_size: int = 518  # side of the images that the position embedding was made for, pixels
+    # How the position embedding is resampled: VGGT's way (antialias) or DINOv2's (offset).
+    position_resampling: Literal["antialias", "offset"] = "antialias"
+    layer_scale: float = 1.0  # initial LayerScale
 
     def __post_init__(self) -> None:
-        _positive("encoder", self, "width", "depth", "heads", "pretrain")
+        check_positive("encoder", self, "width", "depth", "num_heads", "pretrain_size")
         require(
-            self.width % self.heads == 0,
-            f"encoder.width {self.width} is not a multiple of encoder.heads {self.heads}",
+            self.width % self.num_heads == 0,
+            f"encoder.width {self.width} is not a multiple of encoder.num_heads {self.num_heads}",
         )
         require(
-            self.pretrain % TOKEN == 0,
-            f"encoder.pretrain {self.pretrain} is not a multiple of {TOKEN}",
+            self.pretrain_size % TOKEN_SIZE == 0,
+            f"encoder.pretrain_size {self.pretrain_size} is not a multiple of {TOKEN_SIZE}",
         )
 
 
 @dataclass(frozen=True)
 class Model:
-    """The refiner's shape."""
+    """The shape of the refiner."""
 
     encoder: Vit = field(default_factory=Vit)
-    heads: int = 16  # attention heads of the pairs
+    num_heads: int = 16  # attention heads of the blocks after the encoder
     depth: int = 24  # pairs of blocks: within a patch, then across patches
-    layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # pairs whose outputs the heads read
-    process: tuple[int, int] = (518, 518)  # height and width a patch is resized to, pixels
-    features: int = 256  # channels of the heads' fusion path
-    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the heads' levels
-    outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which heads there are
-    layer_scale: float = 0.01  # LayerScale of the pairs at the start, VGGT's
-    last: float = 1e-4  # deviation of the heads' last layer at the start, the released code's
-    cross: bool = True  # attention across patches; without it every patch is on its own
-    rope: Literal["global", "local"] = "global"  # coordinates over the image or over each patch
-    dtype: Literal["float32", "bfloat16"] = "float32"  # activations; parameters stay float32
-    # What the backward pass computes again instead of keeping it: nothing, whole blocks, all of a
-    # block but its attention, or that too, with attention kept in the host's memory meanwhile.
+    dpt_layers: tuple[int, int, int, int] = (
+        4,
+        11,
+        17,
+        23,
+    )  # pairs whose outputs the DPT heads read
+    patch_size: tuple[int, int] = (518, 518)  # height and width that a patch is resized to, pixels
+    dpt_features: int = 256  # channels of the DPT heads' fusion path
+    dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the DPT levels
+    outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which DPT heads exist
+    layer_scale: float = 0.01  # initial LayerScale of the pairs, VGGT's
+    last_layer_std: float = (
+        1e-4  # initial deviation of the DPT heads' last layer, the released code's
+    )
+    cross_patch: bool = True  # attention across patches; without it every patch is on its own
+    rope: Literal["global", "local"] = (
+        "global"  # positions over the whole image, or over each patch
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters stay float32
+    # What the backward pass recomputes instead of keeping it: nothing; whole blocks; all of a block
+    # except its attention; the same, with attention kept in host memory meanwhile.
     remat: Literal["none", "blocks", "attention", "offload"] = "none"
-    unroll: bool = False  # blocks one after the other instead of a loop; slower to compile
 
     def __post_init__(self) -> None:
-        _positive("model", self, "heads", "depth", "features", "last")
+        check_positive("model", self, "num_heads", "depth", "dpt_features", "last_layer_std")
+        head_width, rest = divmod(self.width, self.num_heads)
         require(
-            self.width % self.heads == 0 and self.width // self.heads % 4 == 0,
-            f"model.encoder.width {self.width} over model.heads {self.heads} must be a multiple "
-            "of 4",
+            rest == 0 and head_width % 4 == 0,
+            f"model.encoder.width {self.width} over model.num_heads {self.num_heads} must be a "
+            "multiple of 4",
         )
         require(
-            all(side >= TOKEN and side % TOKEN == 0 for side in self.process),
-            f"model.process {self.process} is out of range: sides must be multiples of {TOKEN}",
+            all(side >= TOKEN_SIZE and side % TOKEN_SIZE == 0 for side in self.patch_size),
+            f"model.patch_size {self.patch_size} is out of range: sides must be multiples of "
+            f"{TOKEN_SIZE}",
         )
-        _layers("model", self.layers, self.depth)
+        check_layers("model.dpt_layers", self.dpt_layers, self.depth)
         require(len(self.outputs) > 0, "model.outputs is empty: name depth, normal or both")
-        require(self.features % 8 == 0, f"model.features {self.features} is not a multiple of 8")
+        require(
+            self.dpt_features % 8 == 0,
+            f"model.dpt_features {self.dpt_features} is not a multiple of 8",
+        )
 
     @property
     def width(self) -> int:
@@ -96,42 +117,56 @@ class Model:
     @property
     def tokens(self) -> tuple[int, int]:
         """Rows and columns of tokens in a patch."""
-        return self.process[0] // TOKEN, self.process[1] // TOKEN
+        return self.patch_size[0] // TOKEN_SIZE, self.patch_size[1] // TOKEN_SIZE
 
 
 SIZES: dict[str, Model] = {
     "tiny": Model(
-        Vit(width=96, depth=3, heads=4, pretrain=98, scale=0.2), heads=4, depth=3,
-        layers=(0, 0, 1, 2), process=(56, 98), layer_scale=0.2, last=0.01,
-        features=32, channels=(24, 48, 64, 64),
+        Vit(width=96, depth=3, num_heads=4, pretrain_size=98, layer_scale=0.2),
+        num_heads=4,
+        depth=3,
+        dpt_layers=(0, 0, 1, 2),
+        patch_size=(56, 98),
+        dpt_features=32,
+        dpt_channels=(24, 48, 64, 64),
+        layer_scale=0.2,
+        last_layer_std=0.01,
     ),
     "small": Model(
-        Vit(width=384, depth=12, heads=6), heads=6, depth=12, layers=(2, 5, 8, 11),
-        features=64, channels=(48, 96, 192, 384),
+        Vit(width=384, depth=12, num_heads=6),
+        num_heads=6,
+        depth=12,
+        dpt_layers=(2, 5, 8, 11),
+        dpt_features=64,
+        dpt_channels=(48, 96, 192, 384),
     ),
     "base": Model(
-        Vit(width=768, depth=12, heads=12), heads=12, depth=12, layers=(2, 5, 8, 11),
-        features=128, channels=(96, 192, 384, 768),
+        Vit(width=768, depth=12, num_heads=12),
+        num_heads=12,
+        depth=12,
+        dpt_layers=(2, 5, 8, 11),
+        dpt_features=128,
+        dpt_channels=(96, 192, 384, 768),
     ),
     "large": Model(),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known coarsely, and for scenes how the truth is degraded into it."""
+    """What the coarse maps are, and how scenes' ground truth is degraded into them."""
 
     kind: Literal["disparity", "depth"] = "disparity"  # relative disparity in [0, 1], or metres
-    # What follows is drawn for every picture, between two numbers.
-    lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse network's map, pixels
-    blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, in coarse pixels (standard deviation)
-    displace: tuple[float, float] = (0.25, 0.25)  # edges' displacement, coarse pixels (deviation)
+    # Each of the following is drawn for every image, between two numbers.
+    lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse map, pixels
+    blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, coarse pixels (standard deviation)
+    displace: tuple[float, float] = (0.25, 0.25)  # displacement of edges, coarse pixels (deviation)
     grain: tuple[float, float] = (0.12, 0.12)  # noise of a coarse pixel, share of mean disparity
     rough: tuple[float, float] = (10.0, 10.0)  # noise of a coarse pixel's normal, degrees
     # Low-frequency distortion of depth, standard deviation of its logarithm.
     distort: tuple[float, float] = (0.015, 0.015)
     tilt: tuple[float, float] = (3.0, 3.0)  # low-frequency distortion of normals, degrees
-    vary: float = 0.0  # share of pictures that are degraded in other ways (priors.WAYS)
+    vary: float = 0.0  # share of images that are degraded in one of the other ways
 
     def __post_init__(self) -> None:
         for name in ("lines", "blur"):
@@ -146,8 +181,9 @@ class Prior:
 
 @dataclass(frozen=True)
 class Data:
-    """Where pictures come from and how patches are drawn from them (GridMix)."""
+    """Where images come from, and how patches are drawn from them (GridMix)."""
 
+    # Analytic scenes, or a data set: docs/datasets.md.
     source: Literal[
         "scenes",
         "unreal4k",
@@ -157,40 +193,35 @@ class Data:
         "eth3d",
         "kitti",
         "nyu_depth_v2",
-    ] = "scenes"  # analytic scenes, or a data set: docs/datasets.md
-    path: str = ""  # where the data set lies
-    split: str = ""  # that is scored; empty takes the set's usual one
-    trained: Literal["train", "varied"] = "train"  # split of scenes that is trained on
-    priors: str = ""  # where its coarse maps lie; empty takes `priors` in the data set's folder
+    ] = "scenes"
+    path: str = ""  # folder of the data set
+    split: str = ""  # split to score (default: the data set's usual one)
+    train_split: Literal["train", "varied"] = "train"  # split of scenes to train on
+    priors_path: str = ""  # folder of the coarse maps (default: `priors` in the data set's folder)
     size: tuple[int, int] = (2160, 3840)  # height and width of a scene, pixels
-    scenes: int = 100_000  # how many training scenes there are before they repeat
-    mix: tuple[float, float, float, float] = (0.1, 0.2, 0.3, 0.4)  # chance of 1x1, 2x2, 3x3, 4x4
-    # Steps after which the mix is adapted to the held-out error of each M; 0 leaves it as it is.
-    adapt: int = 0
-    batch: int = 4  # images in a step, over all hosts (at M = 4 when filled by patches), or rows
-    # What stays the same from step to step: the images, the patches, or the rows of 16 patches that
-    # blocks of several images are packed into.
-    fill: Literal["images", "patches", "packed"] = "images"
-    overlap: float = 0.0  # of a block's patches in training; 0.5 lets neighbours share halves
-    max_depth: float = 80.0  # beyond this depth a pixel is invalid, metres
-    jitter: float = 0.0  # how much pictures' colours are changed in training; 1 is much
-    workers: int = 0  # processes that prepare batches; 0 uses threads of this one
-    threads: int = 2  # threads that prepare batches in each process
-    unreadable: int = 10  # pictures that may fail to be read before a run stops
+    scenes: int = 100_000  # number of training scenes before they repeat
+    mix: tuple[float, float, float, float] = (0.1, 0.2, 0.3, 0.4)  # chances of 1x1, 2x2, 3x3, 4x4
+    batch: int = 4  # images in a step over all hosts (at M = 4 when batching patches), or rows
+    # What stays the same from step to step: the number of images, of patches, or of rows of 16
+    # patches that hold the blocks of several images (packed).
+    batching: Literal["images", "patches", "packed"] = "images"
+    overlap: float = 0.0  # overlap of a block's patches in training: 0, or 0.5 for halves
+    max_depth: float = 80.0  # pixels beyond this depth are invalid, metres
+    jitter: float = 0.0  # strength of colour jitter in training; 1 is strong
+    workers: int = 0  # processes that prepare batches; 0 uses threads of the training process
+    max_unreadable: int = 10  # images that may fail to be read before a run stops
 
     def __post_init__(self) -> None:
-        _positive("data", self, "scenes", "batch", "max_depth", "threads")
-        for name in ("workers", "unreadable", "jitter", "adapt"):
-            value = getattr(self, name)
-            require(value >= 0, f"data.{name} {value} must not be negative")
+        check_positive("data", self, "scenes", "batch", "max_depth")
+        check_not_negative("data", self, "workers", "max_unreadable", "jitter")
         require(
             (self.source == "scenes") == (self.path == ""),
-            f"data.path {self.path!r} does not go with data.source {self.source}: scenes need "
-            "none, every other source needs the folder it lies in",
+            f"data.path {self.path!r} does not go with data.source {self.source}: scenes need no "
+            "path, every other source needs the folder of the data set",
         )
         require(
             self.overlap in (0.0, 0.5),
-            f"data.overlap {self.overlap}: patches lie side by side (0) or share halves (0.5)",
+            f"data.overlap {self.overlap} is not 0 (patches side by side) or 0.5 (shared halves)",
         )
         require(
             all(side >= 8 for side in self.size), f"data.size {self.size}: sides are at least 8"
@@ -203,81 +234,87 @@ class Data:
     @property
     def packed(self) -> bool:
         """Whether blocks of several images share a row of a batch."""
-        return self.fill == "packed"
+        return self.batching == "packed"
 
     def images(self, m: int) -> int:
         """Images, or packed rows, in a step whose blocks are m x m patches, over all hosts."""
-        return self.batch * ROW // (m * m) if self.fill == "patches" else self.batch
+        if self.batching == "patches":
+            return self.batch * MAX_BLOCK_PATCHES // (m * m)
+        return self.batch
 
     def patches(self, m: int) -> int:
         """Patches of an image whose block is m x m patches, or of a packed row."""
-        return ROW if self.packed else m * m
+        return MAX_BLOCK_PATCHES if self.packed else m * m
 
 
 @dataclass(frozen=True)
 class Loss:
     """Weights of the loss terms; the paper names the terms and leaves the weights open."""
 
-    depth: float = 1.0  # all of the depth terms
-    # Of depth: squared as the paper has it, or absolute in proportion to the truth, which leaves
-    # edges sharper where they are uncertain and counts far things as much as near ones.
-    error: Literal["squared", "relative"] = "squared"
-    gradient: float = 1.0  # gradient matching, within depth
-    normal: float = 1.0  # all of the normal terms
-    # Of normals: 1 - cos of their angle as the paper has it, or their distance, which is the angle
-    # while it is small: the median at edges, and no rest that is too small to be felt on planes.
-    angle: Literal["cosine", "distance"] = "cosine"
-    alignment: float = 1.0  # squared distance of unit normals, within normal
-    target: Literal["pseudo", "exact"] = "pseudo"  # normals from true depth, or a scene's own
-    confidence: float = 0.0  # what confidences learn: 1 / expected error; 0 leaves them unlearned
-    agreement: float = 0.0  # refined normals with those of refined depth
-    seam: float = 0.0  # refined depth of neighbours where both see the same
+    depth: float = 1.0  # weight of all depth terms together
+    # Depth error: squared as in the paper, or absolute in proportion to the truth, which leaves
+    # uncertain edges sharper and counts distant surfaces as much as near ones.
+    depth_error: Literal["squared", "relative"] = "squared"
+    gradient: float = 1.0  # weight of gradient matching, within depth
+    normal: float = 1.0  # weight of all normal terms together
+    # Normal error: 1 - cos of the angle as in the paper, or the distance of the unit vectors, whose
+    # gradient does not vanish where the angle is already small.
+    normal_error: Literal["cosine", "distance"] = "cosine"
+    alignment: float = 1.0  # weight of the squared distance of unit normals, within normal
+    normal_target: Literal["pseudo", "exact"] = "pseudo"  # normals of true depth, or a scene's own
+    confidence: float = 0.0  # weight of the confidences' loss; 0 leaves them untrained
+    seam: float = 0.0  # weight of differences in depth where neighbouring patches overlap
 
     def __post_init__(self) -> None:
-        names = "depth", "gradient", "normal", "alignment", "confidence", "agreement", "seam"
-        for name in names:
-            require(getattr(self, name) >= 0, f"loss.{name} must not be negative")
+        names = ("depth", "gradient", "normal", "alignment", "confidence", "seam")
+        check_not_negative("loss", self, *names)
 
 
 @dataclass(frozen=True)
 class Optim:
     """AdamW with linear warm-up and cosine decay."""
 
-    rate: float = 5e-5  # highest learning rate
-    encoder: float = 1.0  # the encoder's share of the learning rate; 0 freezes it
+    learning_rate: float = 5e-5  # highest learning rate
+    encoder_lr_scale: float = 1.0  # the encoder's share of the learning rate; 0 freezes it
     steps: int = 40_000  # length of the run
     warmup: float = 0.05  # share of the steps that warm up
-    decay: float = 0.05  # weight decay of matrices
-    clip: float = 1.0  # largest global norm of a gradient
-    explodes: float = 1e4  # global norm above which a gradient has exploded, as if not finite
-    skips: int = 0  # steps with such gradients that are left out before the run stops
-    accumulate: int = 1  # parts that a batch is worked on in, one after the other
-    average: float = 0.0  # decay of the moving average of the weights, which is what is kept; 0 off
+    weight_decay: float = 0.05  # weight decay of matrices; vectors do not decay
+    grad_clip_norm: float = 1.0  # largest global norm of a gradient
+    skip_above_grad_norm: float = 1e4  # a step whose gradient norm is above this is skipped
+    max_skipped_steps: int = 0  # skipped steps before the run stops
+    accumulate: int = 1  # parts that a batch is processed in, one after the other
+    ema_decay: float = 0.0  # decay of the moving average of the weights that is saved; 0 is off
 
     def __post_init__(self) -> None:
-        _positive("optim", self, "rate", "steps", "clip", "accumulate", "explodes")
-        require(self.skips >= 0, f"optim.skips {self.skips} must not be negative")
-        require(0 <= self.average < 1, f"optim.average {self.average} is out of range [0, 1)")
+        check_positive(
+            "optim",
+            self,
+            "learning_rate",
+            "steps",
+            "grad_clip_norm",
+            "accumulate",
+            "skip_above_grad_norm",
+        )
+        check_not_negative("optim", self, "max_skipped_steps", "encoder_lr_scale", "weight_decay")
+        require(0 <= self.ema_decay < 1, f"optim.ema_decay {self.ema_decay} is out of range [0, 1)")
         require(0 <= self.warmup < 1, f"optim.warmup {self.warmup} is out of range [0, 1)")
-        require(self.encoder >= 0 and self.decay >= 0, "optim.encoder and decay are at least 0")
 
 
 @dataclass(frozen=True)
 class Train:
-    """How a run goes on."""
+    """Checkpoints and logs of a run."""
 
     save_every: int = 1000  # steps between checkpoints
-    keep: int = 2  # checkpoints that are kept
     log_every: int = 50  # steps between lines of the log
-    tensorboard: bool = False  # what is logged, for TensorBoard too (pip install tensorboardX)
-    pictures: int = 0  # steps between pictures of predictions in TensorBoard; 0 makes none
+    tensorboard: bool = False  # also log to TensorBoard (pip install tensorboardX)
+    images_every: int = 0  # steps between images of predictions in TensorBoard; 0 is off
 
     def __post_init__(self) -> None:
-        _positive("train", self, "save_every", "keep", "log_every")
-        require(self.pictures >= 0, f"train.pictures {self.pictures} must not be negative")
+        check_positive("train", self, "save_every", "log_every")
+        check_not_negative("train", self, "images_every")
         require(
-            self.tensorboard or not self.pictures,
-            f"train.pictures {self.pictures} go to TensorBoard: add --train.tensorboard",
+            self.tensorboard or not self.images_every,
+            f"train.images_every {self.images_every} needs TensorBoard: add --train.tensorboard",
         )
 
 
@@ -285,31 +322,21 @@ class Train:
 class Eval:
     """How a model is scored."""
 
-    images: int = 0  # pictures that are scored at most; 0 takes all of a data set, 200 scenes
-    grid: tuple[int, int] = (4, 4)  # rows and columns of patches; 0 0 fits them to each picture
-    zoom: float = 1.0  # pixels of the process shape for a pixel of the picture, where grid is 0 0
-    patches: int = 256  # of a grid that is fitted to a picture, at most, before they overlap
-    overlap: float = 0.0  # share of a patch that its neighbour sees too
-    # How windows that overlap are weighted: by place alone, or by confidence as well.
-    blend: Literal["place", "confidence"] = "place"
-    pool: int = 1  # side of cells of tokens whose mean other patches see; above 1 is approximate
-    align: Literal["prior", "none", "disparity"] = "prior"  # of depth to truth before it is scored
-    fidelity: Literal["exact", "official"] = "exact"  # as the paper has it, or the released code
-    examples: int = 6  # the worst pictures, which get a page each in the report
+    images: int = 0  # maximum number of images to score; 0 takes all of a data set, or 200 scenes
+    grid: tuple[int, int] = (4, 4)  # rows and columns of patches; 0 0 fits them to each image
+    max_patches: int = 256  # maximum number of patches of a fitted grid, before they overlap
+    overlap: float = 0.0  # share of a patch that its neighbour covers too
+    pool: int = 1  # average keys and values over K x K tokens across patches; 1 is exact
+    align: Literal["prior", "none", "disparity"] = "prior"  # alignment of depth before scoring
+    fidelity: Literal["exact", "official"] = "exact"  # the paper's method, or the released code's
 
     def __post_init__(self) -> None:
-        require(self.images >= 0, f"eval.images {self.images} must not be negative")
-        require(self.examples >= 0, f"eval.examples {self.examples} must not be negative")
+        check_not_negative("eval", self, "images")
+        check_positive("eval", self, "pool", "max_patches")
         require(
             min(self.grid) >= 1 or self.grid == (0, 0),
-            f"eval.grid {self.grid} must be at least 1 1, or 0 0 to fit each picture",
+            f"eval.grid {self.grid} must be at least 1 1, or 0 0 to fit each image",
         )
-        require(
-            self.blend == "place" or self.fidelity == "exact",
-            "eval.blend confidence goes with eval.fidelity exact: the released code has no such",
-        )
-        require(self.pool >= 1, f"eval.pool {self.pool} must be at least 1")
-        _positive("eval", self, "zoom", "patches")
         require(0 <= self.overlap < 1, f"eval.overlap {self.overlap} is out of range [0, 1)")
 
 
@@ -317,17 +344,15 @@ class Eval:
 class Mesh:
     """How devices share the work."""
 
-    data: int = 0  # groups of devices, each with images of its own; 0 takes all that are left
-    # Devices among which parameters are cut, each with images of its own too; 0 takes the fewest
-    # that leave most of their memory to the work, and 1 where that is not known.
+    data: int = 0  # groups of devices with images of their own; 0 takes all that are left
+    # Devices that share the parameters, each with images of its own too; 0 takes the fewest that
+    # leave most of their memory to activations, or 1 where the memory is not known.
     fsdp: int = 0
-    patch: int = 1  # devices among which the patches of an image are shared
+    patch: int = 1  # devices that share the patches of an image
 
     def __post_init__(self) -> None:
-        for name in ("data", "fsdp"):
-            value = getattr(self, name)
-            require(value >= 0, f"mesh.{name} {value} must not be negative")
-        _positive("mesh", self, "patch")
+        check_not_negative("mesh", self, "data", "fsdp")
+        check_positive("mesh", self, "patch")
 
 
 @dataclass(frozen=True)
@@ -347,13 +372,9 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed {self.seed} must not be negative")
+        overlapping = self.data.overlap > 0 and not self.data.packed
         require(
-            not self.loss.agreement or len(self.model.outputs) == 2,
-            "loss.agreement is of depth with normals: model.outputs must have both",
-        )
-        require(
-            not self.loss.seam
-            or (self.data.overlap > 0 and not self.data.packed and "depth" in self.model.outputs),
-            "loss.seam is of depth where patches of a block overlap: it needs data.overlap 0.5, "
-            "model.outputs with depth, and no data.fill packed",
+            not self.loss.seam or (overlapping and "depth" in self.model.outputs),
+            f"loss.seam {self.loss.seam} compares depth where patches of a block overlap: it needs "
+            "data.overlap 0.5, depth in model.outputs, and data.batching images or patches",
         )

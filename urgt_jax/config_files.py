@@ -12,14 +12,14 @@ from urgt_jax.config import Config
 from urgt_jax.errors import UserError, require
 
 
-def load(path: str | Path) -> Config:
+def load_config(path: str | Path) -> Config:
     """The `config` that a Python file defines."""
-    config = getattr(module(path), "config", None)
+    config = getattr(load_module(path), "config", None)
     require(isinstance(config, Config), f"{path} defines no `config` of type urgt_jax Config")
     return config
 
 
-def module(path: str | Path) -> ModuleType:
+def load_module(path: str | Path) -> ModuleType:
     """What a Python file defines; whatever goes wrong in it is told in one line."""
     path = Path(path)
     if not path.is_file():
@@ -39,19 +39,19 @@ def module(path: str | Path) -> ModuleType:
     return found
 
 
-def paths(kind: type = Config, prefix: str = "") -> list[str]:
+def field_names(kind: type = Config, prefix: str = "") -> list[str]:
     """The dotted names of all fields."""
     found = []
     for name, hint in get_type_hints(kind).items():
         nested = dataclasses.is_dataclass(hint)
-        found += paths(hint, f"{prefix}{name}.") if nested else [prefix + name]
+        found += field_names(hint, f"{prefix}{name}.") if nested else [prefix + name]
     return found
 
 
-def changed(config: Config, changes: dict[str, object]) -> Config:
+def with_changes(config: Config, changes: dict[str, object]) -> Config:
     """The configuration with fields replaced by their dotted names, such as model.depth."""
     for name, value in changes.items():
-        require(name in paths(), f"no field is called {name}")
+        require(name in field_names(), f"no field is called {name}")
         *owners, last = name.split(".")
         config = _replaced(config, owners, last, value)
     return config
@@ -64,7 +64,7 @@ def _replaced(node, owners: list[str], name: str, value):
     return dataclasses.replace(node, **{owners[0]: inner})
 
 
-def options(changes: dict[str, object]) -> list[str]:
+def command_line_options(changes: dict[str, object]) -> list[str]:
     """The same changes as they are written on the command line."""
     found = []
     for name, value in changes.items():
@@ -89,11 +89,11 @@ def data_options(told: list[str] | None) -> list[str]:
     return ["--data.source", told[0], "--data.path", *(told[1:] or [""])]
 
 
-def flattened(tree: dict, prefix: str = "") -> dict[str, object]:
+def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
     """The values of nested dictionaries by their dotted names."""
     found = {}
     for name, x in tree.items():
-        found |= flattened(x, f"{prefix}{name}.") if isinstance(x, dict) else {prefix + name: x}
+        found |= flatten(x, f"{prefix}{name}.") if isinstance(x, dict) else {prefix + name: x}
     return found
 
 

@@ -73,8 +73,8 @@ def _silence() -> None:
         _watches.pop().communicate(b".")
 
 
-def run(command: Callable[[], None]) -> None:
-    """Runs a command line tool and ends the process; one of several that fails waits for nobody."""
+def run(command: Callable[[], None]) -> int:
+    """Runs a command and returns its exit status; a process of several that fails ends at once."""
     try:
         status = exit_status(command)
     except jax.errors.JaxRuntimeError as error:
@@ -87,27 +87,27 @@ def run(command: Callable[[], None]) -> None:
         _silence()
         sys.stderr.flush()
         os._exit(status)
-    sys.exit(status)
+    return status
 
 
-def first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that writes logs and weights."""
     return jax.process_index() == 0
 
 
-def say(text: str, everyone: bool = False) -> None:
+def report(text: str, everyone: bool = False) -> None:
     """Prints a line, once for all processes, or in each that has something of its own to say."""
     if everyone and jax.process_count() > 1:
         print(f"process {jax.process_index()}: {text}", flush=True)
-    elif everyone or first():
+    elif everyone or is_first_process():
         print(text, flush=True)
 
 
-def agreed(mine: bool) -> bool:
+def all_agree(mine: bool) -> bool:
     """Whether it is so in all processes."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
 
 
-def together(what: str) -> None:
+def wait_for_all(what: str) -> None:
     """Waits until all processes are here."""
     multihost_utils.sync_global_devices(what)

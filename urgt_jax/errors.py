@@ -13,10 +13,10 @@ class WrongChoice(UserError):
     """A configuration that does not go with a data set, whichever of its pictures is read."""
 
 
-def exit_status(command: Callable[[], None]) -> int:
+def exit_status(command: Callable[[], int | None]) -> int:
     """Runs a command line tool and returns its exit status: 2 after a user error, 130 stopped."""
     try:
-        command()
+        return command() or 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -29,7 +29,6 @@ def exit_status(command: Callable[[], None]) -> int:
     except OSError as error:  # a full disk, a folder that went away
         print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
-    return 0
 
 
 class Parser(argparse.ArgumentParser):

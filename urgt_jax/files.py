@@ -11,7 +11,7 @@ from urgt_jax.errors import UserError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def reporting_write_errors(path: Path) -> Iterator[None]:
     """Tells what the system says about writing inside as a user error."""
     try:
         yield
@@ -20,12 +20,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the name `path` only once it is complete."""
     # Not the process id, which hosts that share the folder may have in common.
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with writing(path):
+        with reporting_write_errors(path):
             with part.open("wb") as file:
                 yield file
             os.replace(part, path)
@@ -38,11 +38,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def folder(path: Path) -> Path:
+def make_folder(path: Path) -> Path:
     """The folder, made if it is missing; fails at once where nothing can be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)

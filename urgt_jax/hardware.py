@@ -13,7 +13,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def memory() -> int:
+def total_memory() -> int:
     """Bytes of memory in all."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -25,7 +25,7 @@ def free_memory() -> int:
     except OSError:
         lines = []
     told = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(told[0]) if told else memory() // 2
+    return 1024 * int(told[0]) if told else total_memory() // 2
 
 
 GB, GIB, TERA = 1e9, 2**30, 1e12
@@ -87,7 +87,7 @@ CHIPS: tuple[Chip, ...] = (
 )
 
 
-def of(device, shared: int | None = None) -> Chip | None:
+def chip_of(device, shared: int | None = None) -> Chip | None:
     """Peaks of a JAX device, None if unknown; `shared` says how many devices its chip has become.
 
     A TPU v3 chip, for example, is two devices, each with half of it.

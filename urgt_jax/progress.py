@@ -4,7 +4,7 @@ import sys
 import time
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as 1:02:03 or 4:05."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
@@ -27,15 +27,15 @@ class Progress:
     def follow(self, done: int, count: int) -> None:
         """As `tell`, of work whose length is known once it has begun."""
         self.count = count
-        self.tell(done)
+        self.update(done)
 
-    def tell(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str = "") -> None:
         """Shows the state: in place on a terminal, else a line every ten seconds."""
         now = time.monotonic()
         if not self.live and now - self.told < 10 and done < self.count:
             return
         self.told = now
-        line = f"{self.what} {done}/{self.count}, {duration(self.left(done))} left {note}".rstrip()
+        line = f"{self.what} {done}/{self.count}, {format_duration(self.left(done))} left {note}".rstrip()
         end = "\n" if done >= self.count or not self.live else ""
         start = "\r\x1b[K" if self.live else ""
         print(start + line, end=end, file=sys.stderr, flush=True)

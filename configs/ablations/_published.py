@@ -1,9 +1,9 @@
 """Rows of the paper's tables whose methods are not built here."""
 
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.evaluation.paper_tables import TableRow
 
 rows = (
-    Row(
+    TableRow(
         "Depth on UnrealStereo4K",
         "PRO",
         {"abs_rel": 0.0771, "delta1": 0.927, "rmse": 2.73, "ce": 0.0549},

@@ -2,23 +2,23 @@
 
 Not yet run at full size; the paper's figures stand in `rows`.
 
-python eval.py --workdir runs/no_cross --out runs/isolated_p49 --eval.overlap 0.5
+urgt eval --workdir runs/no_cross --out runs/isolated_p49 --eval.overlap 0.5
 """
 
 from pathlib import Path
 
-from urgt_jax.config_files import changed, load
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.config_files import load_config, with_changes
+from urgt_jax.evaluation.paper_tables import TableRow
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 trained = "no_cross"
 evaluation = {"eval.overlap": 0.5}
 rows = (
-    Row(
+    TableRow(
         "Depth on UnrealStereo4K",
         "isolated patches, p = 49 (the paper's: PatchRefiner)",
         {"abs_rel": 0.0582, "delta1": 0.956, "rmse": 2.17, "ce": 0.0715},
         order=4,
     ),
 )
-config = changed(load(Path(__file__).with_name("no_cross.py")), evaluation)
+config = with_changes(load_config(Path(__file__).with_name("no_cross.py")), evaluation)

@@ -2,23 +2,23 @@
 
 Not yet run at full size; the paper's figures stand in `rows`.
 
-python train.py configs/ablations/joint.py --workdir runs/joint
+urgt train configs/ablations/joint.py --workdir runs/joint
 """
 
 from pathlib import Path
 
-from urgt_jax.config_files import load
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.config_files import load_config
+from urgt_jax.evaluation.paper_tables import TableRow
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 rows = (
-    Row(
+    TableRow(
         "Depth on UnrealStereo4K",
         "URGT joint",
         {"abs_rel": 0.0291, "delta1": 0.983, "rmse": 1.31, "ce": 0.0415},
         order=7,
     ),
-    Row(
+    TableRow(
         "Normals on UnrealStereo4K",
         "URGT joint",
         {
@@ -31,14 +31,14 @@ rows = (
         },
         order=3,
     ),
-    Row(
+    TableRow(
         "Depth on UnrealStereo4K",
         "coarse prior alone (Depth Anything V2)",
         {"abs_rel": 0.0812, "delta1": 0.924, "rmse": 2.86},
         side="coarse",
         order=0,
     ),
-    Row(
+    TableRow(
         "Normals on UnrealStereo4K",
         "coarse prior alone (Metric3D v2)",
         {
@@ -52,6 +52,6 @@ rows = (
         side="coarse",
         order=0,
     ),
-    Row("Loss terms", "all (joint)", {}, order=0),
+    TableRow("Loss terms", "all (joint)", {}, order=0),
 )
-config = load(BASE)
+config = load_config(BASE)

@@ -2,23 +2,27 @@
 
 Not yet run at full size; the paper's figures stand in `rows`.
 
-python train.py configs/ablations/no_cross.py --workdir runs/no_cross
+urgt train configs/ablations/no_cross.py --workdir runs/no_cross
 """
 
 from pathlib import Path
 
-from urgt_jax.config_files import changed, load
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.config_files import load_config, with_changes
+from urgt_jax.evaluation.paper_tables import TableRow
 
 BASE = Path(__file__).parents[1] / "u4k.py"
-changes = {"model.outputs": ("depth",), "data.mix": (1.0, 0.0, 0.0, 0.0), "model.cross": False}
+changes = {
+    "model.outputs": ("depth",),
+    "data.mix": (1.0, 0.0, 0.0, 0.0),
+    "model.cross_patch": False,
+}
 rows = (
-    Row("Cross-patch attention", "without", {"abs_rel": 0.0678, "rmse": 2.51}, order=1),
-    Row(
+    TableRow("Cross-patch attention", "without", {"abs_rel": 0.0678, "rmse": 2.51}, order=1),
+    TableRow(
         "Depth on UnrealStereo4K",
         "isolated patches, p = 16 (the paper's: PatchRefiner)",
         {"abs_rel": 0.0633, "delta1": 0.95, "rmse": 2.28, "ce": 0.0753},
         order=3,
     ),
 )
-config = changed(load(BASE), changes)
+config = with_changes(load_config(BASE), changes)

@@ -2,18 +2,18 @@
 
 Not yet run at full size; the paper's figures stand in `rows`.
 
-python train.py configs/ablations/pure_1x1.py --workdir runs/pure_1x1
+urgt train configs/ablations/pure_1x1.py --workdir runs/pure_1x1
 """
 
 from pathlib import Path
 
-from urgt_jax.config_files import changed, load
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.config_files import load_config, with_changes
+from urgt_jax.evaluation.paper_tables import TableRow
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 changes = {"model.outputs": ("depth",), "data.mix": (1.0, 0.0, 0.0, 0.0)}
 rows = (
-    Row("GridMix", "pure 1x1", {"abs_rel": 0.05, "ce": 0.0648}, order=1),
-    Row("Cross-patch attention", "with", {"abs_rel": 0.05, "rmse": 2.01}, order=0),
+    TableRow("GridMix", "pure 1x1", {"abs_rel": 0.05, "ce": 0.0648}, order=1),
+    TableRow("Cross-patch attention", "with", {"abs_rel": 0.05, "rmse": 2.01}, order=0),
 )
-config = changed(load(BASE), changes)
+config = with_changes(load_config(BASE), changes)

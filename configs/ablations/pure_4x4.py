@@ -2,18 +2,18 @@
 
 Not yet run at full size; the paper's figures stand in `rows`.
 
-python train.py configs/ablations/pure_4x4.py --workdir runs/pure_4x4
+urgt train configs/ablations/pure_4x4.py --workdir runs/pure_4x4
 """
 
 from pathlib import Path
 
-from urgt_jax.config_files import changed, load
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.config_files import load_config, with_changes
+from urgt_jax.evaluation.paper_tables import TableRow
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 changes = {"model.outputs": ("depth",), "data.mix": (0.0, 0.0, 0.0, 1.0)}
 rows = (
-    Row("GridMix", "pure 4x4", {"abs_rel": 0.0321, "ce": 0.0635}, order=2),
-    Row("Positions", "global RoPE", {"abs_rel": 0.0321, "ce": 0.0635}, order=0),
+    TableRow("GridMix", "pure 4x4", {"abs_rel": 0.0321, "ce": 0.0635}, order=2),
+    TableRow("Positions", "global RoPE", {"abs_rel": 0.0321, "ce": 0.0635}, order=0),
 )
-config = changed(load(BASE), changes)
+config = with_changes(load_config(BASE), changes)

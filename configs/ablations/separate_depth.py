@@ -2,24 +2,24 @@
 
 Not yet run at full size; the paper's figures stand in `rows`.
 
-python train.py configs/ablations/separate_depth.py --workdir runs/separate_depth
+urgt train configs/ablations/separate_depth.py --workdir runs/separate_depth
 """
 
 from pathlib import Path
 
-from urgt_jax.config_files import changed, load
-from urgt_jax.evaluation.paper_tables import Row
+from urgt_jax.config_files import load_config, with_changes
+from urgt_jax.evaluation.paper_tables import TableRow
 
 BASE = Path(__file__).parents[1] / "u4k.py"
 changes = {"model.outputs": ("depth",)}
 rows = (
-    Row(
+    TableRow(
         "Depth on UnrealStereo4K",
         "URGT separate",
         {"abs_rel": 0.0295, "delta1": 0.982, "rmse": 1.38, "ce": 0.0418},
         order=6,
     ),
-    Row("Loss terms", "depth alone (separate)", {}, order=3),
-    Row("GridMix", "mixed (.1, .2, .3, .4)", {"abs_rel": 0.0295, "ce": 0.0418}, order=0),
+    TableRow("Loss terms", "depth alone (separate)", {}, order=3),
+    TableRow("GridMix", "mixed (.1, .2, .3, .4)", {"abs_rel": 0.0295, "ce": 0.0418}, order=0),
 )
-config = changed(load(BASE), changes)
+config = with_changes(load_config(BASE), changes)

@@ -16,7 +16,7 @@ import urgt_jax
 from urgt_jax.commands import eval as eval_command
 from urgt_jax.commands import refine as refine_command
 from urgt_jax.config import Prior
-from urgt_jax.data.scenes.export import write
+from urgt_jax.data.scenes.export import write_scene
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.images.files import read_image, write_map
 from urgt_jax.training.step import initial_params
@@ -40,7 +40,7 @@ def weights(micro, tmp_path_factory):
 @pytest.fixture
 def scene(tmp_path):
     """A picture of 41 x 67 pixels with coarse maps beside it."""
-    write(tmp_path, "photo", 3, "test", (41, 67), Prior())
+    write_scene(tmp_path, "photo", 3, "test", (41, 67), Prior())
     return tmp_path / "photo.png"
 
 

@@ -12,13 +12,13 @@ from urgt_jax.commands import eval as eval_command
 from urgt_jax.commands import prepare as prepare_command
 from urgt_jax.commands import priors as priors_command
 from urgt_jax.config import Data
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.data.priors.filters import shrink
-from urgt_jax.data.sources import open_pictures
+from urgt_jax.data.sources import open_prior_source
+from urgt_jax.data.unreal4k import benchmark
 from urgt_jax.data.unreal4k.records import Tiled
 from urgt_jax.errors import UserError
-from urgt_jax.scaling import data_benchmark
 from urgt_jax.training.loop import train
 
 SIZE = (48, 72)
@@ -42,7 +42,7 @@ def prepared(tmp_path_factory):
     """UnrealStereo4K in miniature, with stored priors of two splits."""
     place = tmp_path_factory.mktemp("set")
     source, out = miniature.unreal4k(place / "source", SIZE, frames=4), place / "u4k"
-    call(prepare_command.main, "--source", source, "--out", out, "--workers", 1)
+    call(prepare_command.main, "unreal4k", "--source", source, "--out", out, "--workers", 1)
     for split in ("train", "test_in"):
         maps = _maps(out, split, place / "maps")
         told = ("--data", "unreal4k", out, "--split", split)
@@ -58,7 +58,7 @@ def on_u4k(micro, prepared):
     config = dataclasses.replace(
         micro, data=dataclasses.replace(micro.data, source="unreal4k", path=str(prepared))
     )
-    return changed(config, mix | data)
+    return with_changes(config, mix | data)
 
 
 def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
@@ -83,7 +83,7 @@ def test_a_batch_reads_no_more_than_its_patches(on_u4k, monkeypatch):
 
 
 def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, prepared):
-    pictures = open_pictures(on_u4k, "train")
+    pictures = open_prior_source(on_u4k, "train")
     whole = pictures.read(0)
     part = pictures.read(0, (slice(10, 30), slice(20, 60)))
     assert part.fit == whole.fit
@@ -97,7 +97,7 @@ def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, pr
 @pytest.mark.parametrize(
     "changes,told",
     [
-        ({"data.priors": "nowhere"}, "no priors at nowhere.*urgt_jax.fill"),
+        ({"data.priors_path": "nowhere"}, "no priors at nowhere.*urgt priors"),
         ({"prior.kind": "depth"}, "hold disparity: set --prior.kind disparity"),
         ({"data.max_depth": 60.0}, "fitted to 80"),
         ({"data.path": "elsewhere"}, "no prepared data set at elsewhere"),
@@ -105,12 +105,12 @@ def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, pr
 )
 def test_training_on_what_is_not_there_is_told_at_once(on_u4k, tmp_path, changes, told):
     with pytest.raises(UserError, match=told):
-        train(changed(on_u4k, changes), tmp_path / "run")
+        train(with_changes(on_u4k, changes), tmp_path / "run")
 
 
 def test_exact_normals_are_refused_where_there_are_none(on_u4k):
-    with pytest.raises(UserError, match="loss.target exact: unreal4k has no exact normals"):
-        pipeline.Batches(changed(on_u4k, {"loss.target": "exact"}))[0]
+    with pytest.raises(UserError, match="loss.normal_target exact: unreal4k has no exact normals"):
+        pipeline.Batches(with_changes(on_u4k, {"loss.normal_target": "exact"}))[0]
 
 
 def test_a_source_and_its_folder_go_together():
@@ -121,6 +121,6 @@ def test_a_source_and_its_folder_go_together():
 
 
 def test_the_benchmark_measures_what_is_the_same(capsys):
-    call(data_benchmark.main, "--frames", 2, "--size", 36, 64, "--repeat", 2)
+    call(benchmark.main, "--frames", 2, "--size", 36, 64, "--repeat", 2)
     said = capsys.readouterr().out.splitlines()
     assert "as tiles" in said[0] and [line.split()[0] for line in said[2:]] == ["1", "2", "3", "4"]

@@ -7,23 +7,23 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
+from urgt_jax.training.validation import Validation
 
 from urgt_jax.config import Config, Model
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix, pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.models import attention, flops
-from urgt_jax.models.apply import refine
-from urgt_jax.models.layers import kept_of
-from urgt_jax.models.refiner import tokens_of
-from urgt_jax.models.registry import assemble, structure
+from urgt_jax.models.apply import refine_batch
+from urgt_jax.models.layers import kept_blocks
+from urgt_jax.models.refiner import tokens_per_patch
+from urgt_jax.models.registry import abstract_params, build_with_params
 from urgt_jax.scaling import tpu_plan
 from urgt_jax.training import losses, sharding
-from urgt_jax.training.loop import Watch, train
-from urgt_jax.training.step import Verdict, initial_state, train_step
-from urgt_jax.training.validation import Validation
+from urgt_jax.training.loop import StepWatch, train
+from urgt_jax.training.step import StepVerdict, initial_state, train_step
 
-PAIRS = ("camera", "registers", "within", "across")  # parameters that attention uses
+PAIRS = ("camera", "registers", "within_patch", "across_patches")  # parameters that attention uses
 PAPER = (0.1, 0.2, 0.3, 0.4)
 ONE, FOUR = (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)
 
@@ -31,7 +31,9 @@ ONE, FOUR = (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)
 @pytest.fixture(scope="module")
 def packed(micro) -> Config:
     """Two rows a step; one head is quicker to compile than two."""
-    return changed(micro, {"data.fill": "packed", "data.batch": 2, "model.outputs": ("depth",)})
+    return with_changes(
+        micro, {"data.batching": "packed", "data.batch": 2, "model.outputs": ("depth",)}
+    )
 
 
 def _mixed(config: Config) -> tuple[int, list[int]]:
@@ -42,7 +44,7 @@ def _mixed(config: Config) -> tuple[int, list[int]]:
 
 @pytest.mark.parametrize("mix", [PAPER, (0, 0.5, 0, 0.5), (0, 0, 1, 0), (1, 0, 0, 0)])
 def test_rows_are_full_and_have_as_many_blocks_of_each_side_as_is_told(packed, mix):
-    config = changed(packed, {"data.mix": mix})
+    config = with_changes(packed, {"data.mix": mix})
     rows = [gridmix.row_sides(config, k, row) for k in range(250) for row in range(2)]
     assert {sum(m * m for m in sides) for sides in rows} == {16}
     found = np.mean([np.bincount(sides, minlength=5)[1:] for sides in rows], 0)
@@ -51,9 +53,9 @@ def test_rows_are_full_and_have_as_many_blocks_of_each_side_as_is_told(packed, m
 
 
 def test_the_first_block_of_a_row_follows_the_mix_and_the_others_what_fits():
-    np.testing.assert_allclose(gridmix.fitting(PAPER, 16), PAPER)
-    np.testing.assert_allclose(gridmix.fitting(PAPER, 7), [1 / 3, 2 / 3, 0, 0])
-    assert gridmix.fitting((0, 0, 1, 0), 7).tolist() == [0, 1, 0, 0]
+    np.testing.assert_allclose(gridmix.mix_that_fits(PAPER, 16), PAPER)
+    np.testing.assert_allclose(gridmix.mix_that_fits(PAPER, 7), [1 / 3, 2 / 3, 0, 0])
+    assert gridmix.mix_that_fits((0, 0, 1, 0), 7).tolist() == [0, 1, 0, 0]
     shares = gridmix.packed_blocks(PAPER) * [1, 4, 9, 16] / 16
     np.testing.assert_allclose(shares, [0.113, 0.204, 0.283, 0.4], atol=5e-4)
 
@@ -68,7 +70,7 @@ def test_a_packed_row_is_its_blocks_one_after_the_other(packed):
         part = slice(start, start + m * m)
         (index,) = {next(names)[0] for _ in range(m * m)}
         rng = np.random.default_rng([packed.seed, 3, k, place])
-        wanted = gridmix.patches(batches.source, index, packed, m, rng)
+        wanted = gridmix.draw_block(batches.source, index, packed, m, rng)
         for name in wanted:
             np.testing.assert_array_equal(batch[name][0, part], wanted[name], name)
         assert (batch["owner"][0, part] == place).all()
@@ -79,7 +81,7 @@ def test_a_packed_row_is_its_blocks_one_after_the_other(packed):
 def test_hosts_and_a_later_start_give_the_same_rows(packed):
     whole = pipeline.Batches(packed)[3]
     parts = [pipeline.Batches(packed, host, 2)[3] for host in range(2)]
-    later = next(pipeline.batches(packed, start=3))
+    later = next(pipeline.batch_iterator(packed, start=3))
     for name, x in whole.items():
         np.testing.assert_array_equal(x, np.concatenate([part[name] for part in parts]), name)
         np.testing.assert_array_equal(x, later[name], name)
@@ -90,7 +92,7 @@ def _layers(model: Model):
     """(params, tokens, spots, owner) -> the layers that heads read."""
 
     def run(params, tokens, spots, owner=None):
-        return assemble(model, params).attend(tokens, spots, owner=owner)
+        return build_with_params(model, params).attend(tokens, spots, owner=owner)
 
     return jax.jit(run)
 
@@ -121,9 +123,9 @@ def row(micro):
     count = model.tokens[0] * model.tokens[1]
     spots = rng.uniform(1, 9, (1, 16, count, 2)).astype(np.float32)
     owner = gridmix.owners([2, 1, 2, 1, 2, 1, 1])[None]
-    kept = len(kept_of(model.layers))
-    weights = draw(kept, 1, 16, tokens_of(model), 2 * model.width)
-    params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), structure(model)[1])
+    kept = len(kept_blocks(model.dpt_layers))
+    weights = draw(kept, 1, 16, tokens_per_patch(model), 2 * model.width)
+    params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), abstract_params(model)[1])
     return params, draw(1, 16, count, model.width), spots, weights, owner
 
 
@@ -212,17 +214,19 @@ def test_cudnn_is_not_asked_for_packed_rows(monkeypatch, platform):
 
 
 def test_patches_of_packed_rows_cannot_be_shared_among_devices(packed):
-    config = changed(packed, {"mesh.data": 1, "mesh.patch": 4})
-    with pytest.raises(UserError, match="mesh.patch 4 does not go with data.fill packed.*--mesh"):
-        sharding.mesh_of(config)
-    assert dict(sharding.mesh_of(changed(packed, {"mesh.data": 2})).shape)["data"] == 2
+    config = with_changes(packed, {"mesh.data": 1, "mesh.patch": 4})
+    with pytest.raises(
+        UserError, match="mesh.patch 4 does not go with data.batching packed.*--mesh"
+    ):
+        sharding.make_mesh(config)
+    assert dict(sharding.make_mesh(with_changes(packed, {"mesh.data": 2})).shape)["data"] == 2
 
 
 def test_a_plan_has_the_shapes_of_packed_batches_and_their_operations(packed):
     wanted = {n: (x.shape, x.dtype) for n, x in pipeline.Batches(packed)[0].items()}
     found = {n: (x.shape, x.dtype) for n, x in tpu_plan.abstract_batch(packed, 4).items()}
     assert found == wanted
-    least, most = (tpu_plan.needed(changed(packed, {"data.mix": m}), 4) for m in (ONE, FOUR))
+    least, most = (tpu_plan.needed(with_changes(packed, {"data.mix": m}), 4) for m in (ONE, FOUR))
     assert least < tpu_plan.needed(packed, 4) < most
     assert most == 2 * flops.training(packed, 16).total
 
@@ -234,8 +238,8 @@ def test_the_pictures_that_spoil_a_packed_step_are_named_once(packed):
     bad = slice(sides[0] ** 2, sides[0] ** 2 + sides[1] ** 2)  # the second block's patches
     far[bad] = np.nan
     (named,) = {f"{index} ({name})" for index, name in batches.pictures(k)[bad]}
-    watch = Watch(packed, batches, skipped=0)
-    watch.step(k, Verdict(np.False_, np.float32("nan"), far))
+    watch = StepWatch(packed, batches, skipped=0)
+    watch.step(k, StepVerdict(np.False_, np.float32("nan"), far))
     with pytest.raises(UserError) as told:
         watch.read()
     assert f"without a finite result: {named}; steps left out" in str(told.value)
@@ -243,21 +247,21 @@ def test_the_pictures_that_spoil_a_packed_step_are_named_once(packed):
 
 @pytest.mark.slow
 def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
-    config = changed(packed, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.accumulate": 2})
-    mesh, batches = sharding.mesh_of(config), pipeline.Batches(config)
+    config = with_changes(packed, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.accumulate": 2})
+    mesh, batches = sharding.make_mesh(config), pipeline.Batches(config)
     run, state = train_step(config, mesh), initial_state(config, mesh)
     together = batches[0]
     params = jax.device_get(state.params)
-    counts = losses.counts(config, together)
+    counts = losses.valid_counts(config, together)
     apart = {n: x.reshape(8, 4, *x.shape[2:]) for n, x in together.items() if n != "owner"}
 
     def of_images(params, batch):
-        maps = refine(assemble(config.model, params), batch)
-        terms = losses.terms(config, maps, batch, counts)
-        return terms, losses.far(config, maps, batch)
+        maps = refine_batch(build_with_params(config.model, params), batch)
+        terms = losses.loss_terms(config, maps, batch, counts)
+        return terms, losses.image_errors(config, maps, batch)
 
     terms, far = jax.jit(of_images)(params, apart)
-    state, metrics, verdict = run(state, sharding.on_mesh(together, mesh))
+    state, metrics, verdict = run(state, sharding.put_on_mesh(together, mesh))
     for name, value in terms.items():
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
     each = np.asarray(verdict.far).reshape(8, 4)
@@ -265,7 +269,7 @@ def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
     compiled = run._cache_size()
     for k in range(1, 3):  # whatever their blocks are
         batch = pipeline.Batches(packed)[k]
-        state, *_ = run(state, sharding.on_mesh(batch, mesh))
+        state, *_ = run(state, sharding.put_on_mesh(batch, mesh))
     assert run._cache_size() == compiled
 
 
@@ -295,8 +299,8 @@ def test_a_side_that_the_mix_has_not_stays_away_and_a_rare_one_keeps_its_chance(
 
 
 def test_held_out_blocks_are_the_same_ones_whoever_asks(packed):
-    config = changed(packed, {"data.adapt": 4, "data.fill": "images", "data.batch": 4})
-    one, other = (Validation(config, sharding.mesh_of(config)) for _ in range(2))
+    config = with_changes(packed, {"data.adapt": 4, "data.batching": "images", "data.batch": 4})
+    one, other = (Validation(config, sharding.make_mesh(config)) for _ in range(2))
     first, again = (jax.device_get(v._batch(4, 4, 2)) for v in (one, other))
     for name, x in first.items():
         np.testing.assert_array_equal(x, again[name], name)
@@ -306,7 +310,7 @@ def test_held_out_blocks_are_the_same_ones_whoever_asks(packed):
 
 def test_steps_between_adaptions_must_not_be_negative(packed):
     with pytest.raises(UserError, match="data.adapt -1 must not be negative"):
-        changed(packed, {"data.adapt": -1})
+        with_changes(packed, {"data.adapt": -1})
 
 
 @pytest.fixture
@@ -325,8 +329,8 @@ def drawn(monkeypatch):
 @pytest.mark.slow
 def test_a_resumed_run_adapts_its_mix_with_the_same_bits(packed, tmp_path, drawn):
     """One that ended between two adaptions, and one that ended at an adaption."""
-    config = changed(packed, {
-        "data.mix": (0.4, 0.6, 0.0, 0.0), "data.adapt": 4, "optim.steps": 9, "optim.rate": 0.03,
+    config = with_changes(packed, {
+        "data.mix": (0.4, 0.6, 0.0, 0.0), "data.adapt": 4, "optim.steps": 9, "optim.learning_rate": 0.03,
         "train.save_every": 2, "train.keep": 9,
     })  # fmt: skip
     train(config, tmp_path / "run")

@@ -13,8 +13,8 @@ from urgt_jax.data import gridmix, pipeline
 from urgt_jax.data.pipeline import UNREAD, Failure
 from urgt_jax.data.priors import stored
 from urgt_jax.data.priors.degrade import degrade
-from urgt_jax.data.priors.units import normalise
-from urgt_jax.data.sources import Measured, Scenes, open_pictures, open_source
+from urgt_jax.data.priors.units import to_network_unit
+from urgt_jax.data.sources import DataSetSource, SceneSource, open_prior_source, open_source
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 
@@ -40,7 +40,7 @@ def test_hosts_share_the_batch_of_one(micro, hosts):
 
 
 def test_threads_give_the_same_batches(micro):
-    ahead = pipeline.batches(micro, start=2)
+    ahead = pipeline.batch_iterator(micro, start=2)
     for k in range(2, 6):
         _same(pipeline.Batches(micro)[k], next(ahead))
 
@@ -68,19 +68,19 @@ def photos(tmp_path):
     """Pictures of one's own, all of them sound."""
     folder = _photos(tmp_path / "photos")
     priors = stored.StoredPriors(folder / "priors" / "all")
-    return Measured(open_source("folder", folder), priors, 80.0)
+    return DataSetSource(open_source("folder", folder), priors, 80.0)
 
 
-def _damage(photos: Measured, number: int, name: str = "photo{}.png") -> None:
+def _damage(photos: DataSetSource, number: int, name: str = "photo{}.png") -> None:
     """Cuts off the end of one of a picture's files."""
     path = photos.source.path / name.format(number)
     path.write_bytes(path.read_bytes()[:-50])
 
 
-def _row(photos: Measured, config: Config, index: int, step: int, row: int):
+def _row(photos: DataSetSource, config: Config, index: int, step: int, row: int):
     """What a picture gives in a row of a step."""
     rng = np.random.default_rng([config.seed, 3, step, row])
-    return gridmix.patches(photos, index, config, gridmix.block_side(config, step), rng)["image"]
+    return gridmix.draw_block(photos, index, config, gridmix.block_side(config, step), rng)["image"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_hosts_agree_on_what_stands_in(micro, photos):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_threads_and_workers_agree_on_what_stands_in(micro, photos, workers):
     _damage(photos, 3)
-    ahead = pipeline.batches(_with(micro, workers=workers), start=1, source=photos)
+    ahead = pipeline.batch_iterator(_with(micro, workers=workers), start=1, source=photos)
     for k in range(1, 5):
         direct, batch = pipeline.Batches(micro, source=photos)[k], next(ahead)
         assert direct.pop(UNREAD, None) == batch.pop(UNREAD, None)
@@ -136,7 +136,7 @@ def test_threads_and_workers_agree_on_what_stands_in(micro, photos, workers):
 
 def test_a_killed_worker_is_told_in_one_line(micro, photos):
     others = set(multiprocessing.active_children())  # of tests before
-    ahead = pipeline.batches(_with(micro, workers=1), start=0, source=photos)
+    ahead = pipeline.batch_iterator(_with(micro, workers=1), start=0, source=photos)
     next(ahead)
     (worker,) = set(multiprocessing.active_children()) - others
     worker.kill()
@@ -148,14 +148,14 @@ def test_a_killed_worker_is_told_in_one_line(micro, photos):
 def test_nothing_but_damaged_pictures_is_one_line(micro, photos, workers):
     for number in range(PHOTOS):
         _damage(photos, number)
-    ahead = pipeline.batches(_with(micro, workers=workers), start=0, source=photos)
+    ahead = pipeline.batch_iterator(_with(micro, workers=workers), start=0, source=photos)
     with pytest.raises(UserError, match=r"photo\d.png cannot be read.*in vain: 5") as told:
         next(ahead)
     assert "\n" not in str(told.value)
 
 
 def test_a_failing_disk_is_told_like_a_damaged_file(micro):
-    class Failing(Scenes):
+    class Failing(SceneSource):
         def read(self, index, window):
             if index == 2:
                 raise OSError("the disk\nfailed")
@@ -166,7 +166,7 @@ def test_a_failing_disk_is_told_like_a_damaged_file(micro):
 
 
 def test_each_picture_that_cannot_be_read_is_told_once(micro, photos):
-    unread = pipeline.Unread(_with(micro, unreadable=2), photos)
+    unread = pipeline.UnreadableImages(_with(micro, unreadable=2), photos)
     batch = {"image": 0, UNREAD: [Failure(4, "why"), Failure(4, "why"), Failure(1, "other")]}
     told = list(unread.take(batch))
     assert batch == {"image": 0}
@@ -180,7 +180,7 @@ def test_each_picture_that_cannot_be_read_is_told_once(micro, photos):
 
 @pytest.mark.parametrize("limit", [0, 2])
 def test_too_many_pictures_that_cannot_be_read_end_the_run(micro, photos, limit):
-    unread = pipeline.Unread(_with(micro, unreadable=limit), photos)
+    unread = pipeline.UnreadableImages(_with(micro, unreadable=limit), photos)
     lines = unread.take({UNREAD: [Failure(i, f"reason {i}") for i in range(PHOTOS)]})
     for i in range(limit):
         assert f"photo{i} " in next(lines)
@@ -216,13 +216,13 @@ def test_a_step_is_filled_by_images_or_by_patches(micro):
 
 
 def test_blocks_are_contiguous_quarters(micro):
-    windows = grid.block(48, 72, 2, 1, 2)
+    windows = grid.gridmix_block(48, 72, 2, 1, 2)
     assert windows.patch == (12, 18)
     assert windows.origins.tolist() == [[12, 36], [12, 54], [24, 36], [24, 54]]
 
 
 def test_a_flip_mirrors_normals_and_camera(micro):
-    picture = Scenes(micro, "train").read(0)
+    picture = SceneSource(micro, "train").read(0)
     flipped = gridmix._flip(picture)
     np.testing.assert_array_equal(flipped.normal[:, ::-1] * [-1, 1, 1], picture.normal)
     again = gridmix._flip(flipped)
@@ -232,21 +232,21 @@ def test_a_flip_mirrors_normals_and_camera(micro):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_scenes_stay_in_memory_only_where_they_are_read_again(micro, keep):
-    pictures = open_pictures(micro, "val", keep=keep)
+    pictures = open_prior_source(micro, "val", keep=keep)
     assert (pictures.read(0) is pictures.read(0)) == keep
 
 
 def test_truth_is_not_mixed_across_edges(micro):
-    scenes = Scenes(micro, "train")
-    batch = gridmix.block_of(scenes, 1, micro, grid.block(48, 72, 4, 0, 0))
+    scenes = SceneSource(micro, "train")
+    batch = gridmix.read_block(scenes, 1, micro, grid.gridmix_block(48, 72, 4, 0, 0))
     assert np.isin(batch["depth"], scenes.read(1).depth).all()
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_block_is_the_same_part_of_the_whole_or_of_its_mirror_image(micro, flip):
-    scenes, windows = Scenes(micro, "train"), grid.block(48, 72, 2, 1, 2)
-    part = gridmix.block_of(scenes, 2, micro, windows, flip)
-    whole = gridmix.block_of(scenes, 2, micro, grid.block(48, 72, 4, 0, 0), flip)
+    scenes, windows = SceneSource(micro, "train"), grid.gridmix_block(48, 72, 2, 1, 2)
+    part = gridmix.read_block(scenes, 2, micro, windows, flip)
+    whole = gridmix.read_block(scenes, 2, micro, grid.gridmix_block(48, 72, 4, 0, 0), flip)
     rows = [4 * 1 + 2, 4 * 1 + 3, 4 * 2 + 2, 4 * 2 + 3]
     for name in part:
         np.testing.assert_allclose(part[name], whole[name][rows], atol=1e-5, err_msg=name)
@@ -254,7 +254,7 @@ def test_a_block_is_the_same_part_of_the_whole_or_of_its_mirror_image(micro, fli
 
 @pytest.mark.parametrize("kind", ["disparity", "depth"])
 def test_priors_are_worse_than_truth_but_tell_of_it(micro, kind):
-    picture = Scenes(micro, "train").read(2)
+    picture = SceneSource(micro, "train").read(2)
     prior = dataclasses.replace(micro.prior, kind=kind)
     rng = np.random.default_rng(0)
     depth, normal = degrade(picture.depth, picture.normal, picture.valid, prior, rng, 80.0)
@@ -268,6 +268,6 @@ def test_priors_are_worse_than_truth_but_tell_of_it(micro, kind):
 @pytest.mark.parametrize("kind", ["disparity", "depth"])
 def test_units_go_there_and_back(micro, kind):
     coarse = np.random.default_rng(0).uniform(3, 70, (8, 9)).astype(np.float32)
-    inside, unit = normalise(coarse, dataclasses.replace(micro.prior, kind=kind), 80.0)
+    inside, unit = to_network_unit(coarse, dataclasses.replace(micro.prior, kind=kind), 80.0)
     assert inside.min() >= 0 and inside.max() <= 1
     np.testing.assert_allclose(unit.back(inside), coarse, rtol=1e-5)

@@ -108,7 +108,7 @@ def test_order_kept_lost_and_turned_round(near, far, expected):
 
 
 def test_a_seam_between_two_patches():
-    halves = grid.cover(2, 4, 1, 2)
+    halves = grid.cover_image(2, 4, 1, 2)
     found = _seams(np.array([[1, 1, 2, 2], [1, 1, 2, 2]]), halves)
     assert found == pytest.approx({"seam": math.log(2), "seam_elsewhere": 0})
     # Moved by a pixel, two of its pairs are among the eight that straddle no border.
@@ -117,7 +117,7 @@ def test_a_seam_between_two_patches():
 
 
 def test_a_map_of_one_patch_has_no_seam():
-    found = _seams(np.array([[1, 2]]), grid.cover(1, 2, 1, 1))
+    found = _seams(np.array([[1, 2]]), grid.cover_image(1, 2, 1, 1))
     assert math.isnan(found["seam"]) and found["seam_elsewhere"] == pytest.approx(math.log(2))
 
 
@@ -188,7 +188,7 @@ def test_depth_scores_are_those_of_the_plain_reference(scene):
 @pytest.mark.parametrize("overlap", [0.0, 0.3])
 def test_seams_are_those_of_the_plain_reference(scene, overlap):
     truth, pred, _ = scene
-    patches = grid.cover(*SIZE, 3, 4, overlap)
+    patches = grid.cover_image(*SIZE, 3, 4, overlap)
     found = metrics.seams(pred, truth, patches, tile=TILE, devices=jax.devices()[:1])
     expected = slow.seams(pred, truth.depth, truth.valid, patches)
     assert found == pytest.approx(expected, rel=2e-6)
@@ -227,7 +227,7 @@ def _all(scene, **how):
     scores, counts = metrics.normal_scores(normal, truth, **how)
     return (
         metrics.depth_scores(pred, truth, **how)
-        | metrics.seams(pred, truth, grid.cover(*SIZE, 2, 3), **how)
+        | metrics.seams(pred, truth, grid.cover_image(*SIZE, 2, 3), **how)
         | scores
         | {"agreement": metrics.agreement(pred, normal, truth, **how)}
     ), counts
@@ -330,7 +330,7 @@ def test_predicted_normals_of_any_length_count_by_their_direction_and_none_by_90
         (lambda: _scores(np.ones((3, 2)), _truth(np.ones((2, 2)))), "(3, 2)"),
         (lambda: metrics.normal_scores(np.ones((2, 2)), _truth(np.ones((2, 2)))), "(2, 2, 3)"),
         (lambda: metrics.true_normals(_truth(np.ones((2, 2)))), "intrinsics"),
-        (lambda: _seams(np.ones((2, 2)), grid.cover(2, 3, 1, 1)), "(2, 3)"),
+        (lambda: _seams(np.ones((2, 2)), grid.cover_image(2, 3, 1, 1)), "(2, 3)"),
     ],
 )
 def test_what_cannot_be_compared_is_told_in_one_line(make, told):
@@ -421,7 +421,7 @@ def test_consistency_is_that_of_the_plain_reference():
 def test_consistency_is_zero_for_one_map_and_grows_with_seams(height, width):
     windows = metrics.consistency_windows(height, width)
     picture = np.random.default_rng(0).random((height, width)).astype(np.float32)
-    cut = np.stack(list(grid.cut(picture, windows)))
+    cut = np.stack(list(grid.cut_windows(picture, windows)))
     assert metrics.consistency(cut, windows.origins, 80.0) == 0
     shifted = cut + np.arange(16, dtype=np.float32)[:, None, None] % 2
     assert metrics.consistency(shifted, windows.origins, 80.0) > 0.1
@@ -446,16 +446,18 @@ def test_the_relative_error_of_near_and_far_is_in_proportion_and_sees_no_mask():
     target = np.array([[0.9, 0.4, 0.0, 0.5]], np.float32)
     mask = np.array([[True, True, True, False]])
     off = np.array([[0.1, -0.05, 0.01, np.nan]], np.float32)
-    assert loss_terms.relative(target + off, target, mask) == pytest.approx(0.1, rel=1e-5)
+    assert loss_terms.mean_relative_error(target + off, target, mask) == pytest.approx(
+        0.1, rel=1e-5
+    )
 
 
 def test_confidences_learn_one_over_the_error_and_leave_it_as_it_is():
     error, mask = np.array([0.5, 0.02, 0.1, 9.0], np.float32), np.array([True, True, True, False])
-    of_sure, of_error = jax.grad(loss_terms.doubt, (0, 1))(1 / error, error, mask)
+    of_sure, of_error = jax.grad(loss_terms.confidence_loss, (0, 1))(1 / error, error, mask)
     np.testing.assert_allclose(of_sure, 0, atol=1e-6)
     np.testing.assert_array_equal(of_error, 0)
-    least = loss_terms.doubt(1 / error, error, mask)
-    assert all(loss_terms.doubt(k / error, error, mask) > least for k in (0.9, 1.1))
+    least = loss_terms.confidence_loss(1 / error, error, mask)
+    assert all(loss_terms.confidence_loss(k / error, error, mask) > least for k in (0.9, 1.1))
 
 
 def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
@@ -464,14 +466,14 @@ def test_losses_are_finite_with_their_gradients_where_nothing_is_valid():
 
     def total(d, n):
         return (
-            loss_terms.mse(d, depth, none)
-            + loss_terms.relative(d, depth, none)
+            loss_terms.mean_squared_error(d, depth, none)
+            + loss_terms.mean_relative_error(d, depth, none)
             + loss_terms.gradient_matching(d, depth, none)
-            + loss_terms.angular(n, normal, none)
-            + loss_terms.alignment(n, normal, mask)
-            + loss_terms.apart(n, normal, mask)
-            + loss_terms.doubt(d, loss_terms.proportion(d, depth), none)
-            + loss_terms.doubt(d, loss_terms.distance(n, normal), none)
+            + loss_terms.angular_loss(n, normal, none)
+            + loss_terms.alignment_loss(n, normal, mask)
+            + loss_terms.mean_normal_distance(n, normal, mask)
+            + loss_terms.confidence_loss(d, loss_terms.relative_error(d, depth), none)
+            + loss_terms.confidence_loss(d, loss_terms.normal_distance(n, normal), none)
         )
 
     for gradient in jax.jit(jax.grad(total, (0, 1)))(jnp.asarray(depth), normal):
@@ -483,7 +485,9 @@ def test_unit_normals_are_apart_by_the_chord_of_their_angle(degrees):
     angle, size = math.radians(degrees), (4, 5)
     turned = np.broadcast_to([0, -math.sin(angle), -math.cos(angle)], (*size, 3))
     facing = np.broadcast_to(np.float32([0, 0, -1]), (*size, 3))
-    found = loss_terms.apart(3 * turned.astype(np.float32), facing, np.ones(size, bool))
+    found = loss_terms.mean_normal_distance(
+        3 * turned.astype(np.float32), facing, np.ones(size, bool)
+    )
     assert float(found) == pytest.approx(2 * math.sin(angle / 2), rel=1e-3)
 
 
@@ -491,5 +495,5 @@ def test_alignment_of_unit_normals_is_twice_the_angular_term():
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal((1, 5, 5, 3)).astype(np.float32) for _ in range(2))
     mask, b = np.ones((1, 5, 5), bool), unit_vectors(b)
-    twice = 2 * float(loss_terms.angular(a, b, mask))
-    assert float(loss_terms.alignment(a, b, mask)) == pytest.approx(twice, rel=1e-5)
+    twice = 2 * float(loss_terms.angular_loss(a, b, mask))
+    assert float(loss_terms.alignment_loss(a, b, mask)) == pytest.approx(twice, rel=1e-5)

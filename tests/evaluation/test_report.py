@@ -13,7 +13,7 @@ from urgt_jax.evaluation import report
 from urgt_jax.evaluation.report.layers import UNKNOWN, place
 from urgt_jax.evaluation.report.zooms import WINDOW
 from urgt_jax.images.colour import RAMP
-from urgt_jax.images.grid import cover
+from urgt_jax.images.grid import cover_image
 
 SHAPE = (40, 60)
 NASTY = "<b>&\"'.png"
@@ -438,7 +438,7 @@ def post(shape=(300, 400), top=30, left=200):
 
 def test_zooms_are_where_things_are_thin_and_where_patches_meet_worst():
     layers = post()
-    windows = cover(*layers.valid.shape, 6, 4)  # corners at every 50 rows and 100 columns
+    windows = cover_image(*layers.valid.shape, 6, 4)  # corners at every 50 rows and 100 columns
     thin, border = report.zooms(layers, windows)
     assert thin.valid.shape == border.valid.shape == WINDOW
     assert (thin.depth["truth"] == 0.5).sum() == 300
@@ -448,9 +448,9 @@ def test_zooms_are_where_things_are_thin_and_where_patches_meet_worst():
 
 def test_nothing_thin_and_no_borders_are_no_zooms():
     flat = post()._replace(depth={"refined": np.ones((300, 400)), "truth": np.ones((300, 400))})
-    assert report.zooms(flat, cover(300, 400, 1, 1)) == []
+    assert report.zooms(flat, cover_image(300, 400, 1, 1)) == []
     small = made()
-    assert [x.valid.shape for x in report.zooms(small, cover(*SHAPE, 2, 2))] == [SHAPE] * 2
+    assert [x.valid.shape for x in report.zooms(small, cover_image(*SHAPE, 2, 2))] == [SHAPE] * 2
 
 
 def test_a_reduced_picture_has_every_so_manieth_pixel():

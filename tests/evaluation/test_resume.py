@@ -16,13 +16,13 @@ from helpers import command
 from helpers import miniature_sets as miniature
 
 from urgt_jax.commands.eval import main
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import sources
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation import metrics, report, resume
 from urgt_jax.evaluation import run as evaluation
-from urgt_jax.evaluation.candidates import Predictions, Refined
-from urgt_jax.evaluation.examples import Sheets
+from urgt_jax.evaluation.candidates import RefinerCandidates, SavedPredictions
+from urgt_jax.evaluation.examples import ExampleSheets
 from urgt_jax.files import write_text
 from urgt_jax.inference.refiner import Refiner
 from urgt_jax.training.step import initial_params
@@ -61,7 +61,7 @@ def maps(truth, tmp_path_factory):
 def words(truth, maps):
     """The options of an evaluation, but for where to."""
     return ("--predictions", maps, "--kind", "depth", "--data", "folder", truth,
-            "--eval.examples", 2)  # fmt: skip
+            "--pages", 2)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -146,20 +146,20 @@ def counted(monkeypatch, owner, name="__call__"):
 
 
 MOMENTS = {
-    "first picture": (Predictions, "__call__", 1),
-    "a picture": (Predictions, "__call__", 4),
-    "a skipped picture": (Predictions, "__call__", 5),
+    "first picture": (SavedPredictions, "__call__", 1),
+    "a picture": (SavedPredictions, "__call__", 4),
+    "a skipped picture": (SavedPredictions, "__call__", 5),
     "thumbnail": (report, "write_thumbnail", 4),
     "before layers": (report, "write_layers", 3),
     "after layers": (report, "write_layers", 3, True),
     "before layers are dropped": (report, "drop_layers", 1),
     "after layers are dropped": (report, "drop_layers", 1, True),
-    "before a line": (resume.Journal, "add", 4),
-    "after a line": (resume.Journal, "add", 4, True),
-    "after the last line": (resume.Journal, "add", 6, True),
+    "before a line": (resume.ScoreJournal, "add", 4),
+    "after a line": (resume.ScoreJournal, "add", 4, True),
+    "after the last line": (resume.ScoreJournal, "add", 6, True),
     "before pages": (report, "write_pages", 1),
     "after pages": (report, "write_pages", 1, True),
-    "after the sheets": (Sheets, "write", 1, True),
+    "after the sheets": (ExampleSheets, "write", 1, True),
 }
 
 
@@ -173,13 +173,13 @@ def test_a_killed_evaluation_ends_as_one_left_alone(words, whole, tmp_path, monk
 def test_it_may_be_killed_again_and_again(words, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     for moment in (2, 4, 4, 4):  # the first two are scored each time, for the sheets
-        killed(monkeypatch, *words, out=out, at=(resume.Journal, "add", moment))
+        killed(monkeypatch, *words, out=out, at=(resume.ScoreJournal, "add", moment))
     same(call(*words, out=out), whole)
 
 
 def test_what_is_noted_is_not_scored_again_and_it_is_told(words, tmp_path, monkeypatch, capsys):
-    out = killed(monkeypatch, *words, out=tmp_path, at=(Predictions, "__call__", 6))
-    calls = counted(monkeypatch, Predictions)
+    out = killed(monkeypatch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 6))
+    calls = counted(monkeypatch, SavedPredictions)
     capsys.readouterr()
     call(*words, out=out)
     said = capsys.readouterr().out
@@ -191,14 +191,14 @@ def test_what_is_noted_is_not_scored_again_and_it_is_told(words, tmp_path, monke
 
 def test_a_finished_evaluation_measures_anew(words, tmp_path, monkeypatch, capsys):
     call(*words, out=tmp_path)
-    calls = counted(monkeypatch, Predictions)
+    calls = counted(monkeypatch, SavedPredictions)
     call(*words, out=tmp_path)
     assert len(calls) == len(ERRORS) and "going on" not in capsys.readouterr().out
 
 
 def test_what_was_skipped_is_tried_again(words, tmp_path, monkeypatch):
     """What was wrong may have been put right meanwhile."""
-    read = sources.Measured.read
+    read = sources.DataSetSource.read
 
     def fails(self, index, *args):
         if index == 1:
@@ -206,15 +206,15 @@ def test_what_was_skipped_is_tried_again(words, tmp_path, monkeypatch):
         return read(self, index, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources.Measured, "read", fails)
-        out = killed(patch, *words, out=tmp_path, at=(Predictions, "__call__", 3))
+        patch.setattr(sources.DataSetSource, "read", fails)
+        out = killed(patch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 3))
     found = json.loads((call(*words, out=out) / "metrics.json").read_text())
     assert set(found["skipped"]) == {"view4"} and found["pictures"] == 6
 
 
 @pytest.mark.parametrize("cut", [1, 40, 300])
 def test_a_line_that_was_cut_off_is_dropped(words, whole, tmp_path, monkeypatch, capsys, cut):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(resume.Journal, "add", 5))
+    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(resume.ScoreJournal, "add", 5))
     path = out / "scored.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     same(call(*words, out=out), whole)
@@ -222,10 +222,10 @@ def test_a_line_that_was_cut_off_is_dropped(words, whole, tmp_path, monkeypatch,
 
 
 def test_lines_that_follow_a_cut_are_whole(words, tmp_path, monkeypatch):
-    out = killed(monkeypatch, *words, out=tmp_path, at=(resume.Journal, "add", 4))
+    out = killed(monkeypatch, *words, out=tmp_path, at=(resume.ScoreJournal, "add", 4))
     path = out / "scored.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    killed(monkeypatch, *words, out=tmp_path, at=(resume.Journal, "add", 4))
+    killed(monkeypatch, *words, out=tmp_path, at=(resume.ScoreJournal, "add", 4))
     names = [json.loads(line).get("name") for line in path.read_text().splitlines()]
     assert names == [None, "view0", "view1", "view0", "view1", "view2"]
 
@@ -248,9 +248,9 @@ OTHERS = {
 def test_what_was_scored_otherwise_is_not_used(
     words, truth, maps, tmp_path, monkeypatch, capsys, what
 ):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(Predictions, "__call__", 4))
+    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(SavedPredictions, "__call__", 4))
     words = (*words, *OTHERS[what](truth, maps))
-    calls = counted(monkeypatch, Predictions)
+    calls = counted(monkeypatch, SavedPredictions)
     call(*words, out=out)
     assert f"of another evaluation (differs in {what}): starting anew" in capsys.readouterr().out
     assert len(calls) == len(ERRORS)
@@ -266,13 +266,13 @@ def test_a_file_of_anything_else_is_not_used(words, whole, tmp_path, text, capsy
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_the_number_of_pictures_and_pages_may_change(words, tmp_path, monkeypatch, count):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(Predictions, "__call__", 6))
-    words = (*words, "--eval.images", count, "--eval.examples", 4 - count // 2)
+    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(SavedPredictions, "__call__", 6))
+    words = (*words, "--eval.images", count, "--pages", 4 - count // 2)
     same(call(*words, out=out), call(*words, out=tmp_path / "whole"))
 
 
 def test_files_that_are_gone_are_made_again(words, whole, tmp_path, monkeypatch):
-    out = killed(monkeypatch, *words, out=tmp_path, at=(Predictions, "__call__", 6))
+    out = killed(monkeypatch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 6))
     for path in [
         *out.glob("report/*view2*/thumbnail.jpg"),
         *out.glob("report/*view3*/layers.json"),
@@ -309,7 +309,7 @@ def test_a_sigkill_in_the_middle_of_a_file_leaves_no_trace(words, tmp_path):
 @pytest.fixture(scope="module")
 def depth_alone(micro):
     """Half as much to compile."""
-    return changed(micro, {"model.outputs": ("depth",), "eval.grid": (1, 1), "eval.images": 4})
+    return with_changes(micro, {"model.outputs": ("depth",), "eval.grid": (1, 1), "eval.images": 4})
 
 
 @pytest.fixture(scope="module")
@@ -324,8 +324,8 @@ def test_a_refiner_s_evaluation_goes_on_too(depth_alone, params, tmp_path, monke
     save_weights(tmp_path / "w.safetensors", params, config)
     words = ("--weights", tmp_path / "w.safetensors")
     whole = call(*words, out=tmp_path / "whole")
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(Refined, "__call__", 4))
-    calls = counted(monkeypatch, Refined)
+    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(RefinerCandidates, "__call__", 4))
+    calls = counted(monkeypatch, RefinerCandidates)
     same(call(*words, out=out), whole)
     assert calls == ["test_00000", "test_00001", "test_00003"]
     assert "going on after 3 of 4 pictures" in capsys.readouterr().out
@@ -333,14 +333,14 @@ def test_a_refiner_s_evaluation_goes_on_too(depth_alone, params, tmp_path, monke
 
 def test_other_weights_are_another_origin(depth_alone, params):
     config, refiner = depth_alone, Refiner(params, depth_alone)
-    told = resume.origin(Refined(refiner, config), config)
-    more = replace(config, eval=replace(config.eval, images=9, examples=9))
-    assert resume.origin(Refined(refiner, more), more) == told
+    told = resume.evaluation_identity(RefinerCandidates(refiner, config), config)
+    more = replace(config, eval=replace(config.eval, images=9))
+    assert resume.evaluation_identity(RefinerCandidates(refiner, more), more) == told
     leaves, tree = jax.tree.flatten(params)
     leaves[3] = leaves[3].copy()
     leaves[3].flat[0] += 1e-3
     refiner.params = jax.tree.unflatten(tree, leaves)
-    other = resume.origin(Refined(refiner, config), config)
+    other = resume.evaluation_identity(RefinerCandidates(refiner, config), config)
     assert [name for name in told if told[name] != other[name]] == ["weights"]
 
 
@@ -349,16 +349,16 @@ def test_an_origin_knows_where_data_lie_and_who_made_the_coarse_maps(
 ):
     priors = tmp_path / "all" / "priors.json"
     priors.parent.mkdir()
-    data = replace(micro.data, source="folder", path=str(truth), priors=str(tmp_path))
+    data = replace(micro.data, source="folder", path=str(truth), priors_path=str(tmp_path))
     config = replace(micro, data=data)
-    subject, found = Refined(Refiner({}, config), config), []
+    subject, found = RefinerCandidates(Refiner({}, config), config), []
     for text in ("one", "other", "one"):
         write_text(priors, text)
-        found.append(resume.origin(subject, config))
+        found.append(resume.evaluation_identity(subject, config))
     assert found[0] == found[2] and found[0]["coarse maps"] != found[1]["coarse maps"]
     monkeypatch.chdir(truth.parent)
     near = replace(config, data=replace(data, path=truth.name))
-    assert resume.origin(subject, near) == found[0]
+    assert resume.evaluation_identity(subject, near) == found[0]
 
 
 def test_scores_come_back_bit_for_bit(tmp_path):
@@ -367,16 +367,16 @@ def test_scores_come_back_bit_for_bit(tmp_path):
     depth = {"abs_rel": 0.1 + 0.2, "see": float("nan"), "far": float("inf"), "rmse": -0.0}
     depth |= {"d3r": float(np.float32(0.1)), "ce": 5e-324}
     scores = {"one": {"depth": depth, "normal": {}}, "a": {"depth": {}, "normal": {}}}
-    entry = resume.Entry("\udcff <☃>\n", (3, 4), scores, {"one": resume.packed(counts)})
-    resume.Journal(tmp_path, {"of": [1]}).add(entry)
-    (found,) = resume.Journal(tmp_path, {"of": [1]}).entries.values()
+    entry = resume.Entry("\udcff <☃>\n", (3, 4), scores, {"one": resume.pack_counts(counts)})
+    resume.ScoreJournal(tmp_path, {"of": [1]}).add(entry)
+    (found,) = resume.ScoreJournal(tmp_path, {"of": [1]}).entries.values()
     assert repr(found) == repr(entry)  # NaN is not equal to itself
-    np.testing.assert_array_equal(resume.unpacked(found.angles["one"]), counts)
+    np.testing.assert_array_equal(resume.unpack_counts(found.angles["one"]), counts)
 
 
 def test_what_cannot_be_written_is_one_line(words, whole, tmp_path, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    add = resume.Journal.add
+    add = resume.ScoreJournal.add
 
     def full(*args):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
@@ -386,7 +386,7 @@ def test_what_cannot_be_written_is_one_line(words, whole, tmp_path, monkeypatch)
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume.Journal, "add", full)
+        patch.setattr(resume.ScoreJournal, "add", full)
         with pytest.raises(UserError, match=r"cannot write .*scored\.jsonl: File too large"):
             call(*words, out=tmp_path)
     same(call(*words, out=tmp_path), whole)

@@ -14,7 +14,7 @@ from PIL import Image
 from urgt_jax import config_files
 from urgt_jax.commands.eval import main
 from urgt_jax.commands.fields import override
-from urgt_jax.config_files import load
+from urgt_jax.config_files import load_config
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation.paper_tables import lines, read
 from urgt_jax.training.step import initial_params
@@ -62,7 +62,7 @@ def test_the_truth_scores_perfectly_as_metres(truth, maps, capsys):
 
 def test_disparity_of_any_scale_scores_perfectly_once_aligned(truth, maps, tmp_path):
     for file in maps.iterdir():
-        depth = np.load(file)
+        depth = np.load_config(file)
         disparity = np.where(depth > 0, 3 / np.maximum(depth, 0.1) + 0.5, 0.5)
         np.save(file, disparity.astype(np.float32))
     out = tmp_path / "out"
@@ -75,7 +75,7 @@ def test_png_of_16_bits_is_read_at_its_scale(truth, tmp_path):
     maps, out = tmp_path / "maps", tmp_path / "out"
     maps.mkdir()
     for file in truth.glob("*_depth.npy"):
-        steps = np.round(np.load(file) * 500).astype(np.uint16)
+        steps = np.round(np.load_config(file) * 500).astype(np.uint16)
         Image.fromarray(steps).save(maps / file.with_suffix(".png").name)
     told = ("--predictions", maps, "--kind", "depth", "--data", "folder", truth, "--out", out)
     call(*told, "--scale", 500)
@@ -108,7 +108,7 @@ def test_missing_and_extra_maps_are_told_and_the_rest_is_scored(truth, maps, tmp
 
 def _spoil(kind: str, maps) -> None:
     for file in maps.glob("*.npy"):
-        values = np.load(file)
+        values = np.load_config(file)
         if kind == "truncated":
             file.write_bytes(file.read_bytes()[:200])
         elif kind == "empty":
@@ -163,7 +163,7 @@ def test_wrong_options_are_told(truth, maps, arguments, told):
 def test_a_set_without_priors_is_told_before_anything_else(truth, micro, tmp_path):
     params = initial_params(micro.model, 0)
     save_weights(tmp_path / "w.safetensors", params, micro)
-    with pytest.raises(UserError, match="no priors .*: run python -m urgt_jax.fill"):
+    with pytest.raises(UserError, match="no priors .*: run urgt priors"):
         call("--weights", tmp_path / "w.safetensors", "--data", "folder", truth)
 
 
@@ -171,7 +171,7 @@ def _folder_of_rows(where, base, rows: dict[str, str]):
     where.mkdir()
     for name, body in rows.items():
         (where / f"{name}.py").write_text(
-            f"from urgt_jax.tables import Row\nBASE = {str(base)!r}\n{body}\n"
+            f"from urgt_jax.evaluation.paper_tables import TableRow\nBASE = {str(base)!r}\n{body}\n"
         )
     return where
 
@@ -237,10 +237,10 @@ def test_the_paper_s_rows_are_configurations_and_stand_in_its_tables():
     runs, base = read(root / "configs/ablations")
     assert base == root / "configs/u4k.py"
     for run in runs:
-        options = config_files.options(run.changes | run.evaluation)
-        own = load(root / f"configs/ablations/{run.name}.py")
-        start = load(root / f"configs/ablations/{run.trained}.py")
-        assert override(start if run.evaluation else load(base), options) == own
+        options = config_files.command_line_options(run.changes | run.evaluation)
+        own = load_config(root / f"configs/ablations/{run.name}.py")
+        start = load_config(root / f"configs/ablations/{run.trained}.py")
+        assert override(start if run.evaluation else load_config(base), options) == own
     found = lines(runs, {run.name: [] for run in runs}, [])
     assert set(found) == {
         "Depth on UnrealStereo4K", "Normals on UnrealStereo4K", "GridMix", "Positions",
@@ -258,7 +258,7 @@ def test_a_table_trains_and_scores_what_is_missing(base, tmp_path, capsys):
     told = ("--table", folder, "--runs", runs, "--optim.steps", 2)
     call(*told)
     first = capsys.readouterr().out
-    assert first.count("urgt_jax.training") == 1 and first.count("urgt_jax.evaluation") == 2
+    assert first.count("$ urgt train") == 1 and first.count("$ urgt eval") == 2
     assert (runs / "plain-seed0/weights.safetensors").is_file()
     call(*told)
-    assert "urgt_jax.training" not in capsys.readouterr().out
+    assert "$ urgt train" not in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Commands and their configuration files, as tests start them."""
 
-import sys
 from pathlib import Path
 
 from urgt_jax.config import Config
@@ -9,18 +8,15 @@ from urgt_jax.config_files import to_json
 
 def call(main, *arguments) -> None:
     """Runs a command line in this process."""
-    before, sys.argv = sys.argv, ["command", *map(str, arguments)]
-    try:
-        main()
-    finally:
-        sys.argv = before
+    main([str(argument) for argument in arguments])
 
 
 def config_file(config: Config, folder: Path) -> Path:
     """A configuration file as a user writes one."""
     path = folder / "micro.py"
     path.write_text(
-        "from urgt_jax.config import Config, from_json\n"
+        "from urgt_jax.config import Config\n"
+        "from urgt_jax.config_files import from_json\n"
         f"config = from_json(Config, {to_json(config)!r}, 'micro.py')\n"
     )
     return path

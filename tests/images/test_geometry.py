@@ -31,7 +31,7 @@ def test_gradients_are_finite_on_empty_masks_and_constant_maps(depth):
 
     def loss(x):
         normal, ok = normals_from_depth(x, CAMERA[None].repeat(2, 0), x > 0)
-        return loss_terms.angular(normal, normal, ok) + loss_terms.gradient_matching(
+        return loss_terms.angular_loss(normal, normal, ok) + loss_terms.gradient_matching(
             x, 0 * x, x > 0
         )
 

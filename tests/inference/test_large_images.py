@@ -18,17 +18,17 @@ from urgt_jax.images import files as pictures
 from urgt_jax.images import grid
 from urgt_jax.images import rows as rows_module
 from urgt_jax.images.colour import colour_normal
-from urgt_jax.images.files import extent, load_map, map_rows, read_image, write_image
+from urgt_jax.images.files import check_extent, open_map, read_image, read_map, write_image
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.inference import modes, offload
 from urgt_jax.inference import refiner as inference
 from urgt_jax.inference.image_files import save
 from urgt_jax.inference.refiner import Refiner, Result
-from urgt_jax.inference.stages import stages
+from urgt_jax.inference.stages import jit_stages
 from urgt_jax.models import attention
 from urgt_jax.models.pooling import Cells
-from urgt_jax.models.refiner import SPECIAL
-from urgt_jax.models.registry import structure
+from urgt_jax.models.refiner import SPECIAL_TOKENS
+from urgt_jax.models.registry import abstract_params
 
 CASES = [(37, 53, 4, 4, 0.3), (64, 64, 1, 1, 0.0), (51, 20, 3, 5, 0.0), (9, 41, 2, 7, 0.7)]
 
@@ -48,11 +48,11 @@ def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
     height, width, rows, cols, overlap, monkeypatch
 ):
     monkeypatch.setattr(pictures, "STRIP", 5)
-    windows = grid.cover(height, width, rows, cols, overlap)
+    windows = grid.cover_image(height, width, rows, cols, overlap)
     rng = np.random.default_rng(0)
     patches = rng.standard_normal((windows.count, *windows.patch, 2)).astype(np.float32)
     weight = grid.centre_weight(*windows.patch)
-    strips = list(grid.strips(patches, windows, weight))
+    strips = list(grid.merge_windows(patches, windows, weight))
     assert [i for where, _ in strips for i in range(where.start, where.stop)] == [*range(height)]
     assert max(len(strip) for _, strip in strips) <= 5
     found = np.concatenate([strip for _, strip in strips])
@@ -61,10 +61,10 @@ def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
 
 
 def test_strips_hold_a_row_of_windows_only():
-    windows = grid.cover(4096, 64, 32, 1)
+    windows = grid.cover_image(4096, 64, 32, 1)
     patches = (np.ones((*windows.patch, 2), np.float32) for _ in range(windows.count))
     tracemalloc.start()
-    for _ in grid.strips(patches, windows, np.ones(windows.patch, np.float32)):
+    for _ in grid.merge_windows(patches, windows, np.ones(windows.patch, np.float32)):
         pass
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -81,8 +81,8 @@ def test_pictures_and_maps_written_row_by_row_read_back(tmp_path, monkeypatch, s
     write_image(tmp_path / "x.png", image)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)
     values = rng.standard_normal((*size, 3))
-    with map_rows(tmp_path / "x.npy", values.shape) as add:
-        for rows in rows_module.strips(size[0]):
+    with open_map(tmp_path / "x.npy", values.shape) as add:
+        for rows in rows_module.row_slices(size[0]):
             add(values[rows])
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values.astype(np.float32))
 
@@ -117,7 +117,7 @@ def test_what_fails_half_way_leaves_no_file(tmp_path):
 
 def test_a_disk_that_is_full_half_way_names_its_file(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*x.npy: No space left"):
-        with map_rows(tmp_path / "x.npy", (2, 3)) as add:
+        with open_map(tmp_path / "x.npy", (2, 3)) as add:
             with patch("numpy.ascontiguousarray", side_effect=OSError(28, "No space left")):
                 add(np.zeros((2, 3)))
     assert not list(tmp_path.iterdir())
@@ -127,15 +127,15 @@ def test_mapped_maps_are_checked_like_others(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "STRIP", 4)
     values = np.random.default_rng(0).random((11, 5))
     np.save(tmp_path / "x.npy", values)
-    mapped = load_map(tmp_path / "x.npy", "depth", mapped=True)
+    mapped = read_map(tmp_path / "x.npy", "depth", mapped=True)
     assert isinstance(mapped, np.memmap)
     low, high = np.float32(values.min()), np.float32(values.max())
-    assert extent(mapped, (11, 5), "depth") == (low, high)
+    assert check_extent(mapped, (11, 5), "depth") == (low, high)
     values[6, 2], values[9, 0] = np.nan, np.inf
     with pytest.raises(
         UserError, match=r"2 values that are NaN or infinite, the first at \(6, 2\)"
     ):
-        extent(values, (11, 5), "depth")
+        check_extent(values, (11, 5), "depth")
 
 
 def picture(size, seed=0):
@@ -150,7 +150,8 @@ def params(micro):
     """Weights drawn quickly."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda x: rng.uniform(-0.3, 0.3, x.shape).astype(np.float32), structure(micro.model)[1]
+        lambda x: rng.uniform(-0.3, 0.3, x.shape).astype(np.float32),
+        abstract_params(micro.model)[1],
     )
 
 
@@ -169,11 +170,11 @@ def test_a_call_is_its_strips(micro, params, way, tmp_path, monkeypatch):
 
 
 def test_windows_see_maps_as_they_are_made_whole(micro):
-    way = modes.Exact(micro)
+    way = modes.ExactMode(micro)
     image, depth, normal = picture((41, 67))
-    maps, windows = way.prepare(image, 7 * depth + 3, normal), grid.cover(41, 67, 2, 3, 0.3)
+    maps, windows = way.prepare(image, 7 * depth + 3, normal), grid.cover_image(41, 67, 2, 3, 0.3)
     disparity = (7 * depth + 3 - maps.unit.low) / np.float32(maps.unit.scale)
-    plain = modes.Maps(image, disparity, unit_normals(normal))
+    plain = modes.RefinerInputs(image, disparity, unit_normals(normal))
     for k in range(windows.count):
         for a, b in zip(way.cut(maps, windows, k), way.cut(plain, windows, k), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -194,11 +195,11 @@ ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}  # as a share of the largest valu
 )
 def test_streamed_attention_is_attention(micro, params, resident, pool, changes):
     model = replace(micro.model, **changes)
-    windows = grid.cover(60, 90, 1, 5)  # the last chunk is padded
+    windows = grid.cover_image(60, 90, 1, 5)  # the last chunk is padded
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((5, 6, model.width)).astype(jnp.dtype(model.dtype))
-    spots = np.asarray(grid.positions(windows.origins, windows.patch, model.tokens))
-    want = stages(model, pool).attend(params, tokens[None], spots[None])
+    spots = np.asarray(grid.token_positions(windows.origins, windows.patch, model.tokens))
+    want = jit_stages(model, pool).attend(params, tokens[None], spots[None])
     shares = []
     found = offload.attend(params, model, tokens, spots, resident, pool, shares.append)
     assert shares == sorted(shares) and shares[-1] == 1
@@ -215,7 +216,7 @@ def test_a_refiner_streams_where_patches_do_not_fit(micro, params, monkeypatch):
     by_hand = Refiner(params, micro, resident=2)(*maps, grid=(2, 3))
     np.testing.assert_allclose(by_hand.normal, whole.normal, atol=1e-5)
     np.testing.assert_allclose(by_hand.depth_confidence, whole.depth_confidence, atol=1e-4)
-    of_one = offload.HELD * (SPECIAL + 6) * micro.model.width * 4 / offload.SHARE
+    of_one = offload.HELD * (SPECIAL_TOKENS + 6) * micro.model.width * 4 / offload.SHARE
     for fits, resident in [(6.5, None), (5.5, 1), (0.1, 1)]:
         monkeypatch.setattr(offload, "_free", lambda fits=fits: fits * of_one)
         assert offload.resident(micro.model, 6) == resident

@@ -57,11 +57,11 @@ def of_case(model, case: str):
     """The refiner, maps and windows of a case."""
     told = seeded.settings(MODEL)["cases"][case]
     params, config = inference.load_weights(model)
-    shape = dataclasses.replace(config.model, process=tuple(told["patch_process_shape"]))
+    shape = dataclasses.replace(config.model, patch_size=tuple(told["patch_process_shape"]))
     refiner = inference.Refiner(params, dataclasses.replace(config, model=shape))
     get = lambda key: MODEL[f"{case}/in/{key}"][0]  # noqa: E731
-    maps = modes.Maps(last(get("image")), get("coarse_depth"), last(get("coarse_normal")))
-    windows = grid.cover(*maps.size, *told["patch_split"], 0.3 if told["overlap"] else 0.0)
+    maps = modes.RefinerInputs(last(get("image")), get("coarse_depth"), last(get("coarse_normal")))
+    windows = grid.cover_image(*maps.size, *told["patch_split"], 0.3 if told["overlap"] else 0.0)
     return refiner, maps, windows
 
 
@@ -169,9 +169,9 @@ def test_what_is_broken_there_works_here(pipeline, monkeypatch, split):
 
 
 def test_positions_under_overlap():
-    model = dataclasses.replace(Config().model, process=(28, 42))
-    exact, official = (way(Config(model=model)) for way in (modes.Exact, modes.Official))
-    windows = grid.cover(60, 80, 2, 2, 0.5)
+    model = dataclasses.replace(Config().model, patch_size=(28, 42))
+    exact, official = (way(Config(model=model)) for way in (modes.ExactMode, modes.OfficialMode))
+    windows = grid.cover_image(60, 80, 2, 2, 0.5)
     assert windows.count == 9
     start = official.spots(windows)[:, 0]
     np.testing.assert_array_equal(start[:4], [[1, 1], [1, 4], [1, 7], [3, 1]])
@@ -180,15 +180,15 @@ def test_positions_under_overlap():
 
 
 def test_without_overlap_both_have_the_same_positions():
-    windows = grid.cover(60, 80, 2, 4, 0.0)
-    ways = [way(Config()).spots(windows) for way in (modes.Exact, modes.Official)]
+    windows = grid.cover_image(60, 80, 2, 4, 0.0)
+    ways = [way(Config()).spots(windows) for way in (modes.ExactMode, modes.OfficialMode)]
     np.testing.assert_allclose(*ways)
 
 
 def test_official_takes_relative_disparity_only():
     config = Config(prior=dataclasses.replace(Config().prior, kind="depth"))
     with pytest.raises(UserError, match="use --fidelity exact"):
-        modes.Official(config)
+        modes.OfficialMode(config)
 
 
 def test_zero_offsets_return_the_coarse_maps_in_exact_mode(micro, monkeypatch):
@@ -228,7 +228,7 @@ def test_where_windows_overlap_the_surer_one_counts_more(micro, monkeypatch, ble
     depth, image = np.linspace(0, 1, 2400, dtype=np.float32), np.zeros((40, 60, 3), np.uint8)
     depth, normal = depth.reshape(40, 60), np.full((40, 60, 3), 0.5, np.float32)
     found = refiner(image, depth, normal, (1, 2), 0.5)
-    windows, weight = grid.cover(40, 60, 1, 2, 0.5), grid.centre_weight(40, 30)
+    windows, weight = grid.cover_image(40, 60, 1, 2, 0.5), grid.centre_weight(40, 30)
 
     def mean(numbers):
         return grid.place([np.full((40, 30, 1), x) for x in numbers], windows, weight)[..., 0]
@@ -241,6 +241,6 @@ def test_where_windows_overlap_the_surer_one_counts_more(micro, monkeypatch, ble
 
 
 def test_the_mode_travels_with_the_weights(model, micro):
-    assert isinstance(inference.load(model).way, modes.Official)
-    assert isinstance(inference.load(model, fidelity="exact").way, modes.Exact)
+    assert isinstance(inference.load(model).way, modes.OfficialMode)
+    assert isinstance(inference.load(model, fidelity="exact").way, modes.ExactMode)
     assert micro.eval.fidelity == Eval().fidelity == "exact"

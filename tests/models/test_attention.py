@@ -14,7 +14,7 @@ import pytest
 from urgt_jax.config import Config, Mesh
 from urgt_jax.models import attention
 from urgt_jax.models.layers import POLICIES
-from urgt_jax.models.placement import ANYWHERE
+from urgt_jax.models.placement import SINGLE_DEVICE
 from urgt_jax.training import sharding
 
 CASES = {  # kernel, size of a head, dtype, and blocks of keys up to which gradients are one kernel
@@ -173,7 +173,7 @@ def test_blocks_are_the_largest_that_pad_least():
     ],
 )
 def test_devices_that_share_patches_exchange_heads_first_and_keys_second(heads, shards, moves):
-    mesh = sharding.mesh_of(Config(mesh=Mesh(data=8 // shards, patch=shards)))
+    mesh = sharding.make_mesh(Config(mesh=Mesh(data=8 // shards, patch=shards)))
     own = jax.sharding.NamedSharding(mesh, P(sharding.IMAGES, "patch"))
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((8 // shards, 16, heads, 8), np.float32) for _ in range(4)]
@@ -187,7 +187,7 @@ def test_devices_that_share_patches_exchange_heads_first_and_keys_second(heads, 
     program = spread.lower(*arrays).compile()
     assert Counter(re.findall(rf" ({'|'.join(EXCHANGES)})\(", program.as_text())) == moves
     found = program(*(jax.device_put(x, own) for x in arrays))
-    for a, b in zip(found, jax.jit(partial(all_four, ANYWHERE))(*arrays), strict=True):
+    for a, b in zip(found, jax.jit(partial(all_four, SINGLE_DEVICE))(*arrays), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 

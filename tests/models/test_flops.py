@@ -15,14 +15,14 @@ from urgt_jax.models import flops, refiner
 # Wide, so that products outweigh what is done to each number, which the compiler counts too;
 # nothing is in a loop, which it would count once.
 WIDE = Model(
-    Vit(width=256, depth=1, heads=2, pretrain=98), heads=2, depth=2, layers=(0, 0, 0, 0),
-    process=(98, 98), features=128, channels=(64, 128, 256, 256), outputs=("depth",), unroll=True,
+    Vit(width=256, depth=1, num_heads=2, pretrain_size=98), num_heads=2, depth=2, dpt_layers=(0, 0, 0, 0),
+    patch_size=(98, 98), dpt_features=128, dpt_channels=(64, 128, 256, 256), outputs=("depth",),
 )  # fmt: skip
 
 
 def _counted(model: Model, patches: int, gradient: bool = False) -> float:
     """The compiler's count for one picture; nothing is compiled or run."""
-    (h, w), (rows, cols) = model.process, model.tokens
+    (h, w), (rows, cols) = model.patch_size, model.tokens
     shapes = [(h, w, 3), (h, w), (h, w, 3), (rows * cols, 2)]
     maps = [jax.ShapeDtypeStruct((1, patches, *shape), jnp.float32) for shape in shapes]
 
@@ -40,7 +40,14 @@ def _counted(model: Model, patches: int, gradient: bool = False) -> float:
     [
         ({"outputs": ("depth", "normal"), "layers": (0, 0, 1, 1), "process": (56, 140)}, 4),
         ({"cross": False, "channels": (256, 64, 64, 128)}, 4),
-        ({"encoder": Vit(width=512, depth=2, heads=4, pretrain=98, ffn="swiglu", registers=0)}, 2),
+        (
+            {
+                "encoder": Vit(
+                    width=512, depth=2, num_heads=4, pretrain_size=98, ffn="swiglu", registers=0
+                )
+            },
+            2,
+        ),
     ],
 )
 def test_a_forward_pass_has_the_operations_that_the_compiler_counts(changes, patches):
@@ -56,7 +63,7 @@ def test_a_step_has_three_times_as_many():
 
 
 def test_a_frozen_encoder_costs_no_gradients_of_weights():
-    frozen = Config(model=WIDE, optim=Optim(encoder=0.0))
+    frozen = Config(model=WIDE, optim=Optim(encoder_lr_scale=0.0))
     saved = flops.training(Config(model=WIDE), 1).total - flops.training(frozen, 1).total
     assert saved == flops.forward(WIDE, 1).encoder_linear
 
@@ -94,11 +101,11 @@ def test_only_attention_across_patches_grows_faster_than_their_number():
     ],
 )
 def test_devices_have_their_share_of_a_chip(kind, name, share):
-    found = hardware.of(SimpleNamespace(device_kind=kind))
+    found = hardware.chip_of(SimpleNamespace(device_kind=kind))
     whole = next(chip for chip in hardware.CHIPS if chip.name == name)
     assert found.name == name and found.bfloat16 * share == whole.bfloat16
     assert found.hbm * share == whole.hbm
 
 
 def test_a_cpu_has_no_peak():
-    assert hardware.of(jax.devices("cpu")[0]) is None
+    assert hardware.chip_of(jax.devices("cpu")[0]) is None

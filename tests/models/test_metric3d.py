@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = dict(channels=(12, 24), hidden=16)
 SHAPES = {
     "small": Metric3DConfig(
-        Vit(width=48, depth=3, heads=3, pretrain=70, resample="offset"), iters=4, **TINY
+        Vit(width=48, depth=3, num_heads=3, pretrain_size=70, position_resampling="offset"), iters=4, **TINY
     ),
     "giant": Metric3DConfig(
-        Vit(width=48, depth=8, heads=3, pretrain=70, ffn="swiglu", resample="offset"),
+        Vit(width=48, depth=8, num_heads=3, pretrain_size=70, ffn="swiglu", position_resampling="offset"),
         reads="quarters", iters=3, **TINY,
     ),
     "vits": Metric3DConfig(
-        Vit(width=384, depth=12, heads=6, resample="offset"),
+        Vit(width=384, depth=12, num_heads=6, position_resampling="offset"),
         channels=(96, 192), hidden=48, iters=4,
     ),
 }  # fmt: skip
@@ -148,7 +148,7 @@ def test_only_multiples_of_28_keep_their_size(size, want):
     assert depth.shape == confidence.shape == (2, *want)
     assert normal.shape == (2, *want, 4)
     with pytest.raises(UserError, match="multiples of 28"):
-        Metric3DConfig(process=(616, 1050))
+        Metric3DConfig(input_size=(616, 1050))
 
 
 def test_enlarging_repeats_the_pixel_below():

@@ -14,13 +14,13 @@ import pytest
 from flax import nnx
 from helpers import seeded_weights as seeded
 
-from urgt_jax.config import TOKEN
+from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.images import grid
 from urgt_jax.models import depth_anything, dpt, refiner, registry
-from urgt_jax.models.rope import rotate, turns
+from urgt_jax.models.rope import apply_rope, rotary_angles
 from urgt_jax.models.vit import VisionTransformer
 from urgt_jax.weights import detect, torch_names
-from urgt_jax.weights.weight_file import flat
+from urgt_jax.weights.weight_file import flatten_params
 
 close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
 
@@ -46,7 +46,7 @@ def loaded(build, rules: list, official: dict):
     """What `build` makes, with official weights; parts that no rule names are zero."""
     graph, state = nnx.split(nnx.eval_shape(build), nnx.Param)
     tree = nnx.to_pure_dict(state)
-    shapes = flat(tree)
+    shapes = flatten_params(tree)
     made = torch_names.convert(rules, shapes, official.__getitem__)
     leaves = [jnp.asarray(made.get(n, np.zeros(x.shape, np.float32))) for n, x in shapes.items()]
     nnx.replace_by_pure_dict(state, jax.tree.unflatten(jax.tree.structure(tree), leaves))
@@ -57,9 +57,9 @@ def loaded(build, rules: list, official: dict):
 def network(name: str):
     """The network and the configuration of a fixture's weights, as `convert` finds them."""
     official, told = seeded.state(fixture(name)), seeded.settings(fixture(name))
-    kind, found, _ = detect.recognise({n: Shape(x) for n, x in official.items()}, name)
-    config = detect.CONFIGURATIONS[kind](found, detect.Given(told, name))
-    rules, inner = torch_names.RULES[kind](config), registry.network(config)
+    kind, found, _ = detect.detect_family({n: Shape(x) for n, x in official.items()}, name)
+    config = detect.CONFIGURATIONS[kind](found, detect.GivenConfig(told, name))
+    rules, inner = torch_names.RULES[kind](config), registry.network_config(config)
     return loaded(lambda: registry.build(inner, 0), rules, official), config
 
 
@@ -76,8 +76,10 @@ def views(name: str, case: str):
     depth, normal = get("depth_prior")[:, :, 0], last(get("normal_prior"))[None]
     side = round(image.shape[1] ** 0.5)
     h, w = image.shape[2:4]
-    windows = grid.cover(side * h, side * w, side, side)
-    spots = grid.positions(windows.origins, windows.patch, (h // TOKEN, w // TOKEN))[None]
+    windows = grid.cover_image(side * h, side * w, side, side)
+    spots = grid.token_positions(
+        windows.origins, windows.patch, (h // TOKEN_SIZE, w // TOKEN_SIZE)
+    )[None]
     return image, depth, normal, spots
 
 
@@ -98,7 +100,7 @@ def test_the_refiner(case, kind):
 @pytest.mark.slow
 def test_the_refiner_at_its_full_size():
     net, config = network("urgt_large")
-    assert config.model.width == 1024 and config.model.layers == (4, 11, 17, 23)
+    assert config.model.width == 1024 and config.model.dpt_layers == (4, 11, 17, 23)
     found = jax.jit(lambda net, *x: net(*x))(net, *views("urgt_large", "s4"))
     for kind in ("depth", "normal"):
         close(found[kind].value, fixture("urgt_large")[f"s4/out/{kind}"])
@@ -107,14 +109,14 @@ def test_the_refiner_at_its_full_size():
 
 def test_encoder_and_pairs():
     config = network("urgt_network")[1]
-    model = dataclasses.replace(config.model, layers=(0, 1, 3, 3))
+    model = dataclasses.replace(config.model, dpt_layers=(0, 1, 3, 3))
     rules = without("aggregator.", torch_names.refiner(config))
     net = loaded(lambda: refiner.build(model, 0), rules, seeded.state(fixture("urgt_blocks")))
     image, depth, normal, spots = views("urgt_blocks", "s4_nonsq")
     want = lambda key: fixture("urgt_blocks")[f"s4_nonsq/mid/{key}"]  # noqa: E731
     tokens = net.encode(image, depth, normal)
     close(tokens[0], want("dino_patchtokens"))
-    width, special = tokens.shape[-1], refiner.SPECIAL
+    width, special = tokens.shape[-1], refiner.SPECIAL_TOKENS
     for number, layer in zip((0, 1, 3), net.attend(tokens, spots), strict=False):
         within, across = layer[0, ..., :width], layer[0, ..., width:]
         close(within[:, special:], want(f"frame{number}")[:, special:])
@@ -126,7 +128,7 @@ def test_rotation_of_queries():
     before, after = (got[f"s4_nonsq/mid/rope_q_{k}_frame0"] for k in ("in", "out"))
     places = jnp.asarray(got["s4_nonsq/mid/pos"], jnp.float32)
     numbers_first = jnp.asarray(before)[:, None].swapaxes(-1, -2)
-    turned = rotate(numbers_first, turns(places, before.shape[-1]))
+    turned = apply_rope(numbers_first, rotary_angles(places, before.shape[-1]))
     close(turned[:, 0].swapaxes(-1, -2), after)
 
 
@@ -138,7 +140,7 @@ def test_stages_of_a_head():
     build = lambda: dpt.Head(config.model, 3, nnx.Rngs(0))  # noqa: E731
     head = loaded(build, rules, seeded.state(want, "sd_normal/"))
     tokens = [jnp.asarray(want[f"{case}/in/tokens{i}"][0, :, 5:]) for i in range(4)]
-    rows, cols = want[f"{case}/in/image_hw"] // TOKEN
+    rows, cols = want[f"{case}/in/image_hw"] // TOKEN_SIZE
     levels = head.pyramid.reassemble([head.norm(x) for x in tokens], rows, cols)
     path = head.pyramid.fuse(levels)
     close(path, last(want[f"{case}/mid/refinenet1"]))
@@ -157,7 +159,9 @@ def test_dinov2(name, case, priors):
     """Registers or none, MLP or SwiGLU, both ways to resample positions."""
     want, told = fixture(name), seeded.settings(fixture(name))
     official = seeded.state(want)
-    config = detect.encoder({n: Shape(x) for n, x in official.items()}, detect.Given(told, name))
+    config = detect.encoder(
+        {n: Shape(x) for n, x in official.items()}, detect.GivenConfig(told, name)
+    )
     build = lambda: VisionTransformer(config, jnp.float32, nnx.Rngs(0), priors=priors)  # noqa: E731
     net = loaded(build, torch_names.vit(config, "", "", priors=priors), official)
     maps = [last(want[f"{case}/in/image"])]
@@ -193,7 +197,7 @@ def test_depth_anything_from_a_picture(case):
 
 def test_depth_anything_of_its_real_small_size():
     want, (net, config) = fixture("depth_anything_vits"), network("depth_anything_vits")
-    assert (config.vit.heads, config.layers) == (6, (2, 5, 8, 11))
+    assert (config.vit.num_heads, config.layers) == (6, (2, 5, 8, 11))
     close(net(last(want["fwd_84x112/in/x"])), want["fwd_84x112/out/depth"][:, 0])
 
 

@@ -11,21 +11,21 @@ from flax import nnx
 from urgt_jax.images import grid
 from urgt_jax.models import refiner
 from urgt_jax.models.convolution import _convolve, convolve
-from urgt_jax.models.rope import rotate, turns
+from urgt_jax.models.rope import apply_rope, rotary_angles
 
 
 def _inputs(model, patches=4, seed=0):
     rng = np.random.default_rng(seed)
-    shape = (1, patches, *model.process)
+    shape = (1, patches, *model.patch_size)
     draw = lambda *s: rng.random((*shape, *s), np.float32)  # noqa: E731
-    windows = grid.cover(40, 60, 2, patches // 2)
-    spots = grid.positions(windows.origins, windows.patch, model.tokens)[None]
+    windows = grid.cover_image(40, 60, 2, patches // 2)
+    spots = grid.token_positions(windows.origins, windows.patch, model.tokens)[None]
     return draw(3), draw(), draw(3), spots
 
 
 @pytest.mark.parametrize("cross", [True, False])
 def test_gradients_cross_patches_only_with_cross_attention(micro, cross):
-    model = dataclasses.replace(micro.model, cross=cross)
+    model = dataclasses.replace(micro.model, cross_patch=cross)
     net = refiner.build(model, 0)
     image, depth, normal, spots = _inputs(model)
 
@@ -41,8 +41,8 @@ def test_gradients_cross_patches_only_with_cross_attention(micro, cross):
 def test_within_patch_blocks_alone_let_no_gradient_cross(micro):
     net = refiner.build(micro.model, 0)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 7, 16), np.float32))
-    turn = turns(jnp.zeros((3, 7, 2)), 8)
-    block = jax.tree.map(lambda a: a[0], net.within)
+    turn = rotary_angles(jnp.zeros((3, 7, 2)), 8)
+    block = jax.tree.map(lambda a: a[0], net.within_patch)
     gradient = jax.grad(lambda x: (block(x, turn)[0] ** 2).sum())(x)
     assert (gradient[1:] == 0).all() and (gradient[0] != 0).any()
 
@@ -85,7 +85,7 @@ def test_the_first_patch_has_special_tokens_of_its_own(micro):
 def test_local_positions_repeat_in_every_patch_and_global_ones_do_not(micro):
     found = {}
     for rope in ("local", "global"):
-        net = refiner.build(dataclasses.replace(micro.model, rope=rope, cross=False), 0)
+        net = refiner.build(dataclasses.replace(micro.model, rope=rope, cross_patch=False), 0)
         image, depth, normal, spots = _inputs(micro.model)
         same = [jnp.broadcast_to(x[:, 1:2], x.shape) for x in (image, depth, normal)]
         tokens = net.attend(net.encode(*same), spots)[-1]
@@ -99,8 +99,8 @@ def test_rotation_depends_on_distance_only():
     q, k = (jnp.asarray(rng.standard_normal((1, 1, 1, 16, 1), np.float32)) for _ in range(2))
 
     def product(a, b):
-        turn = [turns(jnp.array([[place]]), 16) for place in (a, b)]
-        turned = rotate(q, turn[0]), rotate(k, turn[1])
+        turn = [rotary_angles(jnp.array([[place]]), 16) for place in (a, b)]
+        turned = apply_rope(q, turn[0]), apply_rope(k, turn[1])
         return float((turned[0] * turned[1]).sum())
 
     near, far = product([3.0, 5.0], [1.0, 2.0]), product([103.0, 55.0], [101.0, 52.0])
@@ -128,9 +128,9 @@ def test_heads_in_chunks_equal_heads_at_once(micro, monkeypatch):
 
 def test_the_paper_model_has_975_million_parameters():
     from urgt_jax.config import SIZES
-    from urgt_jax.models.registry import structure
+    from urgt_jax.models.registry import abstract_params
 
-    count = sum(x.size for x in jax.tree.leaves(structure(SIZES["large"])[1]))
+    count = sum(x.size for x in jax.tree.leaves(abstract_params(SIZES["large"])[1]))
     assert count == pytest.approx(975e6, rel=2e-3)
 
 

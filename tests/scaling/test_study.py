@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from urgt_jax import scaling
 from urgt_jax.commands import scale
 from urgt_jax.config import SIZES, Config, Data
 from urgt_jax.errors import UserError
@@ -19,11 +18,11 @@ from urgt_jax.inference import offload
 from urgt_jax.inference.refiner import Refiner
 from urgt_jax.inference.stages import Stages
 from urgt_jax.models import flops
-from urgt_jax.models.refiner import tokens_of
-from urgt_jax.models.registry import structure
+from urgt_jax.models.refiner import tokens_per_patch
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.scaling import curves, forward_benchmark, memory, page, points, study
 from urgt_jax.scaling.step_benchmark import StepCost
-from urgt_jax.scaling.study import COLUMNS, Point, Table
+from urgt_jax.scaling.study import COLUMNS, Point, StudyTable
 from urgt_jax.weights.weight_file import save_weights
 
 
@@ -45,8 +44,8 @@ def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", 
 
 
 def _study(monkeypatch, *options):
-    monkeypatch.setattr("sys.argv", ["scaling", *map(str, options)])
-    scaling.main()
+    monkeypatch.setattr("sys.argv", ["urgt", *map(str, options)])
+    scale.main()
 
 
 def test_parts_add_up(small, cost):
@@ -54,7 +53,7 @@ def test_parts_add_up(small, cost):
     assert min(parts) > 0 and sum(parts) <= cost.cpu_seconds * 1.01
     assert cost.compile_seconds > 0 and 0.1 < cost.peak_gb < 24
     assert cost.tokens == 2 * (5 + 2 * 3)
-    shapes = jax.tree.leaves(structure(small)[1])
+    shapes = jax.tree.leaves(abstract_params(small)[1])
     assert cost.parameters == sum(int(np.prod(x.shape)) for x in shapes)
 
 
@@ -72,7 +71,7 @@ def test_training_steps_are_added_to_a_table(tmp_path):
 
 
 def test_training_steps_are_not_added_to_a_study(monkeypatch, tmp_path):
-    Table(tmp_path / "t.csv").add(_point(), {"parameters": 1})
+    StudyTable(tmp_path / "t.csv").add(_point(), {"parameters": 1})
     before = (tmp_path / "t.csv").read_bytes()
     with pytest.raises(UserError, match="not a table of training steps"):
         _study(monkeypatch, "--train", "--sizes", "tiny", "--out", tmp_path / "t.csv")
@@ -95,7 +94,7 @@ def test_grids_squeeze_patches_least(patches, process, grid):
 def test_memory_is_of_the_shapes_that_the_refiner_passes(small, monkeypatch):
     """Arrays and what waits are told twice, in inference.py and in memory.py."""
     pixels = 8 * 2 * math.prod(small.process)  # two patches at a time
-    monkeypatch.setattr("urgt_jax.inference.HEAD_PIXELS", pixels)
+    monkeypatch.setattr("urgt_jax.inference.refiner.HEAD_PIXELS", pixels)
     refiner, seen = Refiner(forward_benchmark.random_weights(small), Config(model=small)), {}
     expected = {name: arrays for name, (arrays, _) in memory._shapes(small, 3, None, 1)[1].items()}
 
@@ -122,7 +121,7 @@ def _shapes(arrays):
 def test_memory_is_what_the_compiled_stages_hold(small):
     stages = memory.compiled("micro", 3, "float32")
     tokens = 3 * small.tokens[0] * small.tokens[1] * small.width * 4  # bytes
-    layers = len(set(small.layers)) * 3 * tokens_of(small) * 2 * small.width * 4
+    layers = len(set(small.layers)) * 3 * tokens_per_patch(small) * 2 * small.width * 4
     assert stages["heads"].held == layers <= stages["attend"].output <= layers + 64
     assert tokens <= stages["attend"].argument <= 2 * tokens
     assert all(stage.temporary > 0 for stage in stages.values())
@@ -152,7 +151,7 @@ def test_memory_of_training_grows_with_patches_and_less_where_blocks_are_compute
 
 
 def test_the_page_of_training_has_a_column_for_every_policy(tmp_path):
-    table = Table(tmp_path / "t.csv")
+    table = StudyTable(tmp_path / "t.csv")
     for patches in (16, 32):
         for remat, held in (("none", 4e9), ("blocks", 1e9)):
             point = _point("training", patches, size="small", remat=remat)
@@ -194,7 +193,11 @@ def test_a_pass_that_takes_too_long_or_too_much_is_not_begun(monkeypatch):
 
 
 def test_a_study_goes_on_where_it_stopped(tmp_path, capsys):
-    asked, table, worked = [_point(patches=n) for n in (1, 4, 9)], Table(tmp_path / "t.csv"), []
+    asked, table, worked = (
+        [_point(patches=n) for n in (1, 4, 9)],
+        StudyTable(tmp_path / "t.csv"),
+        [],
+    )
 
     def work(point):
         worked.append(point.patches)
@@ -216,7 +219,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, capsys):
 
 
 def test_scores_of_another_number_of_scenes_are_worked_out_again(tmp_path):
-    asked, table, worked = [_point("quality")], Table(tmp_path / "t.csv"), []
+    asked, table, worked = [_point("quality")], StudyTable(tmp_path / "t.csv"), []
     for scenes in (2, 2, 4):
         study.run(asked, table, lambda point, n=scenes: worked.append(n) or {"scenes": n}, scenes)
     assert worked == [2, 4]
@@ -227,12 +230,12 @@ def test_scenes_are_cut_into_just_the_patches_that_are_asked_for(micro):
     made = replace(micro, eval=replace(micro.eval, overlap=0.3, pool=2))
     config = points.on_scenes(made, (1080, 1920), (4, 4), 2)
     cut = config.eval
-    assert grid.cover(*config.data.size, *cut.grid, cut.overlap).count == 16
+    assert grid.cover_image(*config.data.size, *cut.grid, cut.overlap).count == 16
     assert cut.pool == 1 and cut.images == 2
 
 
 def test_the_page_tells_a_command_for_each_weights(tmp_path):
-    table = Table(tmp_path / "t.csv")
+    table = StudyTable(tmp_path / "t.csv")
     row = {"grid": "2x2", "scenes": 2, "coarse_abs_rel": 0.1, "refined_abs_rel": 0.05}
     for weights in ("runs/a", "runs/b"):
         table.add(_point("quality", size=weights, resolution="2k"), row)
@@ -276,7 +279,7 @@ def test_the_page_has_commands_that_fill_its_tables(monkeypatch, tmp_path, capsy
     options = ["--what", "flops", "--sizes", "tiny", "--out", out, "--report", report]
     _study(monkeypatch, *options, "--patches", 1, 4, 16, 36, "--mesh", "patch=1", "patch=4")
     text = report.read_text()
-    told = re.search(r"^    python -m urgt_jax.scaling (.*)$", text, re.M)[1].split()
+    told = re.search(r"^    urgt scale (.*)$", text, re.M)[1].split()
     before = out.read_bytes()
     _study(monkeypatch, *told)
     assert "8 of 8 points" not in capsys.readouterr().out  # one was refused, and is tried again
@@ -295,7 +298,7 @@ def test_quality_is_scored_in_grids_of_any_number(micro, monkeypatch, tmp_path):
     save_weights(weights, forward_benchmark.random_weights(config.model), config)
     _study(monkeypatch, "--what", "quality", "--weights", weights, "--resolutions", "2k",
            "--scenes", 1, "--patches", 2, "--out", out, "--report", tmp_path / "p.md")  # fmt: skip
-    ((point, row),) = Table(out).rows().items()
+    ((point, row),) = StudyTable(out).rows().items()
     assert point == _point("quality", 2, resolution="2k", size=str(weights))
     assert row["grid"] in ("1x2", "2x1") and row["scenes"] == 1
     scores = [row[f"{side}_abs_rel"] for side in ("coarse", "refined")]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from urgt_jax import hardware, scaling
-from urgt_jax.config_files import changed
+from urgt_jax import hardware
+from urgt_jax.config_files import with_changes
 from urgt_jax.data.gridmix import block_side
 from urgt_jax.data.pipeline import Batches
 from urgt_jax.errors import UserError
@@ -126,12 +126,12 @@ def test_a_loop_over_stacked_weights_reads_each_of_them_once():
     "changes",
     [
         {},
-        {"model.outputs": ("depth",), "data.fill": "patches"},
-        {"loss.target": "exact"},
+        {"model.outputs": ("depth",), "data.batching": "patches"},
+        {"loss.normal_target": "exact"},
     ],
 )
 def test_the_shapes_of_a_plan_are_those_of_a_batch(micro, changes):
-    config = changed(micro, changes)
+    config = with_changes(micro, changes)
     batches = Batches(config)
     step = next(step for step in range(20) if block_side(config, step) == 2)
     wanted = {name: (x.shape, x.dtype) for name, x in batches[step].items()}
@@ -142,11 +142,11 @@ def test_the_shapes_of_a_plan_are_those_of_a_batch(micro, changes):
 @pytest.fixture
 def made(micro):
     """A plan of one image on each of 4 chips."""
-    config = changed(micro, {"mesh.data": 0, "data.batch": 4, "model.dtype": "bfloat16"})
+    config = with_changes(micro, {"mesh.data": 0, "data.batch": 4, "model.dtype": "bfloat16"})
     chip = hardware.Chip("c", (), 100, 50, 16 * GIB, 10, 1)
-    return tpu_plan.Plan(
+    return tpu_plan.StepPlan(
         "v5e:2x2", chip, config, {"data": 4, "fsdp": 1, "patch": 1}, 4,
-        tpu_plan.Memory(1 * GIB, 2 * GIB, 1 * GIB, 5 * GIB), 150, 200,
+        tpu_plan.DeviceMemory(1 * GIB, 2 * GIB, 1 * GIB, 5 * GIB), 150, 200,
         {"all-gather": hlo_costs.Traffic(2, 1.5), "all-reduce": hlo_costs.Traffic(1, 1.5)}, 10, 7.0,
     )  # fmt: skip
 
@@ -154,7 +154,7 @@ def made(micro):
 def test_the_slowest_of_three_bounds_a_step(made):
     assert made.seconds == {"compute": 2, "memory": 1, "communication": 3}
     assert made.step == 3 and made.utilisation == 0.5 and made.batch == 4
-    slower = replace(made, config=changed(made.config, {"model.dtype": "float32"}))
+    slower = replace(made, config=with_changes(made.config, {"model.dtype": "float32"}))
     assert slower.step == 4 and slower.utilisation == 0.75
 
 
@@ -201,11 +201,11 @@ def test_the_largest_batch_is_found(made, monkeypatch, base, growth, fits, extra
         ({}, 8),
         ({"mesh.patch": 4, "optim.accumulate": 3}, 6),
         ({"mesh.data": 3, "mesh.fsdp": 2}, 6),
-        ({"data.fill": "patches"}, 72),
+        ({"data.batching": "patches"}, 72),
     ],
 )
 def test_the_least_batch_divides_among_devices_and_parts(micro, changes, unit):
-    config = changed(micro, {"mesh.data": 0, **changes})
+    config = with_changes(micro, {"mesh.data": 0, **changes})
     assert tpu_plan._unit(config, jax.devices()) == unit
 
 
@@ -220,9 +220,9 @@ def test_the_least_batch_divides_among_devices_and_parts(micro, changes, unit):
     ],
 )
 def test_what_cannot_be_planned_is_told(monkeypatch, options, told):
-    monkeypatch.setattr("sys.argv", ["scaling", *options])
+    monkeypatch.setattr("sys.argv", ["urgt", *options])
     with pytest.raises(UserError, match=told):
-        scaling.main()
+        scale.main()
 
 
 def test_without_the_compiler_its_extra_is_named(monkeypatch):
@@ -239,7 +239,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.mark.slow
 @needs_compiler
 def test_a_tiny_model_fits_a_slice(micro):
-    config = changed(micro, {"mesh.data": 0, "mesh.fsdp": 2, "model.dtype": "bfloat16"})
+    config = with_changes(micro, {"mesh.data": 0, "mesh.fsdp": 2, "model.dtype": "bfloat16"})
     made = tpu_plan.plan("v5e:2x2", config, 2)
     assert made.mesh == {"data": 2, "fsdp": 2, "patch": 1} and made.chip.name == "v5e"
     assert 0 < made.memory.work < made.memory.peak < 0.1 * made.chip.hbm
@@ -250,6 +250,6 @@ def test_a_tiny_model_fits_a_slice(micro):
 @pytest.mark.slow
 @needs_compiler
 def test_a_model_that_is_too_large_does_not_fit(micro):
-    config = changed(micro, {"mesh.data": 0, "model.encoder.width": 8192})
+    config = with_changes(micro, {"mesh.data": 0, "model.encoder.width": 8192})
     with pytest.raises(tpu_plan.DoesNotFit, match=r"8 images of 1 patches on v5e:2x2 .* has 15.75"):
         tpu_plan.plan("v5e:2x2", config, 1)

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from urgt_jax.config import Optim
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.training import sharding
 from urgt_jax.training.checkpoints import Checkpoints
-from urgt_jax.training.loop import Watch
-from urgt_jax.training.step import Verdict, initial_state, state_shardings, train_step
+from urgt_jax.training.loop import StepWatch
+from urgt_jax.training.step import StepVerdict, initial_state, state_shardings, train_step
 
 
 @pytest.fixture(scope="module")
 def short(micro):
     """Depth alone, which is half to compile, in two parts a step."""
-    optim = Optim(rate=1e-3, steps=8, accumulate=2)
-    return changed(dataclasses.replace(micro, optim=optim), {
+    optim = Optim(learning_rate=1e-3, steps=8, accumulate=2)
+    return with_changes(dataclasses.replace(micro, optim=optim), {
         "model.outputs": ("depth",), "data.mix": (1.0, 0.0, 0.0, 0.0),
     })  # fmt: skip
 
@@ -30,7 +30,7 @@ def short(micro):
 @pytest.fixture(scope="module")
 def started(short):
     """The mesh, a first state on the host, and a batch."""
-    mesh = sharding.mesh_of(short)
+    mesh = sharding.make_mesh(short)
     state = jax.device_get(initial_state(short, mesh))
     return mesh, state, pipeline.Batches(short)[0]
 
@@ -66,10 +66,10 @@ def test_the_picture_that_spoils_a_step_is_found(taken):
 
 def _watch(short, **optim):
     config = dataclasses.replace(short, optim=dataclasses.replace(short.optim, **optim))
-    return Watch(config, pipeline.Batches(config), skipped=0)
+    return StepWatch(config, pipeline.Batches(config), skipped=0)
 
 
-BAD = Verdict(np.False_, np.float32("nan"), np.array([1.0, np.nan] + [0.5] * 6, np.float32))
+BAD = StepVerdict(np.False_, np.float32("nan"), np.array([1.0, np.nan] + [0.5] * 6, np.float32))
 
 
 def test_a_run_stops_at_a_step_that_cannot_be_taken_and_names_the_picture(short):
@@ -96,7 +96,7 @@ def test_some_such_steps_may_be_left_out(short, capsys):
 
 def test_an_exploded_gradient_is_told_with_the_farthest_picture_first(short):
     watch, pictures = _watch(short), pipeline.Batches(short).pictures(0)
-    watch.step(0, Verdict(np.False_, np.float32(2e5), np.arange(8, dtype=np.float32)))
+    watch.step(0, StepVerdict(np.False_, np.float32(2e5), np.arange(8, dtype=np.float32)))
     with pytest.raises(UserError, match=rf"exploded \(norm 2e\+05.*first: {pictures[7][0]} \("):
         watch.read()
 
@@ -174,8 +174,8 @@ def test_what_may_pass_puts_no_checkpoint_aside(short, started, saved, tmp_path,
 def test_a_checkpoint_is_read_on_other_devices(short, started, tmp_path, before, after):
     state = started[1]._replace(step=np.int32(4))
     for count, does in ((before, "save"), (after, "restore")):
-        config = changed(short, {"mesh.data": 1, "mesh.fsdp": count})
-        mesh = sharding.mesh_of(config, jax.devices()[:count])
+        config = with_changes(short, {"mesh.data": 1, "mesh.fsdp": count})
+        mesh = sharding.make_mesh(config, jax.devices()[:count])
         kept = Checkpoints(tmp_path, config)
         if does == "save":
             kept.save(jax.device_put(state, state_shardings(config, mesh)), 4)
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_read_on_other_devices(short, started, tmp_path, before,
             found = kept.restore(mesh)
         kept.close()
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), state.params)
-    assert found.params["within"]["attn"]["qkv"]["kernel"].sharding.mesh.size == after
+    assert found.params["within_patch"]["attn"]["qkv"]["kernel"].sharding.mesh.size == after
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(short, started, saved, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from helpers.command import config_file
 
 from urgt_jax.config import Mesh
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix, pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.training import sharding
@@ -127,7 +127,7 @@ def by_devices(micro):
     found = {}
     for count in (1, 8):
         config = dataclasses.replace(micro, mesh=Mesh(data=count))
-        mesh = sharding.mesh_of(config)
+        mesh = sharding.make_mesh(config)
         state = initial_state(config, mesh)
         start = jax.device_get(state.params)  # before the step donates it
         after, metrics, _ = train_step(config, mesh)(state, batch)
@@ -155,14 +155,14 @@ def test_eight_devices_give_the_results_of_one(by_devices):
 
 
 def test_each_side_compiles_once(micro):
-    micro = changed(micro, {"model.outputs": ("depth",)})  # half to compile
-    mesh = sharding.mesh_of(micro)
+    micro = with_changes(micro, {"model.outputs": ("depth",)})  # half to compile
+    mesh = sharding.make_mesh(micro)
     state, run = initial_state(micro, mesh), train_step(micro, mesh)
     batches, seen = pipeline.Batches(micro), []
     steps = [k for k in range(99) if gridmix.block_side(micro, k) <= 2][:6]
     for k in steps:
         side, before = gridmix.block_side(micro, k), run._cache_size()
-        state, *_ = run(state, jax.device_put(batches[k], sharding.images(mesh)))
+        state, *_ = run(state, jax.device_put(batches[k], sharding.image_sharding(mesh)))
         # A test before this one may have compiled a side that is new here.
         assert run._cache_size() - before <= (0 if side in seen else 1)
         seen.append(side)

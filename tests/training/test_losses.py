@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from urgt_jax.config import Config, Data
-from urgt_jax.config_files import changed
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix
-from urgt_jax.data.sources import Scenes, open_training
+from urgt_jax.data.sources import SceneSource, open_training_source
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 from urgt_jax.training import losses
@@ -17,21 +17,21 @@ from urgt_jax.training import losses
 @pytest.fixture(scope="module")
 def joint(micro) -> Config:
     """Pictures whose patches need no resizing; neighbours share halves, and both terms count."""
-    fields = {"data.size": (112, 168), "data.overlap": 0.5, "loss.target": "exact"}
-    return changed(micro, fields | {"loss.agreement": 1.0, "loss.seam": 1.0})
+    fields = {"data.size": (112, 168), "data.overlap": 0.5, "loss.normal_target": "exact"}
+    return with_changes(micro, fields | {"loss.agreement": 1.0, "loss.seam": 1.0})
 
 
 @pytest.fixture(scope="module")
 def seen(joint) -> dict:
     """A block of a scene, and the truth as its refined maps."""
-    windows = grid.block(*joint.data.size, 3, 1, 2, joint.data.overlap)
-    batch = gridmix.block_of(Scenes(joint, "train"), 3, joint, windows)
+    windows = grid.gridmix_block(*joint.data.size, 3, 1, 2, joint.data.overlap)
+    batch = gridmix.read_block(SceneSource(joint, "train"), 3, joint, windows)
     return {name: jnp.asarray(x)[None] for name, x in batch.items()}
 
 
 def _terms(config: Config, batch: dict, depth, normal) -> dict:
     maps = {"depth": depth, "normal": normal}
-    return losses.terms(config, maps, batch, losses.counts(config, batch))
+    return losses.loss_terms(config, maps, batch, losses.valid_counts(config, batch))
 
 
 def test_all_terms_are_least_where_maps_are_the_truth(joint, seen):
@@ -60,14 +60,14 @@ def test_normals_that_are_square_to_the_truth_are_off_by_either_angular_term(
     joint, seen, angle, wanted
 ):
     square = jnp.cross(seen["normal"], jnp.array([0.3, 0.5, 0.2]))
-    chosen = changed(joint, {"loss.angle": angle})
+    chosen = with_changes(joint, {"loss.normal_error": angle})
     found = _terms(chosen, seen, seen["target"], square)["angular"]
     assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_gradients_are_finite_also_where_nothing_is_valid(joint, seen):
     def loss(depth, normal, batch):
-        return losses.total(joint, _terms(joint, batch, depth, normal))
+        return losses.weighted_sum(joint, _terms(joint, batch, depth, normal))
 
     for valid in (seen["valid"], seen["valid"] & False):
         for flat in (seen["target"], 0 * seen["target"]):
@@ -87,7 +87,7 @@ def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
     [
         ({"data.overlap": 0.3}, "data.overlap 0.3"),
         ({"loss.seam": 1.0}, "data.overlap 0.5"),
-        ({"loss.seam": 1.0, "data.overlap": 0.5, "data.fill": "packed"}, "loss.seam"),
+        ({"loss.seam": 1.0, "data.overlap": 0.5, "data.batching": "packed"}, "loss.seam"),
         ({"loss.agreement": 1.0, "model.outputs": ("depth",)}, "loss.agreement"),
         ({"loss.confidence": -1.0}, "loss.confidence must not be negative"),
         ({"eval.blend": "confidence", "eval.fidelity": "official"}, "eval.blend"),
@@ -95,10 +95,10 @@ def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
 )
 def test_terms_that_cannot_be_had_are_refused(micro, fields, named):
     with pytest.raises(UserError, match=named):
-        changed(micro, fields)
+        with_changes(micro, fields)
 
 
 def test_only_scenes_have_a_varied_split_to_train_on():
-    data = Data(source="kitti", path="x", trained="varied")  # as when such weights are scored
-    with pytest.raises(UserError, match="data.trained varied"):
-        open_training(Config(data=data))
+    data = Data(source="kitti", path="x", train_split="varied")  # as when such weights are scored
+    with pytest.raises(UserError, match="data.train_split varied"):
+        open_training_source(Config(data=data))

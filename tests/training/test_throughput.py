@@ -9,13 +9,13 @@ import pytest
 from urgt_jax import hardware
 from urgt_jax.models import flops
 from urgt_jax.training import sharding
-from urgt_jax.training.tensorboard import Board, strips
-from urgt_jax.training.throughput import Meter, line
+from urgt_jax.training.tensorboard import TensorBoardWriter, strips
+from urgt_jax.training.throughput import Throughput, line
 
 
 @pytest.fixture
 def counted(micro):
-    return Meter(micro, sharding.mesh_of(micro))
+    return Throughput(micro, sharding.make_mesh(micro))
 
 
 def test_rates_and_lost_time_are_shares_of_what_has_passed(counted):
@@ -72,7 +72,7 @@ def test_strips_hold_the_four_maps_and_grey_where_nothing_is_known():
 
 def test_numbers_and_pictures_are_in_the_event_file(tmp_path):
     writers = pytest.importorskip("tensorboardX")
-    board = Board(tmp_path, 0)
+    board = TensorBoardWriter(tmp_path, 0)
     board.numbers(3, {"loss": 0.5})
     board.pictures(3, _maps())
     board.close()
@@ -95,13 +95,13 @@ def _values(writers, data: bytes) -> dict:
 def test_a_board_without_its_package_is_told(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(Exception, match="pip install tensorboardX"):
-        Board(tmp_path, 0)
-    assert Board(tmp_path, 0, writes=False).file is None
+        TensorBoardWriter(tmp_path, 0)
+    assert TensorBoardWriter(tmp_path, 0, writes=False).file is None
 
 
 def test_every_chip_is_found_by_its_own_name():
     for chip in hardware.CHIPS:
         for kind in chip.kinds:
             device = type("Device", (), {"device_kind": kind})
-            assert hardware.of(device).name == chip.name
-    assert hardware.of(jax.devices()[0]) is None
+            assert hardware.chip_of(device).name == chip.name
+    assert hardware.chip_of(jax.devices()[0]) is None

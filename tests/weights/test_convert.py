@@ -16,12 +16,12 @@ from helpers import seeded_weights as seeded
 from urgt_jax.commands.convert import main
 from urgt_jax.config import SIZES, Config, Eval, Model
 from urgt_jax.errors import UserError
-from urgt_jax.models.registry import structure
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.weights import detect, download
 from urgt_jax.weights.convert import convert, from_official
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors, write_torch
 from urgt_jax.weights.tensors import Tensor
-from urgt_jax.weights.weight_file import UNUSED, load_weights, save_weights, start_from
+from urgt_jax.weights.weight_file import UNUSED, initialize_from, load_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
 NAMES = json.loads(gzip.decompress((seeded.GOLDEN / "official_names.json.gz").read_bytes()))
@@ -86,7 +86,7 @@ def test_published_sizes_are_told_from_shapes():
     assert config("urgt_full").model == SIZES["large"]
     assert config("urgt_full").eval == Eval(grid=(8, 8), overlap=0.3, fidelity="official")
     assert config("dav2_vitg").layers == (9, 19, 29, 39)
-    assert config("dav2_vitg").vit.ffn == "swiglu" and config("dav2_vitg").vit.heads == 24
+    assert config("dav2_vitg").vit.ffn == "swiglu" and config("dav2_vitg").vit.num_heads == 24
     iters = [config(f"metric3d_vit_{size}").iters for size in ("small", "large", "giant2")]
     assert iters == [4, 8, 8]
     assert config("metric3d_vit_giant2").layers == (9, 19, 29, 39)
@@ -148,7 +148,7 @@ def test_vggt_is_the_start_of_a_refiner(tmp_path, capsys):
         assert not np.any(part["bias"])
         assert np.std(part["kernel"]) == pytest.approx(1e-4, rel=0.3)
     kept = official("urgt")["aggregator.frame_blocks.1.attn.proj.weight"]
-    np.testing.assert_array_equal(params["within"]["attn"]["proj"]["kernel"][1], kept.T)
+    np.testing.assert_array_equal(params["within_patch"]["attn"]["proj"]["kernel"][1], kept.T)
 
 
 @pytest.mark.parametrize("registers", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -164,21 +164,21 @@ def test_dinov2_is_the_encoder_that_training_starts_from(tmp_path, micro, regist
     params, vit = load_weights(tmp_path / "dinov2.safetensors", "encoder")
     assert vit.resample == ("antialias" if registers else "offset")
     model = Model(
-        vit, heads=4, depth=2, layers=(0, 0, 1, 1), process=(28, 42), features=8,
-        channels=(8, 8, 8, 8),
+        vit, num_heads=4, depth=2, dpt_layers=(0, 0, 1, 1), patch_size=(28, 42), dpt_features=8,
+        dpt_channels=(8, 8, 8, 8),
     )  # fmt: skip
     config = Config(model=model, init=str(tmp_path / "dinov2.safetensors"))
     from urgt_jax.training.step import initial_params
 
     drawn = initial_params(model, 0)
-    started = start_from(drawn, config)
+    started = initialize_from(drawn, config)
     same_leaf = lambda a, b: np.testing.assert_array_equal(a, b)  # noqa: E731
     jax.tree.map(same_leaf, started["encoder"]["blocks"], params["blocks"])
-    jax.tree.map(same_leaf, started["within"], drawn["within"])
+    jax.tree.map(same_leaf, started["within_patch"], drawn["within_patch"])
     assert np.std(started["encoder"]["depth"]["proj"]["kernel"]) < 2e-4
     wrong = Config(model=micro.model, init=config.init)
     with pytest.raises(UserError, match="init: .*dinov2.safetensors does not fit the model"):
-        start_from(initial_params(micro.model, 0), wrong)
+        initialize_from(initial_params(micro.model, 0), wrong)
 
 
 def _spoiled(kind: str) -> tuple[dict, dict]:
@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_told_at_once(tmp_path, kind, words):
 
 
 def _run(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "urgt_jax.convert", *map(str, arguments)]
+    command = [sys.executable, "-m", "urgt_jax", "convert", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -261,7 +261,7 @@ def test_ours_and_official_are_not_confused(tmp_path, micro):
     params = jax.device_get(initial_params(micro.model, 0))
     save_weights(tmp_path / "ours.safetensors", params, micro)
     source = write(tmp_path / "dav2.pth", official("dav2"))
-    with pytest.raises(UserError, match="python -m urgt_jax.convert"):
+    with pytest.raises(UserError, match="urgt convert"):
         load_weights(write(tmp_path / "raw.safetensors", official("dav2")))
     convert(source, tmp_path / "dav2.safetensors", told("dav2"))
     with pytest.raises(UserError, match="holds weights of Depth Anything V2, but URGT is asked"):
@@ -284,7 +284,7 @@ def test_a_model_trained_here_gets_every_official_name(tmp_path, micro):
 def test_half_precision_is_half_the_size_and_loads_as_float32(tmp_path, micro):
     rng = np.random.default_rng(0)
     draw = lambda leaf: rng.standard_normal(leaf.shape, np.float32)  # noqa: E731
-    params = jax.tree.map(draw, structure(micro.model)[1])
+    params = jax.tree.map(draw, abstract_params(micro.model)[1])
     save_weights(tmp_path / "whole.safetensors", params, micro)
     convert(tmp_path / "whole.safetensors", tmp_path / "half.safetensors", half=True)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
@@ -311,7 +311,7 @@ def test_without_a_network_the_file_to_fetch_is_told(tmp_path, monkeypatch, caps
         main()
     url = "https://huggingface.co/Kingslanding/Any-Resolution-Any-Geometry/resolve/main/"
     assert f"fetch {url}ckpt_best.pth by other means and run" in str(caught.value)
-    assert "urgt_jax.convert ckpt_best.pth" in str(caught.value)
+    assert "urgt convert ckpt_best.pth" in str(caught.value)
     assert "licence: MIT" in capsys.readouterr().out
 
 
@@ -338,4 +338,4 @@ def test_conversion_streams(tmp_path):
     grown = int(done.stdout.split()[-1])
     assert grown < 1.5 * source.stat().st_size, f"{grown / 1e6:.0f} MB"
     params, config = load_weights(tmp_path / "ours.safetensors", "depth_anything")
-    assert config == detect.depth_anything(arrays, detect.Given({}, "")) and params
+    assert config == detect.depth_anything(arrays, detect.GivenConfig({}, "")) and params

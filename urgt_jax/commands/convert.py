@@ -8,7 +8,7 @@ from urgt_jax.errors import Parser, UserError, require
 from urgt_jax.weights import download
 from urgt_jax.weights.convert import convert
 from urgt_jax.weights.weight_file import (
-    located,
+    locate_weights,
 )
 
 
@@ -26,7 +26,7 @@ def _given(path: Path | None) -> dict:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m urgt_jax.convert",
+        prog="urgt convert",
         description="Official weights of DINOv2, VGGT-1B, URGT, Depth Anything V2 and Metric3D v2 "
         "into one .safetensors file of ours, told apart by their names; or ours back into official "
         "names (DST .safetensors, or .pth for torch.load).",
@@ -42,15 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    told = _parser().parse_args()
+    told = _parser().parse_args(arguments)
     source, target = told.source, told.target
     if told.download:
         require(target is None, "with --download give one file: --download NAME DST.safetensors")
         target = source or Path(f"{told.download}.safetensors")
         source = download.fetch(told.download, target)
     require(source is not None and target is not None, "give SRC and DST (see --help)")
-    source = located(source) if told.half else source
+    source = locate_weights(source) if told.half else source
     require(source.resolve() != target.resolve(), f"{target} is the source itself")
     convert(source, target, _given(told.config), told.half)

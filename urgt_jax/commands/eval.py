@@ -11,34 +11,36 @@ from urgt_jax.commands.tables import add_options
 from urgt_jax.config import Config
 from urgt_jax.config_files import data_options
 from urgt_jax.data.priors.degrade import STRENGTHS
-from urgt_jax.data.sources import open_pictures
+from urgt_jax.data.sources import open_prior_source
 from urgt_jax.errors import require
 from urgt_jax.evaluation import report
-from urgt_jax.evaluation.candidates import Predictions, Refined, Subject
-from urgt_jax.evaluation.examples import Sheets, Worst, layers
-from urgt_jax.evaluation.resume import Journal, origin
+from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
+from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, layers
+from urgt_jax.evaluation.resume import ScoreJournal, evaluation_identity
 from urgt_jax.evaluation.run import _finish, _names, _noted, evaluate
-from urgt_jax.evaluation.score import protocol_of
+from urgt_jax.evaluation.score import protocol_for
 from urgt_jax.evaluation.tally import Tally
-from urgt_jax.files import folder
+from urgt_jax.files import make_folder
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.weights.weight_file import SHIPPED
 
 PNG_SCALE = 256.0  # PatchFusion's and KITTI's 16-bit depth: 256 steps a metre
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line of eval.py."""
-    told, rest = _parser().parse_known_args()
+    told, rest = _parser().parse_known_args(arguments)
     if told.table:
         tables.main(told, rest)
         return
     subject, config, out = _subject(told, rest)
-    protocol_of(config)  # fails where kind and alignment do not go together
-    found = open_pictures(config, config.data.split, coarse=isinstance(subject, Refined))
-    journal = Journal(folder(out), origin(subject, config))
-    tally, sheets = Tally(subject.sides), Sheets()
-    worst = Worst(out, subject.sides[-1], config.eval.examples)
+    protocol_for(config)  # fails where kind and alignment do not go together
+    found = open_prior_source(
+        config, config.data.split, coarse=isinstance(subject, RefinerCandidates)
+    )
+    journal = ScoreJournal(make_folder(out), evaluation_identity(subject, config))
+    tally, sheets = Tally(subject.sides), ExampleSheets()
+    worst = WorstImages(out, subject.sides[-1], told.pages)
     noted = _noted(journal, _names(found, config), worst)
     for scored in evaluate(subject, found, config, tally, noted):
         report.write_thumbnail(out, scored.entry.name, scored.image)
@@ -54,7 +56,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = FieldsParser(
-        prog="eval.py",
+        prog="urgt eval",
         description="Scores a trained refiner, or anybody's maps, on held-out pictures.",
         epilog="Any field of the run's configuration can be set: --eval.images 8",
     )
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--degrade", choices=STRENGTHS, help="how much worse than the truth coarse maps of scenes "
         "are; else as in training")  # fmt: skip
+    add("--pages", type=int, default=6, metavar="N", help="worst images that get a page of their own")
     add("--scale", type=float, help=f"of 16-bit .png predictions: steps a metre ({PNG_SCALE:g})")
     add("--out", type=Path, help="folder for what is made; else the work directory, or NAME_scores")
     add_options(parser)
@@ -84,7 +87,7 @@ def _degraded(config: Config, strength: str | None) -> Config:
     return replace(config, prior=replace(STRENGTHS[strength], kind=config.prior.kind))
 
 
-def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config, Path]:
+def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[CandidateSource, Config, Path]:
     """What is scored, how, and where the scores go."""
     rest = [*data_options(told.data), *rest]
     if told.predictions:
@@ -92,7 +95,7 @@ def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config
         require(not told.degrade, "--degrade is for coarse maps that a refiner is given; "
             "--predictions are scored as they are")  # fmt: skip
         config = override(Config(), [*rest, "--prior.kind", told.kind])
-        subject = Predictions(told.predictions, told.scale or PNG_SCALE)
+        subject = SavedPredictions(told.predictions, told.scale or PNG_SCALE)
         return subject, config, told.out or _beside(told.predictions)
     require(told.kind is None and told.scale is None, "--kind and --scale go with --predictions")
     where = told.workdir or told.weights
@@ -102,15 +105,19 @@ def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[Subject, Config
     config = override(_degraded(refiner.config, told.degrade), rest)
     require(
         not told.degrade or config.data.source == "scenes",
-        "--degrade is for scenes; of a data set, python -m urgt_jax.fill --degrade makes coarse "
-        "maps that --data.priors names",
+        "--degrade is for scenes; of a data set, urgt priors --degrade makes coarse "
+        "maps that --data.priors_path names",
     )
     require(
         config.model == refiner.config.model,
         "--model fields belong to the trained weights and cannot be set for eval.py",
     )
     refiner = Refiner(refiner.params, config)
-    return Refined(refiner, config), config, told.out or told.workdir or _beside(told.weights)
+    return (
+        RefinerCandidates(refiner, config),
+        config,
+        told.out or told.workdir or _beside(told.weights),
+    )
 
 
 def _beside(path: Path) -> Path:

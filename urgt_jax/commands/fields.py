@@ -9,7 +9,7 @@ import sys
 import tyro
 
 from urgt_jax.config import Config
-from urgt_jax.config_files import paths
+from urgt_jax.config_files import field_names
 from urgt_jax.errors import Parser, UserError
 
 
@@ -25,7 +25,7 @@ class FieldsParser(Parser):
 
 def override(config: Config, arguments: list[str]) -> Config:
     """The configuration with `--model.depth 12` and the like applied."""
-    known = paths()
+    known = field_names()
     for argument in arguments:
         name = argument[2:].split("=")[0]
         plain = name.replace("-", "_").replace("no_", "")

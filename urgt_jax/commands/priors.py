@@ -6,19 +6,25 @@ from pathlib import Path
 
 import jax
 
-from urgt_jax.config import TOKEN
+from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.data.priors.degrade import STRENGTHS
-from urgt_jax.data.priors.precompute import _report, fill
-from urgt_jax.data.priors.providers import Degraded, Disparity, Maker, Maps, Normals
+from urgt_jax.data.priors.precompute import _report, precompute
+from urgt_jax.data.priors.providers import (
+    Degraded,
+    DepthProvider,
+    NormalProvider,
+    Provider,
+    StoredFolder,
+)
 from urgt_jax.data.priors.stored import claim
-from urgt_jax.data.sources import open_source, priors_folder, usual
+from urgt_jax.data.sources import default_split, open_source, priors_folder
 from urgt_jax.errors import Parser, require
-from urgt_jax.files import folder
+from urgt_jax.files import make_folder
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    told = _parser().parse_args()
+    told = _parser().parse_args(arguments)
     require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
     require(told.maps_kind is None or told.depth_maps, "--maps-kind is for --depth-maps")
     depth, normal = told.depth_weights or told.depth_maps, told.normal_weights or told.normal_maps
@@ -30,20 +36,20 @@ def main() -> None:
     host, hosts = told.host or (jax.process_index(), jax.process_count())
     require(0 <= host < hosts, f"--host {host} {hosts}: hosts are numbered from 0 to N - 1")
     name, path = told.data
-    splits = [usual(name, split) for split in told.split or [""]]
+    splits = [default_split(name, split) for split in told.split or [""]]
     sources = [open_source(name, path, split) for split in splits]
     makers = _makers(told)
     reports = []
     for source, split in zip(sources, splits, strict=True):
-        stored = claim(folder(priors_folder(path, split, told.out)), _origin(makers, told))
-        skipped = fill(source, makers, stored, host, hosts)
+        stored = claim(make_folder(priors_folder(path, split, told.out)), _origin(makers, told))
+        skipped = precompute(source, makers, stored, host, hosts)
         reports += _report(stored, skipped, len(range(host, len(source), hosts)), host, hosts)
     require(not reports, "; ".join(reports))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m urgt_jax.fill",
+        prog="urgt priors",
         description="Makes the coarse depth and normals of a whole data set; what is there already "
         "is kept, so that the same call goes on after a stop.",
     )
@@ -71,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pixels(text: str) -> int:
     number = int(text)
-    if number < TOKEN:
-        raise argparse.ArgumentTypeError(f"at least {TOKEN} pixels are needed")
+    if number < TOKEN_SIZE:
+        raise argparse.ArgumentTypeError(f"at least {TOKEN_SIZE} pixels are needed")
     return number
 
 
@@ -83,18 +89,18 @@ def _metres(text: str) -> float:
     return number
 
 
-def _makers(told: argparse.Namespace) -> list[Maker]:
+def _makers(told: argparse.Namespace) -> list[Provider]:
     """What the options ask for, for depth and for normals."""
     if told.degrade:
         return [Degraded(what, told.degrade, told.max_depth) for what in ("depth", "normal")]
     # Folders first, since reading weights takes long.
-    depth = Maps(told.depth_maps, "depth") if told.depth_maps else None
-    normal = Maps(told.normal_maps, "normal") if told.normal_maps else None
-    depth = depth or Disparity(told.depth_weights, told.depth_size)
-    return [depth, normal or Normals(told.normal_weights)]
+    depth = StoredFolder(told.depth_maps, "depth") if told.depth_maps else None
+    normal = StoredFolder(told.normal_maps, "normal") if told.normal_maps else None
+    depth = depth or DepthProvider(told.depth_weights, told.depth_size)
+    return [depth, normal or NormalProvider(told.normal_weights)]
 
 
-def _origin(makers: list[Maker], told: argparse.Namespace) -> dict:
+def _origin(makers: list[Provider], told: argparse.Namespace) -> dict:
     """What makes the maps, for priors.json."""
     try:
         version = metadata.version("urgt-jax")

@@ -5,23 +5,23 @@ from pathlib import Path
 
 from urgt_jax.data.priors import networks
 from urgt_jax.errors import Parser, UserError, require
-from urgt_jax.files import folder
+from urgt_jax.files import make_folder
 from urgt_jax.images.files import SUFFIXES
-from urgt_jax.inference.image_files import Sources, _refine
-from urgt_jax.inference.modes import FIDELITIES
+from urgt_jax.inference.image_files import PriorNetworks, _refine
+from urgt_jax.inference.modes import MODES
 from urgt_jax.inference.refiner import Refiner, load
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    told = _parser().parse_args()
+    told = _parser().parse_args(arguments)
     require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
     images = _images(told.images)
     files = [_coarse_files(image, told) for image in images]
-    out = folder(told.out)
+    out = make_folder(told.out)
     refiner = load(told.weights, told.dtype, told.fidelity, told.pool, told.resident)
     require(isinstance(refiner, Refiner), f"{told.weights} holds no refiner: it makes coarse maps")
-    sources = Sources(
+    sources = PriorNetworks(
         networks.load(told.depth_weights, "depth_anything") if told.depth_weights else None,
         networks.load(told.normal_weights, "metric3d") if told.normal_weights else None,
     )
@@ -31,7 +31,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m urgt_jax.predict",
+        prog="urgt refine",
         description="Refines coarse depth and normals of pictures, at their own size.",
         epilog="Coarse maps given neither as files nor by weights are looked for beside the "
         "picture: photo_coarse_depth.npy and photo_coarse_normal.npy for photo.jpg.",
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "the weights' limit; else the weights' own",
     )
     add("--overlap", type=float, help="share of a patch its neighbour sees too")
-    add("--fidelity", choices=sorted(FIDELITIES), help="as the paper has it (exact) or the "
+    add("--fidelity", choices=sorted(MODES), help="as the paper has it (exact) or the "
         "released code (official); else what the weights were made for")  # fmt: skip
     add("--pool", type=int, metavar="K", help="approximate: patches see means over K x K tokens of "
         "one another, K^2 fewer; else 1, exact")  # fmt: skip

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from urgt_jax.commands.fields import FieldsParser, override
 from urgt_jax.config import SIZES, Config, Data
-from urgt_jax.config_files import load
+from urgt_jax.config_files import load_config
 from urgt_jax.errors import require
-from urgt_jax.files import folder
+from urgt_jax.files import make_folder
 from urgt_jax.models.layers import POLICIES
 from urgt_jax.scaling import page, points, study, tpu_plan
-from urgt_jax.scaling.forward_benchmark import apart
+from urgt_jax.scaling.forward_benchmark import in_own_process
 from urgt_jax.scaling.step_benchmark import StepCost, measure_step
-from urgt_jax.scaling.study import RESOLUTIONS, Point, Table
+from urgt_jax.scaling.study import RESOLUTIONS, Point, StudyTable
 from urgt_jax.training import sharding
 
 WHAT = ("memory", "training", "flops", "time", "quality")
@@ -33,18 +33,18 @@ STUDY = {  # options that neither a plan nor a training step knows, and what the
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line; exit status 1 if what is planned does not fit."""
-    told, fields = _parser().parse_known_args()
+    told, fields = _parser().parse_known_args(arguments)
     _settle(told)
     if told.plan:
         return _plan(told, fields)
     _check(told, fields)
     if told.train:
         return _steps(told, fields)
-    table = Table(told.out or Path(page.TABLE))
+    table = StudyTable(told.out or Path(page.TABLE))
     if told.report:
-        folder(told.report.absolute().parent)
+        make_folder(told.report.absolute().parent)
     for what in told.what:
         _study(told, what, table)
     if told.report:
@@ -88,7 +88,7 @@ def _check(told: argparse.Namespace, fields: list[str]) -> None:
         )
 
 
-def _study(told: argparse.Namespace, what: str, table: Table) -> None:
+def _study(told: argparse.Namespace, what: str, table: StudyTable) -> None:
     """All points of a kind."""
     sizes, dtype, meshes, resolutions = told.sizes, told.dtype, told.mesh, [""]
     policies = told.remat if what == "training" else [""]
@@ -114,7 +114,7 @@ def _study(told: argparse.Namespace, what: str, table: Table) -> None:
 def _steps(told: argparse.Namespace, fields: list[str]) -> None:
     """Measures training steps."""
     if told.out:
-        folder(told.out.absolute().parent)
+        make_folder(told.out.absolute().parent)
         study.read(told.out, tuple(StepCost.__dataclass_fields__), "training steps")
     for size in told.sizes:
         for patches in told.patches:
@@ -131,7 +131,7 @@ def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) 
     )
     model = replace(SIZES[size], dtype=told.dtype)
     config = override(Config(model=model, data=Data(batch=1)), fields)
-    return apart(patches, measure_step, size, config, side, told.repeat)
+    return in_own_process(patches, measure_step, size, config, side, told.repeat)
 
 
 def append(path: Path, cost: StepCost) -> None:
@@ -147,19 +147,19 @@ def append(path: Path, cost: StepCost) -> None:
 def _plan(told: argparse.Namespace, fields: list[str]) -> None:
     """Prints the plan of a training step in Markdown."""
     require(told.config is not None, "--plan needs --config, a file like configs/u4k.py")
-    config = override(load(told.config), fields)
-    side = told.side or max(sharding.sides(config))
+    config = override(load_config(told.config), fields)
+    side = told.side or max(sharding.block_sides(config))
     try:
         made = (tpu_plan.largest if told.largest else tpu_plan.plan)(told.plan, config, side)
     except tpu_plan.DoesNotFit as error:
         print(error)
         sys.exit(1)
-    print(tpu_plan.section(made, shlex.join(["python", "-m", "urgt_jax.scaling", *sys.argv[1:]])))
+    print(tpu_plan.section(made, shlex.join(["urgt", "scale", *sys.argv[1:]])))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = FieldsParser(
-        prog="python -m urgt_jax.scaling",
+        prog="urgt scale",
         description="Tells how memory, operations, time and quality of a forward pass grow with "
         "patches, measures a training step with random weights, or plans one on TPUs.",
         epilog="A plan and a training step take any field of the configuration: --mesh.fsdp 16",

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from urgt_jax.commands.fields import override
-from urgt_jax.config_files import data_options, load
+from urgt_jax.config_files import data_options, load_config
 from urgt_jax.evaluation.paper_tables import _make, _published, _scores, as_html, markdown, read
-from urgt_jax.files import folder, write_text
+from urgt_jax.files import make_folder, write_text
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(told: argparse.Namespace, rest: list[str]) -> None:
     """Fills the tables of a folder of configurations; `rest` changes fields of all of them."""
     runs, base = read(told.table)
-    where = folder(told.runs or Path("runs") / told.table.name)
+    where = make_folder(told.runs or Path("runs") / told.table.name)
     base = told.base or base
     shared = [*data_options(told.data), *rest]
-    override(load(base), shared)  # fails before anything is trained
+    override(load_config(base), shared)  # fails before anything is trained
     if not told.collect:
         for seed in told.seeds:
             for run in runs:

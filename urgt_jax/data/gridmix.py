@@ -3,16 +3,15 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from urgt_jax.config import ROW, Config
+from urgt_jax.config import MAX_BLOCK_PATCHES, Config
 from urgt_jax.data.augmentation import jitter
-from urgt_jax.data.priors.units import target
-from urgt_jax.data.sources import Picture, Pictures
+from urgt_jax.data.priors.units import depth_target
+from urgt_jax.data.sources import PriorSample, PriorSource
 from urgt_jax.errors import WrongChoice
 from urgt_jax.images import grid
-from urgt_jax.images.resize import resized
+from urgt_jax.images.resize import resize_map
 
 SIDES = np.array([1, 2, 3, 4])
-LEAST = 0.05  # chance of an M in an adapted mix
 Batch = dict[str, np.ndarray]
 Mix = tuple[float, float, float, float] | Float[np.ndarray, "4"]  # chance of each M
 
@@ -30,9 +29,9 @@ def row_sides(config: Config, step: int, row: int) -> list[int]:
     """M of the block in a row of a step's batch, or of the blocks that packed fill it."""
     if not config.data.packed:
         return [block_side(config, step)]
-    rng, left, sides = np.random.default_rng([config.seed, 5, step, row]), ROW, []
+    rng, left, sides = np.random.default_rng([config.seed, 5, step, row]), MAX_BLOCK_PATCHES, []
     while left:
-        sides.append(_side(fitting(config.data.mix, left), rng))
+        sides.append(_side(mix_that_fits(config.data.mix, left), rng))
         left -= sides[-1] ** 2
     return sides
 
@@ -42,7 +41,7 @@ def owners(sides: list[int]) -> Int[np.ndarray, "P"]:
     return np.repeat(np.arange(len(sides), dtype=np.int32), np.square(sides))
 
 
-def fitting(mix: Mix, left: int) -> Float[np.ndarray, "4"]:
+def mix_that_fits(mix: Mix, left: int) -> Float[np.ndarray, "4"]:
     """Chance of each M where so many patches of a row are left: the mix's, among those that fit.
 
     Where it has none of those, the largest fills what nothing else would.
@@ -60,31 +59,15 @@ def packed_blocks(mix: Mix) -> Float[np.ndarray, "4"]:
     Those of the paper's mix hold 11, 20, 28 and 40 % of the patches: close to the mix itself, as
     where a step is filled by patches.
     """
-    means = np.zeros((ROW + 1, 4))
-    for left in range(1, ROW + 1):
-        chances = fitting(mix, left)
+    means = np.zeros((MAX_BLOCK_PATCHES + 1, 4))
+    for left in range(1, MAX_BLOCK_PATCHES + 1):
+        chances = mix_that_fits(mix, left)
         drawn = np.flatnonzero(chances)
         means[left] = chances + chances[drawn] @ means[left - SIDES[drawn] ** 2]
-    return means[ROW]
+    return means[MAX_BLOCK_PATCHES]
 
 
-def adapted(mix: Mix, errors: Float[np.ndarray, "2 4"]) -> Mix:
-    """The mix, each M's chance in proportion to its error now over its error at the start.
-
-    None that the mix has falls below `LEAST`, or below what the mix gave it if that is less.
-    """
-    mix, (start, now) = np.asarray(mix), np.asarray(errors, np.float64)
-    known = np.isfinite(errors).all(0) & (np.min(errors, 0) > 0)
-    # Rounded, so that the rounding of another mesh hardly ever changes a draw.
-    wanted = mix * np.round(np.divide(now, start, out=np.ones(4), where=known), 3)
-    least, low = np.minimum(mix, LEAST), np.zeros(4, bool)
-    for _ in SIDES:  # what lifts one lowers the others
-        chances = np.where(low, least, wanted * (1 - least[low].sum()) / wanted[~low].sum())
-        low |= chances < least
-    return tuple(chances.tolist())
-
-
-def _flip(p: Picture) -> Picture:
+def _flip(p: PriorSample) -> PriorSample:
     """The picture as in a mirror: x components of normals change sign."""
     mirror = np.array([-1, 1, 1], np.float32)
     parts = {name: x for name, x in p._asdict().items() if getattr(x, "ndim", 0) > 1}
@@ -98,31 +81,25 @@ def _flip(p: Picture) -> Picture:
     return p._replace(**parts)
 
 
-def patches(
-    pictures: Pictures, index: int, config: Config, m: int, rng: np.random.Generator
+def draw_block(
+    pictures: PriorSource, index: int, config: Config, m: int, rng: np.random.Generator
 ) -> Batch:
     """A block of m x m patches of a picture at the process shape, with targets."""
     flip = rng.random() < 0.5
-    batch = block_of(pictures, index, config, _drawn(pictures.size(index), config, m, rng), flip)
+    batch = read_block(pictures, index, config, _drawn(pictures.size(index), config, m, rng), flip)
     if config.data.jitter:
         batch["image"] = jitter(batch["image"], rng, config.data.jitter)
     return batch
 
 
-def held_out(pictures: Pictures, number: int, config: Config, m: int) -> Batch:
-    """One of the fixed blocks of m x m patches that measure how a run goes."""
-    index, rng = number % len(pictures), np.random.default_rng([config.seed, 6, number, m])
-    return block_of(pictures, index, config, _drawn(pictures.size(index), config, m, rng))
-
-
 def _drawn(size: tuple[int, int], config: Config, m: int, rng: np.random.Generator) -> grid.Grid:
     """One of the blocks of m x m patches of a picture."""
-    row, col = rng.integers(0, grid.blocks(*size, m, config.data.overlap))
-    return grid.block(*size, m, row, col, config.data.overlap)
+    row, col = rng.integers(0, grid.count_block_positions(*size, m, config.data.overlap))
+    return grid.gridmix_block(*size, m, row, col, config.data.overlap)
 
 
-def block_of(
-    pictures: Pictures, index: int, config: Config, windows: grid.Grid, flip: bool = False
+def read_block(
+    pictures: PriorSource, index: int, config: Config, windows: grid.Grid, flip: bool = False
 ) -> Batch:
     """The given windows of a picture, or of its mirror image, at the process shape; reads no more.
 
@@ -134,16 +111,16 @@ def block_of(
         cols = slice(width - cols.stop, width - cols.start)
     block = pictures.read(index, (rows, cols))
     block = _flip(block) if flip else block
-    batch = _cut(block, config, windows.within())
+    batch = _cut(block, config, windows.relative_to_bounds())
     scale = np.array(config.model.tokens) / windows.patch
     batch["origins"] = (windows.origins * scale).astype(np.float32)
     return batch
 
 
-def _cut(block: Picture, config: Config, windows: grid.Grid) -> Batch:
+def _cut(block: PriorSample, config: Config, windows: grid.Grid) -> Batch:
     """What a step needs of every window."""
-    process, limit = config.model.process, config.data.max_depth
-    goal = target(block.depth, block.valid, block.fit, config.prior.kind, limit)
+    process, limit = config.model.patch_size, config.data.max_depth
+    goal = depth_target(block.depth, block.valid, block.fit, config.prior.kind, limit)
     maps = {
         "image": (block.image, True),
         "coarse_depth": (block.coarse_depth, True),
@@ -151,28 +128,28 @@ def _cut(block: Picture, config: Config, windows: grid.Grid) -> Batch:
         "target": (goal, False),
         "valid": (block.valid, False),
     }
-    exact = config.loss.target == "exact"
+    exact = config.loss.normal_target == "exact"
     if "normal" in config.model.outputs:
         _check_normals(block, config)
         maps |= {"normal": (block.normal, False)} if exact else {"depth": (block.depth, False)}
     batch = {
-        name: np.stack([resized(window, process, lerp) for window in grid.cut(x, windows)])
+        name: np.stack(
+            [resize_map(window, process, lerp) for window in grid.cut_windows(x, windows)]
+        )
         for name, (x, lerp) in maps.items()
     }
-    if "depth" in maps or config.loss.agreement:
+    if "depth" in maps:
         scale = np.array(process) / windows.patch
         cameras = [_camera(block.intrinsics, at, scale) for at in windows.origins]
         batch["intrinsics"] = np.stack(cameras)
-    if config.loss.agreement and config.prior.kind == "disparity":
-        batch["fit"] = np.full((windows.count, 2), block.fit, np.float32)
     return batch
 
 
-def _check_normals(block: Picture, config: Config) -> None:
+def _check_normals(block: PriorSample, config: Config) -> None:
     """Fails where the normals' target cannot be had."""
-    if config.loss.target == "exact" and block.normal is None:
+    if config.loss.normal_target == "exact" and block.normal is None:
         raise WrongChoice(
-            f"loss.target exact: {config.data.source} has no exact normals, set it to pseudo"
+            f"loss.normal_target exact: {config.data.source} has no exact normals, set it to pseudo"
         )
     if block.intrinsics is None:
         raise WrongChoice(

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from urgt_jax.config import ROW, Config
-from urgt_jax.data.gridmix import Batch, block_side, owners, patches, row_sides
-from urgt_jax.data.sources import Pictures, open_training
+from urgt_jax.config import MAX_BLOCK_PATCHES, Config
+from urgt_jax.data.gridmix import Batch, block_side, draw_block, owners, row_sides
+from urgt_jax.data.sources import PriorSource, open_training_source
 from urgt_jax.errors import UserError, WrongChoice, require
 
+THREADS = 2  # that prepare batches in each process
 AHEAD = 4  # batches that are prepared before they are asked for
 TRIES = 8  # pictures that are tried for a block before the run stops
 UNREAD = "unread"  # where a batch tells of pictures that could not be read, if there were any
@@ -33,9 +34,9 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 class Batches:
     """All batches of one host, by step."""
 
-    def __init__(self, config: Config, host: int = 0, hosts: int = 1, source: Pictures = None):
+    def __init__(self, config: Config, host: int = 0, hosts: int = 1, source: PriorSource = None):
         self.config, self.host, self.hosts = config, host, hosts
-        self.source = source if source is not None else open_training(config)
+        self.source = source if source is not None else open_training_source(config)
 
     def __len__(self) -> int:
         return self.config.optim.steps
@@ -72,7 +73,7 @@ class Batches:
 
     def _blocks(self, step: int, row: int) -> list[tuple[int, int]]:
         """The blocks of a row: each one's place among the step's pictures, and its M."""
-        start = row * ROW if self.config.data.packed else row
+        start = row * MAX_BLOCK_PATCHES if self.config.data.packed else row
         return list(enumerate(row_sides(self.config, step, row), start))
 
     def _row(self, step: int, row: int) -> tuple[Batch, list[Failure]]:
@@ -92,7 +93,7 @@ class Batches:
         for index in self._candidates(step, place):
             rng = np.random.default_rng([self.config.seed, 3, step, place])
             try:
-                return patches(self.source, index, self.config, m, rng), failed
+                return draw_block(self.source, index, self.config, m, rng), failed
             except WrongChoice:
                 raise
             except (UserError, OSError) as error:
@@ -102,7 +103,7 @@ class Batches:
     def _drawn(self, step: int, place: int) -> int:
         """The picture at a place, in an order of all pictures before it repeats one."""
         data, count = self.config.data, len(self.source)
-        places = data.batch * ROW if data.packed else data.images(1)
+        places = data.batch * MAX_BLOCK_PATCHES if data.packed else data.images(1)
         epoch, place = divmod(step * places + place, count)
         return int(_order(self.config.seed, epoch, count)[place])
 
@@ -118,11 +119,11 @@ class Batches:
         yield from [int(index) for index in others if index != drawn][: TRIES - 1]
 
 
-class Unread:
+class UnreadableImages:
     """The pictures that one process of a run could not read: named, counted, up to a limit."""
 
-    def __init__(self, config: Config, source: Pictures):
-        self.limit, self.source = config.data.unreadable, source
+    def __init__(self, config: Config, source: PriorSource):
+        self.limit, self.source = config.data.max_unreadable, source
         self.seen: set[int] = set()  # the same ones come back in every epoch
 
     def take(self, batch: Batch) -> Iterator[str]:
@@ -136,23 +137,19 @@ class Unread:
         what, count = f"picture {self.source.name(index)} cannot be read", len(self.seen)
         require(
             count <= self.limit,
-            f"{what}: {why}; pictures that cannot be read so far: {count}, and data.unreadable "
-            f"allows {self.limit}: repair them, or set --data.unreadable higher",
+            f"{what}: {why}; pictures that cannot be read so far: {count}, and data.max_unreadable "
+            f"allows {self.limit}: repair them, or set --data.max_unreadable higher",
         )
         return f"{what}, others take its place ({count} of at most {self.limit}): {why}"
 
 
-def batches(
-    config: Config, start: int, host: int = 0, hosts: int = 1, source: Pictures = None,
-    stop: int | None = None,
+def batch_iterator(
+    config: Config, start: int, host: int = 0, hosts: int = 1, source: PriorSource = None,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The host's batches from a step on, prepared ahead by threads or worker processes.
-
-    None is prepared from `stop` on.
-    """
+    """The host's batches from a step on, prepared ahead by threads or worker processes."""
     data = config.data
-    steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:stop]
-    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=AHEAD)
+    steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:]
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
     ahead = steps.to_iter_dataset(options)
     return _by_workers(ahead, data.workers) if data.workers else iter(ahead)
 
@@ -169,5 +166,4 @@ def _by_workers(ahead: grain.IterDataset, count: int) -> Iterator[Batch]:
             raise
         raise UserError(
             "a process that prepares batches was killed, for lack of memory? lower data.workers "
-            "or data.threads"
         ) from error

@@ -9,7 +9,7 @@ Window = tuple[slice, slice]  # rows and columns
 WHOLE: Window = (slice(None), slice(None))
 
 
-def moved(
+def crop_intrinsics(
     intrinsics: Float[np.ndarray, "4"], window: Window, size: tuple[int, int]
 ) -> Float[np.ndarray, "4"]:
     """The camera of a picture of that size as the camera of a window of it, float32."""

@@ -12,8 +12,8 @@ from urgt_jax.data import scenes
 from urgt_jax.data.priors import units
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
-from urgt_jax.data.priors.units import NEAREST, Fit
-from urgt_jax.data.samples import WHOLE, Source, Window, moved
+from urgt_jax.data.priors.units import MIN_DEPTH, DisparityFit
+from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics
 from urgt_jax.errors import require
 
 TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
@@ -22,7 +22,7 @@ SHARE = 0.3  # of the machine's memory, that they may take where it is small
 BYTES = 36  # per pixel of a Picture
 
 
-class Picture(NamedTuple):
+class PriorSample(NamedTuple):
     """A window of a picture, its truth and its priors."""
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -33,10 +33,10 @@ class Picture(NamedTuple):
     normal: Float[np.ndarray, "h w 3"] | None  # unit, towards the camera; only where known exactly
     coarse_depth: Float[np.ndarray, "h w"] | None  # in the network's unit
     coarse_normal: Float[np.ndarray, "h w 3"] | None  # unit
-    fit: Fit | None  # of true disparity onto the coarse one, over the whole picture
+    fit: DisparityFit | None  # of true disparity onto the coarse one, over the whole picture
 
 
-class Pictures(Protocol):
+class PriorSource(Protocol):
     """Pictures by number; reading a window costs no more than its own pixels where it can."""
 
     def __len__(self) -> int:
@@ -48,11 +48,11 @@ class Pictures(Protocol):
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
 
-    def read(self, index: int, window: Window = WHOLE) -> Picture:
+    def read(self, index: int, window: Window = WHOLE) -> PriorSample:
         """The window of a picture."""
 
 
-class Scenes:
+class SceneSource:
     """Analytic scenes with degraded truth as priors; picture i is a function of (split, i)."""
 
     def __init__(self, config: Config, split: str, keep: bool = True):
@@ -61,9 +61,9 @@ class Scenes:
             f"data.split {split}: scenes have {', '.join(scenes.SPLITS)}",
         )
         self.config, self.split = config, split
-        self.kept: dict[int, Picture] = {}  # few scenes are soon only read
+        self.kept: dict[int, PriorSample] = {}  # few scenes are soon only read
         # A cap, since neither other processes of this machine nor their number is known here.
-        room = min(CACHE, SHARE * hardware.memory()) / max(config.data.workers, 1)
+        room = min(CACHE, SHARE * hardware.total_memory()) / max(config.data.workers, 1)
         self.room = room if keep else 0
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Scenes:
         """The same for all."""
         return self.config.data.size
 
-    def read(self, index: int, window: Window = WHOLE) -> Picture:
+    def read(self, index: int, window: Window = WHOLE) -> PriorSample:
         """A scene must be rendered whole, since its priors depend on all of it."""
         whole = self.kept.get(index)
         if whole is None:
@@ -87,31 +87,31 @@ class Scenes:
                 self.kept[index] = whole
         return whole if window == WHOLE else _crop(whole, window)
 
-    def _render(self, index: int) -> Picture:
+    def _render(self, index: int) -> PriorSample:
         limit, prior = self.config.data.max_depth, self.config.prior
         view = scenes.render(scenes.sample_scene(index, self.split), *self.config.data.size)
         valid = view.valid & (view.depth < limit)
         rng = np.random.default_rng([index, len(self.split)])
         truth = view.depth, view.normal, valid
         depth, normal = degrade(*truth, prior, rng, limit, view.image)
-        return Picture(
+        return PriorSample(
             view.image, view.depth, valid, view.intrinsics, None, view.normal, depth, normal,
-            units.fit(view.depth, valid, depth),
+            units.fit_disparity(view.depth, valid, depth),
         )  # fmt: skip
 
 
-def _crop(picture: Picture, window: Window) -> Picture:
+def _crop(picture: PriorSample, window: Window) -> PriorSample:
     """The window of a whole picture."""
     parts = {
         name: x[window]
         for name, x in picture._asdict().items()
         if isinstance(x, np.ndarray) and x.ndim > 1
     }
-    camera = moved(picture.intrinsics, window, picture.depth.shape)
+    camera = crop_intrinsics(picture.intrinsics, window, picture.depth.shape)
     return picture._replace(**parts, intrinsics=camera)
 
 
-class Measured:
+class DataSetSource:
     """The pictures of a data set, with stored priors or, for what needs none, without."""
 
     def __init__(self, source: Source, stored: StoredPriors | None, max_depth: float):
@@ -128,35 +128,35 @@ class Measured:
         """Height and width, pixels."""
         return self.source.size(index)
 
-    def read(self, index: int, window: Window = WHOLE) -> Picture:
+    def read(self, index: int, window: Window = WHOLE) -> PriorSample:
         """Only the window's own pixels are read, where the data set's files allow it."""
         sample = self.source.read(index, window)
-        valid = sample.valid & (sample.depth > NEAREST) & (sample.depth < self.max_depth)
+        valid = sample.valid & (sample.depth > MIN_DEPTH) & (sample.depth < self.max_depth)
         coarse, found = (None, None), None
         if self.stored:
             name = self.source.name(index)
             coarse = self.stored.read(name, self.source.size(index), window)
             found = self.stored.fit(name)
-        return Picture(
+        return PriorSample(
             sample.image, sample.depth, valid, sample.intrinsics, sample.stereo, sample.normal,
             *coarse, found,
         )  # fmt: skip
 
 
-def open_training(config: Config) -> Pictures:
+def open_training_source(config: Config) -> PriorSource:
     """The pictures to train on: the split for it, or all that a set without one has."""
     # Not in the configuration, which goes with weights to be scored on any set.
     require(
-        config.data.source == "scenes" or config.data.trained == "train",
-        f"data.trained {config.data.trained}: only scenes have such a split, "
+        config.data.source == "scenes" or config.data.train_split == "train",
+        f"data.train_split {config.data.train_split}: only scenes have such a split, "
         f"leave it out for {config.data.source}",
     )
-    return open_pictures(
-        config, config.data.trained if config.data.source in TRAINED else "", keep=True
+    return open_prior_source(
+        config, config.data.train_split if config.data.source in TRAINED else "", keep=True
     )
 
 
-def usual(name: str, split: str) -> str:
+def default_split(name: str, split: str) -> str:
     """The split that is meant; a layout's own usual one stays empty."""
     return split or {"scenes": "test", "unreal4k": "test_in"}.get(name, "")
 
@@ -167,13 +167,14 @@ def open_source(name: str, path: str | Path, split: str = "") -> Source:
     if name == "unreal4k":
         from urgt_jax.data.unreal4k.records import Tiled
 
-        return Tiled(Path(path), usual(name, split))
-    from urgt_jax.data.sets.public import LAYOUTS
+        return Tiled(Path(path), default_split(name, split))
+    from urgt_jax.data.sets.public import DATA_SETS
 
     require(
-        name in LAYOUTS, f"no data set is called {name}: there are unreal4k, {', '.join(LAYOUTS)}"
+        name in DATA_SETS,
+        f"no data set is called {name}: there are unreal4k, {', '.join(DATA_SETS)}",
     )
-    return LAYOUTS[name](Path(path), split)
+    return DATA_SETS[name](Path(path), split)
 
 
 def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
@@ -181,18 +182,20 @@ def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
     return Path(told or Path(path) / "priors") / (split or "all")
 
 
-def open_pictures(config: Config, split: str, coarse: bool = True, keep: bool = False) -> Pictures:
+def open_prior_source(
+    config: Config, split: str, coarse: bool = True, keep: bool = False
+) -> PriorSource:
     """The pictures that a configuration names, with priors unless told otherwise.
 
     What takes long to make is kept where it will be read again.
     """
-    data, split = config.data, usual(config.data.source, split)
+    data, split = config.data, default_split(config.data.source, split)
     if data.source == "scenes":
-        return Scenes(config, split, keep=keep)
+        return SceneSource(config, split, keep=keep)
     source = open_source(data.source, data.path, split)
     stored = None
     if coarse:
-        stored = StoredPriors(priors_folder(data.path, split, data.priors))
+        stored = StoredPriors(priors_folder(data.path, split, data.priors_path))
         require(
             stored.kind == config.prior.kind,
             f"prior.kind is {config.prior.kind}, but the coarse maps in {stored.folder} hold "
@@ -203,4 +206,4 @@ def open_pictures(config: Config, split: str, coarse: bool = True, keep: bool = 
             f"data.max_depth is {data.max_depth:g}, but the coarse maps in {stored.folder} were "
             f"fitted to {stored.max_depth:g}: set it so, or fill in others with --max-depth",
         )
-    return Measured(source, stored, data.max_depth)
+    return DataSetSource(source, stored, data.max_depth)

@@ -9,15 +9,15 @@ from jaxtyping import Float
 
 from urgt_jax.config import Config
 from urgt_jax.data.priors.filters import blur, enlarge, shrink
-from urgt_jax.data.sources import Picture
+from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation import metrics
 from urgt_jax.images import grid
 from urgt_jax.images.depth_formats import read_png16
-from urgt_jax.images.files import load_map
+from urgt_jax.images.files import read_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.grid import Grid
-from urgt_jax.inference.modes import Maps
+from urgt_jax.inference.modes import RefinerInputs
 from urgt_jax.inference.refiner import Refiner
 
 SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
@@ -25,7 +25,7 @@ ASPECT = 0.1  # by how much, as a logarithm, a map's may differ from its picture
 FINE = 4.0  # pixels; a wider blur is made on a smaller map
 
 
-class Patches(NamedTuple):
+class WindowDepths(NamedTuple):
     """Depth of overlapping windows before they are blended, in the candidate's unit."""
 
     windows: Grid
@@ -37,19 +37,19 @@ class Candidate(NamedTuple):
 
     depth: Float[np.ndarray, "h w"] | None  # metres, or relative disparity
     normal: Float[np.ndarray, "h w 3"] | None
-    patches: Patches | None = None
+    patches: WindowDepths | None = None
 
 
-class Subject(Protocol):
+class CandidateSource(Protocol):
     """Gives the candidates of a picture by their sides, in this order."""
 
     sides: tuple[str, ...]
 
-    def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
+    def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
         """All sides of a picture; what cannot be read is a UserError."""
 
 
-class Refined:
+class RefinerCandidates:
     """A refiner, its coarse maps, and what a mere blur makes of them."""
 
     sides = ("coarse", "smoothed", "refined")
@@ -58,15 +58,18 @@ class Refined:
         self.refiner, self.config = refiner, config
         self.unit = config.data.max_depth if config.prior.kind == "depth" else 1.0
 
-    def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
+    def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
         """One forward pass for the maps, one for the windows of the consistency error."""
-        c, maps = self.config.eval, Maps(picture.image, picture.coarse_depth, picture.coarse_normal)
+        c, maps = (
+            self.config.eval,
+            RefinerInputs(picture.image, picture.coarse_depth, picture.coarse_normal),
+        )
         split, overlap = self.refiner.split(picture.depth.shape, c.grid, c.overlap)
-        windows = grid.cover(*picture.depth.shape, *split, overlap)
+        windows = grid.cover_image(*picture.depth.shape, *split, overlap)
         found = self.refiner.refine(maps, windows)
         windows = metrics.consistency_windows(*picture.depth.shape)
         patches = self.refiner.patches(maps, windows)
-        parts = None if patches is None else Patches(windows, patches * self.unit)
+        parts = None if patches is None else WindowDepths(windows, patches * self.unit)
         return {
             "coarse": Candidate(maps.depth * self.unit, maps.normal),
             "smoothed": Candidate(_smooth(maps.depth) * self.unit, smooth_normal(maps.normal)),
@@ -74,7 +77,7 @@ class Refined:
         }
 
 
-def _has_the_shape_of(picture: Picture, values: np.ndarray, what: str) -> None:
+def _has_the_shape_of(picture: PriorSample, values: np.ndarray, what: str) -> None:
     """Fails where maps are not the picture at another size."""
     size, own = picture.depth.shape, values.shape[:2]
     require(
@@ -99,7 +102,7 @@ def smooth_normal(normal: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 
     return unit_normals(np.stack([_smooth(normal[..., i]) for i in range(3)], -1))
 
 
-class Predictions:
+class SavedPredictions:
     """Saved maps: NAME_depth.npy or .png, or NAME.npy or .png, and NAME_normal.npy."""
 
     sides = ("predicted",)
@@ -110,7 +113,7 @@ class Predictions:
         self.files = {p.name for p in folder.iterdir() if p.suffix in (".npy", ".png")}
         require(bool(self.files), f"{folder} holds no map: neither .npy nor .png")
 
-    def __call__(self, name: str, picture: Picture) -> dict[str, Candidate]:
+    def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
         """The maps of that name, at whatever size they were saved."""
         depth, normal = self._depth(name), None
         if f"{name}_normal.npy" in self.files:
@@ -140,7 +143,7 @@ class Predictions:
         return None
 
     def _floats(self, path: Path) -> np.ndarray:
-        values = np.squeeze(load_map(path, "depth"))
+        values = np.squeeze(read_map(path, "depth"))
         require(
             values.ndim == 2 and values.dtype.kind == "f",
             f"{path} has shape {values.shape} and dtype {values.dtype}: depth is float [H, W]",
@@ -148,7 +151,7 @@ class Predictions:
         return values.astype(np.float32)
 
     def _normal(self, path: Path) -> np.ndarray:
-        values = load_map(path, "normals")
+        values = read_map(path, "normals")
         if values.ndim == 3 and values.shape[0] == 3 != values.shape[2]:
             values = values.transpose(1, 2, 0)
         require(

@@ -8,14 +8,14 @@ import numpy as np
 from urgt_jax.config import Config
 from urgt_jax.evaluation import metrics, report
 from urgt_jax.evaluation.resume import Entry
-from urgt_jax.evaluation.score import Scored, _windows
+from urgt_jax.evaluation.score import ScoredImage, _windows
 from urgt_jax.images.files import write_image
 
 EXAMPLES = 6  # pictures on the sheets, at most
 Drawn = Callable[[], report.Layers]
 
 
-class Worst:
+class WorstImages:
     """Keeps pages of the pictures with the largest error, so that the rest costs no disk."""
 
     def __init__(self, out: Path, side: str, count: int):
@@ -44,7 +44,7 @@ class Worst:
             report.drop_layers(self.out, name)
 
 
-class Sheets:
+class ExampleSheets:
     """Keeps the first pictures for the sheets, whole and where maps are hard to get right."""
 
     def __init__(self):
@@ -67,7 +67,7 @@ class Sheets:
         print(f"the first {len(self.whole)} side by side in {out}: {', '.join(made)}")
 
 
-def layers(scored: Scored) -> report.Layers:
+def layers(scored: ScoredImage) -> report.Layers:
     """The maps of a picture as the report shows them, depth as 1/metres."""
     truth = scored.truth
     shown = {n: s for n, s in scored.sides.items() if n != "smoothed"}

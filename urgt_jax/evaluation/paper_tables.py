@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from urgt_jax import config_files
-from urgt_jax.config_files import options
+from urgt_jax.config_files import command_line_options
 from urgt_jax.errors import UserError, require
 
 # key -> where it stands in metrics.json, title, digits
@@ -32,7 +32,7 @@ UNPRINTED = ("abs_rel", "ce", "boundary_f1", "mean", "median")  # of a table of 
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of one of the paper's tables, and what the paper printed in it."""
 
     table: str
@@ -42,28 +42,28 @@ class Row:
     order: int = 0  # of rows in their table
 
 
-class Run(NamedTuple):
+class TableRun(NamedTuple):
     """A configuration of the folder."""
 
     name: str
     changes: dict[str, object]  # to the base configuration
     evaluation: dict[str, object]  # changes for scoring alone
     trained: str  # the run whose weights are scored
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
-def read(table: Path) -> tuple[list[Run], Path]:
+def read(table: Path) -> tuple[list[TableRun], Path]:
     """The configurations of a folder and the one that all of them change."""
     require(table.is_dir(), f"no folder of configurations at {table}")
     files = sorted(p for p in table.glob("*.py") if not p.name.startswith("_"))
     runs, bases = [], set()
     for path in files:
-        module = config_files.module(path)
+        module = config_files.load_module(path)
         if not hasattr(module, "rows"):
             continue
         bases.add(Path(module.BASE))
         runs.append(
-            Run(path.stem, getattr(module, "changes", {}), getattr(module, "evaluation", {}),
+            TableRun(path.stem, getattr(module, "changes", {}), getattr(module, "evaluation", {}),
                 getattr(module, "trained", path.stem), tuple(module.rows))
         )  # fmt: skip
     require(bool(runs), f"{table} holds no configuration with `rows` of a table")
@@ -75,21 +75,21 @@ def read(table: Path) -> tuple[list[Run], Path]:
     return sorted(runs, key=lambda run: run.trained != run.name), bases.pop()
 
 
-def _published(table: Path) -> list[Row]:
+def _published(table: Path) -> list[TableRow]:
     """Rows of methods that are not built here."""
     path = table / "_published.py"
-    return list(config_files.module(path).rows) if path.is_file() else []
+    return list(config_files.load_module(path).rows) if path.is_file() else []
 
 
-def _make(run: Run, base: Path, where: Path, seed: int, shared: list[str]) -> None:
+def _make(run: TableRun, base: Path, where: Path, seed: int, shared: list[str]) -> None:
     """Trains and scores a run, as far as that is not done."""
     work, out = where / f"{run.trained}-seed{seed}", where / f"{run.name}-seed{seed}"
     if run.trained == run.name and not (work / "weights.safetensors").is_file():
-        changes = [*shared, *options(run.changes), "--seed", str(seed)]
-        _call("training", str(base), "--workdir", str(work), *changes)
+        changes = [*shared, *command_line_options(run.changes), "--seed", str(seed)]
+        _call("train", str(base), "--workdir", str(work), *changes)
     if not (out / "metrics.json").is_file():
-        changes = [*_of_evaluation(shared), *options(run.evaluation)]
-        _call("evaluation", "--workdir", str(work), "--out", str(out), *changes)
+        changes = [*_of_evaluation(shared), *command_line_options(run.evaluation)]
+        _call("eval", "--workdir", str(work), "--out", str(out), *changes)
 
 
 def _of_evaluation(shared: list[str]) -> list[str]:
@@ -103,10 +103,10 @@ def _of_evaluation(shared: list[str]) -> list[str]:
 
 
 def _call(verb: str, *arguments: str) -> None:
-    print(f"$ python -m urgt_jax.{verb} {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", f"urgt_jax.{verb}", *arguments])
+    print(f"$ urgt {verb} {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "urgt_jax", verb, *arguments])
     if done.returncode:
-        raise UserError(f"urgt_jax.{verb} {' '.join(arguments)} ended with {done.returncode}")
+        raise UserError(f"urgt {verb} {' '.join(arguments)} ended with {done.returncode}")
 
 
 def _scores(where: Path, name: str, seeds: list[int]) -> list[dict]:
@@ -138,7 +138,7 @@ class Line(NamedTuple):
     cells: dict[str, Cell]
 
 
-def lines(runs: list[Run], found: dict[str, list[dict]], published: list[Row]):
+def lines(runs: list[TableRun], found: dict[str, list[dict]], published: list[TableRow]):
     """Tables by their names, each with its lines in the paper's order."""
     rows = [(row, found[run.name]) for run in runs for row in run.rows]
     rows += [(row, []) for row in published]
@@ -149,7 +149,7 @@ def lines(runs: list[Run], found: dict[str, list[dict]], published: list[Row]):
     return tables
 
 
-def _cell(key: str, row: Row, scores: list[dict]) -> Cell:
+def _cell(key: str, row: TableRow, scores: list[dict]) -> Cell:
     (kind, metric), _, digits = COLUMNS[key]
     values = [s.get(row.side, {}).get(kind, {}).get(metric) for s in scores]
     return Cell([v for v in values if v is not None], row.paper.get(key), digits)
@@ -175,7 +175,7 @@ NOTE = (
 )
 
 
-def markdown(runs: list[Run], found: dict[str, list[dict]], published: list[Row]) -> str:
+def markdown(runs: list[TableRun], found: dict[str, list[dict]], published: list[TableRow]) -> str:
     """All tables as Markdown."""
     parts = [NOTE]
     for table, rows in lines(runs, found, published).items():
@@ -198,7 +198,7 @@ text { font: 12px system-ui, sans-serif; fill: currentColor } svg { color: inher
 """
 
 
-def as_html(runs: list[Run], found: dict[str, list[dict]], published: list[Row]) -> str:
+def as_html(runs: list[TableRun], found: dict[str, list[dict]], published: list[TableRow]) -> str:
     """All tables as a page that needs no other file, with a plot for each."""
     parts = []
     for table, rows in lines(runs, found, published).items():

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from urgt_jax.config import Config
-from urgt_jax.config_files import flattened
+from urgt_jax.config_files import flatten
 from urgt_jax.data.priors import stored
-from urgt_jax.data.sources import priors_folder, usual
-from urgt_jax.evaluation.candidates import Predictions, Refined
-from urgt_jax.files import writing
-from urgt_jax.weights.weight_file import flat
+from urgt_jax.data.sources import default_split, priors_folder
+from urgt_jax.evaluation.candidates import RefinerCandidates, SavedPredictions
+from urgt_jax.files import reporting_write_errors
+from urgt_jax.weights.weight_file import flatten_params
 
 FILE = "scored.jsonl"
 COUNTS = np.dtype("<i8")  # on disk
@@ -35,17 +35,17 @@ class Entry(NamedTuple):
     angles: dict[str, str]  # by side, how many pixels' normals err by how much, packed
 
 
-def packed(counts: np.ndarray) -> str:
+def pack_counts(counts: np.ndarray) -> str:
     """Whole numbers, most of them 0, as a short text."""
     return base64.b64encode(zlib.compress(counts.astype(COUNTS).tobytes(), 1)).decode()
 
 
-def unpacked(text: str) -> np.ndarray:
+def unpack_counts(text: str) -> np.ndarray:
     """The numbers of such a text."""
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), COUNTS)
 
 
-class Journal:
+class ScoreJournal:
     """A file of lines: the first tells what is scored, each other one is an entry.
 
     What an evaluation of something else has begun is of no use, and is removed.
@@ -78,14 +78,14 @@ class Journal:
     def add(self, entry: Entry) -> None:
         """Notes a picture, over whatever is of no use in the file."""
         text = (b"" if self.end else self.head) + _line(entry._asdict())
-        with writing(self.path), self.path.open("ab") as file:
+        with reporting_write_errors(self.path), self.path.open("ab") as file:
             file.truncate(self.end)
             file.write(text)
         self.end += len(text)
 
     def remove(self) -> None:
         """Ends the journal of what is finished, so that the next evaluation measures anew."""
-        with writing(self.path):
+        with reporting_write_errors(self.path):
             self.path.unlink(missing_ok=True)
 
 
@@ -99,21 +99,21 @@ def _entry(line: bytes) -> Entry:
         raise ValueError("a line without an end")
     entry = Entry(**json.loads(line))
     for text in entry.angles.values():
-        unpacked(text)
+        unpack_counts(text)
     return entry._replace(size=tuple(entry.size))
 
 
 def _difference(head: bytes, own: bytes) -> str:
     """In which of the things that scores depend on two first lines differ."""
     try:
-        theirs, ours = (flattened(json.loads(line)) for line in (head, own))
+        theirs, ours = (flatten(json.loads(line)) for line in (head, own))
     except (ValueError, AttributeError):
         return "its first line is damaged"
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     return f"differs in {', '.join(names)}"
 
 
-def origin(subject: Refined | Predictions, config: Config) -> dict:
+def evaluation_identity(subject: RefinerCandidates | SavedPredictions, config: Config) -> dict:
     """All that scores depend on: the program, the maps, the data, and how they are compared.
 
     Of the data it knows the files in their folder itself, not in folders inside it.
@@ -128,15 +128,15 @@ def origin(subject: Refined | Predictions, config: Config) -> dict:
     return program | _maps(subject, config) | told
 
 
-def _maps(subject: Refined | Predictions, config: Config) -> dict[str, object]:
+def _maps(subject: RefinerCandidates | SavedPredictions, config: Config) -> dict[str, object]:
     """Who made the maps that are scored."""
-    if isinstance(subject, Predictions):
+    if isinstance(subject, SavedPredictions):
         folder = subject.folder.absolute()
         files = (folder / name for name in subject.files)
         return {"predictions": str(folder), "maps": _times(files), "scale": subject.scale}
     found, data = {"weights": _parameters(subject.refiner.params)}, config.data
     if data.path:
-        folder = priors_folder(data.path, usual(data.source, data.split), data.priors)
+        folder = priors_folder(data.path, default_split(data.source, data.split), data.priors_path)
         found["coarse maps"] = _digest((folder / stored.ORIGIN).read_bytes())
     return found
 
@@ -144,7 +144,7 @@ def _maps(subject: Refined | Predictions, config: Config) -> dict[str, object]:
 @cache
 def _program() -> str:
     """A digest of this package's text: scores of two versions of a metric are not to be mixed."""
-    return _digest(*(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))))
+    return _digest(*(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))))
 
 
 def _times(paths: Iterable[Path]) -> str:
@@ -157,7 +157,7 @@ def _times(paths: Iterable[Path]) -> str:
 def _parameters(params: dict) -> str:
     """A digest of all weights, one after the other, so that a large model is not held twice."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, x in flat(params).items():
+    for name, x in flatten_params(params).items():
         x = np.ascontiguousarray(x)
         digest.update(f"{name} {x.dtype} {x.shape}\n".encode())
         digest.update(x.reshape(-1).view(np.uint8))

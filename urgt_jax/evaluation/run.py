@@ -8,32 +8,32 @@ import jax
 import numpy as np
 
 from urgt_jax.config import Config
-from urgt_jax.data.sources import Pictures, usual
+from urgt_jax.data.sources import PriorSource, default_split
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation import report
-from urgt_jax.evaluation.candidates import Predictions, Subject
-from urgt_jax.evaluation.examples import EXAMPLES, Worst
+from urgt_jax.evaluation.candidates import CandidateSource, SavedPredictions
+from urgt_jax.evaluation.examples import EXAMPLES, WorstImages
 from urgt_jax.evaluation.metrics import Truth
-from urgt_jax.evaluation.resume import Entry, Journal, packed
-from urgt_jax.evaluation.score import Scored, Side, protocol_of, score, truth_of
+from urgt_jax.evaluation.resume import Entry, ScoreJournal, pack_counts
+from urgt_jax.evaluation.score import ScoredImage, SideScores, ground_truth, protocol_for, score
 from urgt_jax.evaluation.tally import Tally
 from urgt_jax.files import write_text
 from urgt_jax.progress import Progress
 
 
-def _names(found: Pictures, config: Config) -> list[str]:
+def _names(found: PriorSource, config: Config) -> list[str]:
     """The pictures that are to be scored."""
     count = min(config.eval.images or len(found), len(found))
     return [found.name(index) for index in range(count)]
 
 
 def evaluate(
-    subject: Subject,
-    found: Pictures,
+    subject: CandidateSource,
+    found: PriorSource,
     config: Config,
     tally: Tally,
     noted: dict[str, Entry] | None = None,
-) -> Iterator[Scored]:
+) -> Iterator[ScoredImage]:
     """Scores pictures one by one; what cannot be read is noted in the tally, and skipped.
 
     Of pictures that are `noted` the tally takes what was scored before.
@@ -47,24 +47,24 @@ def evaluate(
             continue
         try:
             picture = found.read(index)
-            truth = truth_of(picture, config)
+            truth = ground_truth(picture, config)
             sides = {n: score(c, truth, config) for n, c in subject(name, picture).items()}
         except UserError as error:
             tally.skipped[name] = str(error)
         else:
             entry = _entry(name, truth, sides)
             tally.add(entry)
-            yield Scored(entry, picture.image, truth, sides)
+            yield ScoredImage(entry, picture.image, truth, sides)
         done += 1
-        progress.tell(done)
+        progress.update(done)
 
 
-def _entry(name: str, truth: Truth, sides: dict[str, Side]) -> Entry:
-    angles = {n: packed(side.angles) for n, side in sides.items() if side.angles is not None}
+def _entry(name: str, truth: Truth, sides: dict[str, SideScores]) -> Entry:
+    angles = {n: pack_counts(side.angles) for n, side in sides.items() if side.angles is not None}
     return Entry(name, truth.depth.shape, {n: side.scores for n, side in sides.items()}, angles)
 
 
-def _noted(journal: Journal, names: list[str], worst: Worst) -> dict[str, Entry]:
+def _noted(journal: ScoreJournal, names: list[str], worst: WorstImages) -> dict[str, Entry]:
     """What need not be scored again; of the report on disk, what belongs to it is kept.
 
     Maps are not in the journal, so the pictures on the sheets are scored again.
@@ -79,12 +79,12 @@ def _noted(journal: Journal, names: list[str], worst: Worst) -> dict[str, Entry]
     return {n: found[n] for n in rest if report.kept(worst.out, n, paged=n in worst.kept)}
 
 
-def _finish(tally: Tally, subject: Subject, config: Config, out: Path) -> None:
+def _finish(tally: Tally, subject: CandidateSource, config: Config, out: Path) -> None:
     """Prints and writes what was found."""
     for name, why in list(tally.skipped.items())[:5]:
         print(f"skipped {name}: {why}")
     require(bool(tally.pictures), f"none of {len(tally.skipped)} pictures could be scored")
-    means, protocol = tally.means(), protocol_of(config)
+    means, protocol = tally.means(), protocol_for(config)
     summary = {
         "pictures": len(tally.pictures),
         "skipped": tally.skipped,
@@ -99,7 +99,7 @@ def _finish(tally: Tally, subject: Subject, config: Config, out: Path) -> None:
         + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))  # fmt: skip
     print(f"{protocol}; {summary['resolution']}; {summary['patches']}")
     known = [*(name for name, _ in tally.pictures), *tally.skipped]
-    if isinstance(subject, Predictions) and (extra := subject.unused(known)):
+    if isinstance(subject, SavedPredictions) and (extra := subject.unused(known)):
         print(f"{len(extra)} files in {subject.folder} belong to no picture, such as {extra[0]}")
     rows = [{"name": name, **scores} for name, scores in tally.pictures]
     write_text(out / "metrics.json", _json({**summary, "per_picture": rows}))
@@ -108,7 +108,7 @@ def _finish(tally: Tally, subject: Subject, config: Config, out: Path) -> None:
 
 
 def _data(config: Config) -> str:
-    data, split = config.data, usual(config.data.source, config.data.split)
+    data, split = config.data, default_split(config.data.source, config.data.split)
     if data.source == "scenes":
         return f"scenes, split {split}, {data.size[0]} x {data.size[1]} pixels"
     return f"{data.source}, split {split}" if split else data.source

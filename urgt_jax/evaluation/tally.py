@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from urgt_jax.evaluation.metrics import Pooled
-from urgt_jax.evaluation.resume import Entry, Scores, unpacked
+from urgt_jax.evaluation.resume import Entry, Scores, unpack_counts
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Tally:
         self.sizes.add(entry.size)
         self.pictures.append((entry.name, entry.scores))
         for side, text in entry.angles.items():
-            self.pooled[side].add(unpacked(text))
+            self.pooled[side].add(unpack_counts(text))
 
     def means(self) -> dict[str, Scores]:
         """The mean over pictures of each metric, and normals pooled over all pixels."""

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from urgt_jax.images.rows import Pointwise
+from urgt_jax.images.rows import LazyMap
 
 # From far to near: dark blue, violet, magenta, orange, pale yellow.
 RAMP = np.array(
@@ -12,7 +12,7 @@ RAMP = np.array(
 RGB = UInt8[np.ndarray, "H W 3"]
 
 
-def ramp(x: Float[np.ndarray, "H W"], low: float, high: float) -> RGB:
+def colour_values(x: Float[np.ndarray, "H W"], low: float, high: float) -> RGB:
     """Numbers as colours, dark for low."""
     place = np.clip((x - low) / max(high - low, 1e-12), 0, 1) * (len(RAMP) - 1)
     # A table of 1024 colours is much faster than interpolation at every pixel.
@@ -21,7 +21,7 @@ def ramp(x: Float[np.ndarray, "H W"], low: float, high: float) -> RGB:
     return table.round().astype(np.uint8)[(place * (1023 / (len(RAMP) - 1))).astype(np.int16)]
 
 
-def ends(x: Float[np.ndarray, "H W"] | Pointwise) -> tuple[float, float]:
+def colour_range(x: Float[np.ndarray, "H W"] | LazyMap) -> tuple[float, float]:
     """Between which numbers all but the extreme percent at either end lie."""
     step = 4 if x.shape[0] * x.shape[1] > 1e6 else 1
     low, high = np.percentile(x[::step, ::step], (1, 99))

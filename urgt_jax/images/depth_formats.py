@@ -17,7 +17,7 @@ ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 @contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def reading(path: Path, what: str) -> Iterator[None]:
     """Whatever goes wrong with a file, in one line that names it."""
     require(path.is_file(), f"no {what} at {path}")
     require(path.stat().st_size > 0, f"{path} is empty: get the {what} again")
@@ -29,27 +29,27 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be read as {what}, get it again: {error}") from error
 
 
-def _text(path: Path, what: str) -> str:
-    with _reading(path, what):
+def read_text(path: Path, what: str) -> str:
+    with reading(path, what):
         return path.read_text("utf-8")
 
 
-def words(path: Path, what: str) -> list[list[str]]:
+def read_words(path: Path, what: str) -> list[list[str]]:
     """The words of each line of a text file that has any."""
-    return [line.split() for line in _text(path, what).splitlines() if line.strip()]
+    return [line.split() for line in read_text(path, what).splitlines() if line.strip()]
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels of a picture turned upright, from its header alone."""
-    with _reading(path, "picture"), Image.open(path) as file:
+    with reading(path, "picture"), Image.open(path) as file:
         # The base class's, since that of PNGs decodes the whole picture.
         turned = Image.Image.getexif(file).get(ExifTags.Base.Orientation) in ON_THEIR_SIDE
         return file.size if turned else file.size[::-1]
 
 
-def npy(path: Path) -> Float[np.ndarray, "H W"]:
+def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
     """A .npy file of floats, mapped into memory."""
-    with _reading(path, ".npy map"), path.open("rb") as file:
+    with reading(path, ".npy map"), path.open("rb") as file:
         known = file.read(6) == b"\x93NUMPY"
         require(known, f"{path} is no .npy file: save one array with np.save")
         values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -57,9 +57,9 @@ def npy(path: Path) -> Float[np.ndarray, "H W"]:
     return values
 
 
-def pfm(path: Path) -> Float[np.ndarray, "H W"]:
+def open_pfm(path: Path) -> Float[np.ndarray, "H W"]:
     """A grey PFM file of either byte order, top row first, mapped into memory."""
-    with _reading(path, "PFM map"), path.open("rb") as file:
+    with reading(path, "PFM map"), path.open("rb") as file:
         head = file.read(256)
     require(head[:2] != b"PF", f"{path} is a PFM in colour: a map has one channel (Pf)")
     found = PFM.match(head)
@@ -72,9 +72,9 @@ def pfm(path: Path) -> Float[np.ndarray, "H W"]:
     return values[::-1]  # the file begins with the bottom row
 
 
-def raw32(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+def open_raw32(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     """Little-endian float32 without a header, row by row, mapped into memory."""
-    with _reading(path, "raw float32 map"):
+    with reading(path, "raw float32 map"):
         return _floats(path, "<f4", 0, size)
 
 
@@ -85,7 +85,7 @@ def _floats(path: Path, dtype: str, begin: int, size: tuple[int, int]) -> np.nda
         f"{path} holds {have} bytes of depth, but {size[0]} x {size[1]} float32 pixels are "
         f"{want}: get it again",
     )
-    with _reading(path, "map"):
+    with reading(path, "map"):
         return np.memmap(path, dtype, "r", begin, size)
 
 
@@ -98,7 +98,7 @@ def _float(text: bytes) -> float | None:
 
 def read_png16(path: Path) -> Float[np.ndarray, "H W"]:
     """The numbers 0 to 65535 of a 16-bit grey PNG, as float32."""
-    with _reading(path, "16-bit PNG"), Image.open(path, formats=["PNG"]) as file:
+    with reading(path, "16-bit PNG"), Image.open(path, formats=["PNG"]) as file:
         require(
             file.mode in ("I;16", "I;16B", "I"),
             f"{path} has pixels of mode {file.mode}: a depth map is a 16-bit grey PNG",
@@ -106,9 +106,9 @@ def read_png16(path: Path) -> Float[np.ndarray, "H W"]:
         return np.asarray(file).astype(np.float32)
 
 
-def json_object(path: Path) -> dict:
+def read_json_object(path: Path) -> dict:
     """What a JSON file says by name."""
-    with _reading(path, "JSON"):
+    with reading(path, "JSON"):
         told = json.loads(path.read_text("utf-8"))
     require(isinstance(told, dict), f"{path} must be one JSON object, {{...}}")
     return told

@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from urgt_jax.errors import UserError
-from urgt_jax.files import replacing, writing
+from urgt_jax.files import atomic_write, reporting_write_errors
 from urgt_jax.images.colour import RGB
-from urgt_jax.images.rows import strips
+from urgt_jax.images.rows import row_slices
 
 SMALLEST = 8  # pixels a side, below which there is nothing to refine
 Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses twice as many; 16K pictures have 2^27
@@ -48,7 +48,7 @@ def read_image(path: Path) -> RGB:
     return pixels
 
 
-def load_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
+def read_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
     """The array in a .npy file, left there if mapped; `check_map` tells whether it is a map."""
     if not path.is_file():
         raise UserError(f"no {what} at {path}")
@@ -63,11 +63,11 @@ def load_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
 
 def check_map(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
     """The map as float32; fails where `extent` does."""
-    extent(values, shape, what)
+    check_extent(values, shape, what)
     return values.astype(np.float32, copy=False)
 
 
-def extent(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[float, float]:
+def check_extent(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[float, float]:
     """Least and largest value; fails unless the map has the shape, floats, and all are finite."""
     if values.shape != shape:
         raise UserError(
@@ -77,7 +77,7 @@ def extent(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[float
     if values.dtype.kind != "f":
         raise UserError(f"{what} has dtype {values.dtype}: save it as float32")
     ends, wrong, first = [], 0, None
-    for rows in strips(shape[0]):
+    for rows in row_slices(shape[0]):
         strip = values[rows].astype(np.float32)
         ends += [strip.min(), strip.max()]
         if np.isfinite(ends[-2:]).all():
@@ -94,17 +94,17 @@ def extent(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[float
 
 def write_image(path: Path, image: RGB) -> None:
     """Saves a PNG."""
-    with image_rows(path, image.shape[:2]) as add:
-        for rows in strips(len(image)):
+    with open_image(path, image.shape[:2]) as add:
+        for rows in row_slices(len(image)):
             add(image[rows])
 
 
 @contextmanager
-def image_rows(path: Path, size: tuple[int, int]) -> Iterator[Callable[[RGB], None]]:
+def open_image(path: Path, size: tuple[int, int]) -> Iterator[Callable[[RGB], None]]:
     """Saves a PNG whose rows are given from the top, some at a time."""
     height, width = size
     packer, above = zlib.compressobj(3), np.zeros((1, 3 * width), np.uint8)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
 
         def chunk(kind: bytes, data: bytes) -> None:
             check = struct.pack(">I", zlib.crc32(kind + data))
@@ -115,7 +115,7 @@ def image_rows(path: Path, size: tuple[int, int]) -> Iterator[Callable[[RGB], No
             rows = np.concatenate([above, image.reshape(len(image), 3 * width)])
             above = rows[-1:]
             if packed := packer.compress(_filtered(rows)):  # it may hold all back for now
-                with writing(path):
+                with reporting_write_errors(path):
                     chunk(b"IDAT", packed)
 
         file.write(b"\x89PNG\r\n\x1a\n")
@@ -141,17 +141,17 @@ def _filtered(rows: UInt8[np.ndarray, "r+1 n"]) -> UInt8[np.ndarray, "r n+1"]:
 
 def write_map(path: Path, values: np.ndarray) -> None:
     """Saves a .npy file."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.save(file, values, allow_pickle=False)
 
 
 @contextmanager
-def map_rows(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+def open_map(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
     """Saves a float32 .npy file whose rows are given from the top, some at a time."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
 
         def add(values: np.ndarray) -> None:
-            with writing(path):
+            with reporting_write_errors(path):
                 file.write(np.ascontiguousarray(values, "<f4"))
 
         header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}

@@ -38,7 +38,7 @@ class Grid:
         (top, left), (h, w) = (self.tops[0], self.lefts[0]), self.patch
         return slice(top, self.tops[-1] + h), slice(left, self.lefts[-1] + w)
 
-    def within(self) -> "Grid":
+    def relative_to_bounds(self) -> "Grid":
         """The same windows in the picture that their bounds cut out."""
         rows, cols = self.bounds
         size = rows.stop - rows.start, cols.stop - cols.start
@@ -58,7 +58,7 @@ def _starts(length: int, parts: int, overlap: float) -> tuple[int, tuple[int, ..
     return side, (*range(0, length - side, stride), length - side)
 
 
-def cover(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -> Grid:
+def cover_image(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -> Grid:
     """Windows of 1/rows x 1/cols of a picture that share `overlap` of a side with the next one."""
     if rows < 1 or cols < 1 or rows > height or cols > width:
         raise UserError(
@@ -72,39 +72,42 @@ def cover(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -
     return Grid((height, width), (high, wide), tops, lefts)
 
 
-def split_of(
+def choose_grid(
     size: tuple[int, int],
     asked: tuple[int, int],
-    process: tuple[int, int],
-    zoom: float,
+    patch_size: tuple[int, int],
     limit: int,
 ) -> tuple[int, int]:
-    """Rows and columns as asked, or for (0, 0) those that show a picture enlarged `zoom` times.
+    """Rows and columns as asked, or for (0, 0) those whose patches have about the size `patch_size`.
 
     They are at most `limit` patches: beyond it both are scaled down alike.
     """
     if tuple(asked) != (0, 0):
         return tuple(asked)
-    rows, cols = (max(round(zoom * side / p), 1) for side, p in zip(size, process, strict=True))
+    rows, cols = (max(round(side / p), 1) for side, p in zip(size, patch_size, strict=True))
     if rows * cols > limit:
         scale = (limit / (rows * cols)) ** 0.5
         rows, cols = (max(int(n * scale), 1) for n in (rows, cols))
     return min(rows, limit), min(cols, limit)
 
 
-def blocks(height: int, width: int, m: int, overlap: float = 0.0) -> tuple[int, int]:
+def count_block_positions(height: int, width: int, m: int, overlap: float = 0.0) -> tuple[int, int]:
     """In how many rows and columns a block of m x m patches can begin."""
-    full = cover(height, width, 4, 4, overlap)
+    full = cover_image(height, width, 4, 4, overlap)
     return len(full.tops) - m + 1, len(full.lefts) - m + 1
 
 
-def block(height: int, width: int, m: int, row: int, col: int, overlap: float = 0.0) -> Grid:
+def gridmix_block(
+    height: int, width: int, m: int, row: int, col: int, overlap: float = 0.0
+) -> Grid:
     """GridMix's block of m x m patches, each a quarter of the picture's sides."""
-    full = cover(height, width, 4, 4, overlap)
+    full = cover_image(height, width, 4, 4, overlap)
     return Grid(full.picture, full.patch, full.tops[row : row + m], full.lefts[col : col + m])
 
 
-def cut(picture: Float[np.ndarray, "H W *C"], grid: Grid) -> Iterator[Float[np.ndarray, "h w *C"]]:
+def cut_windows(
+    picture: Float[np.ndarray, "H W *C"], grid: Grid
+) -> Iterator[Float[np.ndarray, "h w *C"]]:
     """The windows of a picture, one after the other."""
     return (picture[grid.window(k)] for k in range(grid.count))
 
@@ -114,13 +117,13 @@ def place(
 ) -> Float[np.ndarray, "H W C"]:
     """The picture that windows make together, where they overlap averaged with the weight."""
     whole = None
-    for rows, strip in strips(patches, grid, weight):
+    for rows, strip in merge_windows(patches, grid, weight):
         whole = np.empty((*grid.picture, strip.shape[-1]), np.float32) if whole is None else whole
         whole[rows] = strip
     return whole
 
 
-def strips(
+def merge_windows(
     patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
 ) -> Iterator[tuple[slice, Float[np.ndarray, "r W C"]]]:
     """Rows of what `place` makes, from the top, each as soon as no later window reaches it.
@@ -139,7 +142,7 @@ def strips(
             total[:, here] += patch * weight
             weights[:, here] += weight
         done = below - top
-        for rows in rows_module.strips(done):
+        for rows in rows_module.row_slices(done):
             yield slice(top + rows.start, top + rows.stop), total[rows] / weights[rows]
         for x in (total, weights):
             x[: high - done] = x[done:]
@@ -152,7 +155,7 @@ def centre_weight(height: int, width: int) -> np.ndarray:
     return np.outer(fall(height), fall(width)).astype(np.float32)
 
 
-def positions(
+def token_positions(
     origins: Float[Array, "*B P 2"], patch: tuple[int, int], tokens: tuple[int, int]
 ) -> Float[Array, "*B P N 2"]:
     """Rows and columns of tokens over the whole picture, in tokens, counted from 1 (0 is special).

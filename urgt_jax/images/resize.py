@@ -9,7 +9,7 @@ from PIL import Image
 from urgt_jax.errors import UserError
 
 
-def resized(x: np.ndarray, size: tuple[int, int], lerp: bool = True) -> np.ndarray:
+def resize_map(x: np.ndarray, size: tuple[int, int], lerp: bool = True) -> np.ndarray:
     """The map at another size; bilinear (antialiased when smaller), or nearest for truth.
 
     Pixel centres lie at one half.

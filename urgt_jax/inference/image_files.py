@@ -12,30 +12,30 @@ from urgt_jax.data.priors import networks
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid as grids
 from urgt_jax.images import rows as rows_module
-from urgt_jax.images.colour import colour_normal, ends, ramp
-from urgt_jax.images.files import image_rows, load_map, map_rows, read_image
-from urgt_jax.images.rows import Pointwise
+from urgt_jax.images.colour import colour_normal, colour_range, colour_values
+from urgt_jax.images.files import open_image, open_map, read_image, read_map
+from urgt_jax.images.rows import LazyMap
 from urgt_jax.inference.refiner import Refiner, Result
-from urgt_jax.progress import Progress, duration
+from urgt_jax.progress import Progress, format_duration
 
 Strips = Iterator[tuple[slice, Result]]
 Size = tuple[int, int]
 
 
-class Sources(NamedTuple):
+class PriorNetworks(NamedTuple):
     """Where coarse maps come from: a network, or files."""
 
-    depth: networks.Disparity | None
-    normal: networks.Normals | None
+    depth: networks.DepthNetwork | None
+    normal: networks.NormalNetwork | None
 
 
-def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Path) -> None:
+def _refine(refiner: Refiner, sources: PriorNetworks, path: Path, files, told, out: Path) -> None:
     """One picture from files to files."""
     began = time.monotonic()
     image = read_image(path)
     split, overlap = refiner.split(image.shape[:2], told.grid, told.overlap)
     view = refiner.way.view(image, split)
-    count = grids.cover(*view.shape[:2], *split, overlap).count
+    count = grids.cover_image(*view.shape[:2], *split, overlap).count
     pool = refiner.config.eval.pool
     approximate = f", approximate: see means over {pool} x {pool} tokens" if pool > 1 else ""
     print(
@@ -50,23 +50,26 @@ def _refine(refiner: Refiner, sources: Sources, path: Path, files, told, out: Pa
     save(_checked(strips, path, told.weights), size, size, out / path.stem, metric)
     if told.save_coarse:
         coarse = ((rows, Result(depth[rows], normal[rows], None, None)) for rows in
-                  rows_module.strips(max(len(depth), len(normal))))  # fmt: skip
+                  rows_module.row_slices(max(len(depth), len(normal))))  # fmt: skip
         sizes = depth.shape, normal.shape[:2]
         save(coarse, *sizes, out / f"{path.stem}_coarse", metric)
     print(
-        f"{path}: refined in {duration(time.monotonic() - began)}, {out / path.stem}_*", flush=True
+        f"{path}: refined in {format_duration(time.monotonic() - began)}, {out / path.stem}_*",
+        flush=True,
     )
 
 
-def _coarse_maps(sources: Sources, view: np.ndarray, files, told) -> tuple[np.ndarray, np.ndarray]:
+def _coarse_maps(
+    sources: PriorNetworks, view: np.ndarray, files, told
+) -> tuple[np.ndarray, np.ndarray]:
     """Coarse depth and normals of the picture that is worked on, as files or networks give them."""
     if files[0]:
-        depth = load_map(files[0], "coarse depth", mapped=True)
+        depth = read_map(files[0], "coarse depth", mapped=True)
     else:
         print("  coarse depth ...", flush=True)
         depth = sources.depth(view, told.depth_size)
     if files[1]:
-        return depth, load_map(files[1], "coarse normal", mapped=True)
+        return depth, read_map(files[1], "coarse normal", mapped=True)
     print("  coarse normals ...", flush=True)
     return depth, sources.normal(view)
 
@@ -86,17 +89,17 @@ def save(strips: Strips, deep: Size, turned: Size, path: Path, metric: bool) -> 
     """Saves maps, whose sizes are told, and their pictures under names that begin with the path."""
     name = lambda ending: path.with_name(f"{path.name}_{ending}")  # noqa: E731
     with ExitStack() as files:
-        depth = files.enter_context(map_rows(name("depth.npy"), deep))
-        normal = files.enter_context(map_rows(name("normal.npy"), (*turned, 3)))
-        colours = files.enter_context(image_rows(name("normal.png"), turned))
+        depth = files.enter_context(open_map(name("depth.npy"), deep))
+        normal = files.enter_context(open_map(name("normal.npy"), (*turned, 3)))
+        colours = files.enter_context(open_image(name("normal.png"), turned))
         for _, result in strips:
             depth(result.depth)
             normal(result.normal)
             colours(colour_normal(result.normal))
-    values = load_map(name("depth.npy"), "depth", mapped=True)
+    values = read_map(name("depth.npy"), "depth", mapped=True)
     near = (lambda x: 1 / np.maximum(x, 1e-3)) if metric else (lambda x: x)
-    shown = Pointwise(values, near)
-    low, high = ends(shown)
-    with image_rows(name("depth.png"), deep) as colours:
-        for rows in rows_module.strips(deep[0]):
-            colours(ramp(shown[rows], low, high))
+    shown = LazyMap(values, near)
+    low, high = colour_range(shown)
+    with open_image(name("depth.png"), deep) as colours:
+        for rows in rows_module.row_slices(deep[0]):
+            colours(colour_values(shown[rows], low, high))

@@ -12,27 +12,27 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from urgt_jax.config import Config
-from urgt_jax.data.priors.units import Unit, normalise
+from urgt_jax.data.priors.units import PriorUnit, to_network_unit
 from urgt_jax.errors import require
 from urgt_jax.images import grid as grids
 from urgt_jax.images import resize
-from urgt_jax.images.files import check_map, extent
+from urgt_jax.images.files import check_extent, check_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.grid import Grid
-from urgt_jax.images.resize import resized
-from urgt_jax.images.rows import Pointwise
+from urgt_jax.images.resize import resize_map
+from urgt_jax.images.rows import LazyMap
 
 Image = UInt8[np.ndarray, "H W 3"]
 UNITS = {"disparity": "disparity (1 / depth, at any scale)", "depth": "metres"}
 
 
-class Maps(NamedTuple):
+class RefinerInputs(NamedTuple):
     """A picture and its priors, from which windows are cut."""
 
     image: Image
-    depth: Float[np.ndarray, "H W"] | Pointwise  # in the network's unit
-    normal: Float[np.ndarray, "H W 3"] | Pointwise  # unit length
-    unit: Unit = Unit(0.0, 1.0)  # what depth was before
+    depth: Float[np.ndarray, "H W"] | LazyMap  # in the network's unit
+    normal: Float[np.ndarray, "H W 3"] | LazyMap  # unit length
+    unit: PriorUnit = PriorUnit(0.0, 1.0)  # what depth was before
 
     @property
     def size(self) -> tuple[int, int]:
@@ -40,16 +40,16 @@ class Maps(NamedTuple):
         return self.image.shape[:2]
 
 
-class Fidelity(Protocol):
+class Mode(Protocol):
     """What the two ways differ in."""
 
     def view(self, image: Image, split: tuple[int, int]) -> Image:
         """The picture that is worked on, rows and columns of patches given."""
 
-    def prepare(self, view: Image, depth, normal) -> Maps:
+    def prepare(self, view: Image, depth, normal) -> RefinerInputs:
         """Picture and coarse maps as the network takes them; fails on a wrong shape or NaN."""
 
-    def cut(self, maps: Maps, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
+    def cut(self, maps: RefinerInputs, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
         """Image, depth and normal of window k at the process shape."""
 
     def spots(self, windows: Grid) -> Float[np.ndarray, "P N 2"]:
@@ -71,47 +71,49 @@ class Fidelity(Protocol):
         """A map at the size of the user's picture."""
 
 
-class Exact(Fidelity):
+class ExactMode(Mode):
     """The paper's way."""
 
     def __init__(self, config: Config):
-        self.config, self.process = config, config.model.process
+        self.config, self.patch_size = config, config.model.patch_size
 
     def view(self, image: Image, split: tuple[int, int]) -> Image:
         """The picture as it is."""
         return image
 
-    def prepare(self, view: Image, depth, normal) -> Maps:
+    def prepare(self, view: Image, depth, normal) -> RefinerInputs:
         """Depth is brought into the network's unit; maps must have the picture's own size."""
         size, c = view.shape[:2], self.config
-        ends = np.float32(extent(depth, size, "coarse depth"))
+        ends = np.float32(check_extent(depth, size, "coarse depth"))
         require(
             ends[1] > 0,
             f"coarse depth is nowhere above 0: these weights expect {UNITS[c.prior.kind]}",
         )
         require(
-            any(extent(normal, (*size, 3), "coarse normal")),
+            any(check_extent(normal, (*size, 3), "coarse normal")),
             "coarse normal is 0 everywhere: give unit vectors (x right, y down, z forward)",
         )
-        own = normalise(ends, c.prior, c.data.max_depth)[1]
+        own = to_network_unit(ends, c.prior, c.data.max_depth)[1]
 
         def brought(x: np.ndarray) -> np.ndarray:
             return (x.astype(np.float32) - np.float32(own.low)) / np.float32(own.scale)
 
-        turned = Pointwise(normal, lambda x: unit_normals(x.astype(np.float32)))
-        return Maps(view, Pointwise(depth, brought), turned, own)
+        turned = LazyMap(normal, lambda x: unit_normals(x.astype(np.float32)))
+        return RefinerInputs(view, LazyMap(depth, brought), turned, own)
 
-    def cut(self, maps: Maps, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
+    def cut(self, maps: RefinerInputs, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
         """All three with the same geometry, pixel centres at one half."""
-        return tuple(resized(x[windows.window(k)], self.process) for x in maps[:3])
+        return tuple(resize_map(x[windows.window(k)], self.patch_size) for x in maps[:3])
 
     def spots(self, windows: Grid) -> Float[np.ndarray, "P N 2"]:
         """Global coordinates from each window's pixel origin, fractions where windows overlap."""
-        return np.asarray(grids.positions(windows.origins, windows.patch, self.config.model.tokens))
+        return np.asarray(
+            grids.token_positions(windows.origins, windows.patch, self.config.model.tokens)
+        )
 
     def patch(self, offset: Float[np.ndarray, "h w C"], prior, windows: Grid, k: int):
         """The offsets alone, at the window's size."""
-        return resized(offset, windows.patch)
+        return resize_map(offset, windows.patch)
 
     def weight(self, windows: Grid) -> Float[np.ndarray, "h w"]:
         """Falls from the centre towards the border."""
@@ -130,7 +132,7 @@ class Exact(Fidelity):
         return x
 
 
-class Official(Fidelity):
+class OfficialMode(Mode):
     """The released code's way; depth stays relative, as it writes it."""
 
     def __init__(self, config: Config):
@@ -139,15 +141,17 @@ class Official(Fidelity):
             "official fidelity takes relative disparity, these weights metric depth: "
             "use --fidelity exact",
         )
-        self.config, self.process = config, config.model.process
+        self.config, self.patch_size = config, config.model.patch_size
 
     def view(self, image: Image, split: tuple[int, int]) -> Image:
         """Shrunk to a multiple of the split."""
-        grids.cover(*image.shape[:2], *split)  # fails where the split is finer than the picture
+        grids.cover_image(
+            *image.shape[:2], *split
+        )  # fails where the split is finer than the picture
         rows, cols = (side - side % n for side, n in zip(image.shape, split, strict=False))
         return resize.resize_linear_u8(image, rows, cols)
 
-    def prepare(self, view: Image, depth, normal) -> Maps:
+    def prepare(self, view: Image, depth, normal) -> RefinerInputs:
         """Disparity over its maximum; coarse maps of another size are resized."""
         for x, channels, what in ((depth, (), "depth"), (normal, (3,), "normal")):
             require(
@@ -158,17 +162,17 @@ class Official(Fidelity):
         depth = depth.astype(np.float32)
         depth = resize.resize_linear(depth / (depth.max() + np.float32(1e-8)), *view.shape[:2])
         normal = resize.resize_linear(normal.astype(np.float32), *view.shape[:2])
-        return Maps(view, depth, self.unit(normal))
+        return RefinerInputs(view, depth, self.unit(normal))
 
     def unit(self, normal: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
         """Normals of length one, however short they were."""
         return unit_normals(normal, 1e-12)
 
-    def cut(self, maps: Maps, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
+    def cut(self, maps: RefinerInputs, windows: Grid, k: int) -> tuple[np.ndarray, ...]:
         """The picture with corners on corners, priors by averages over their pixels."""
         crop = maps.image[windows.window(k)].astype(np.float32) / np.float32(255)
         return (
-            resize.resize_corners(crop, *self.process),
+            resize.resize_corners(crop, *self.patch_size),
             self._prior(maps.depth, windows, k),
             self._prior(maps.normal, windows, k),
         )
@@ -178,13 +182,13 @@ class Official(Fidelity):
         rows, cols = (a / b for a, b in zip(prior.shape, windows.picture, strict=False))
         (top, left), (h, w) = windows.origins[k].tolist(), windows.patch
         box = top * rows, left * cols, (top + h) * rows, (left + w) * cols
-        return resize.crop_average(prior, box, *self.process)
+        return resize.crop_average(prior, box, *self.patch_size)
 
     def spots(self, windows: Grid) -> Float[np.ndarray, "P N 2"]:
         """Windows lie side by side, also where they overlap."""
         lattice = np.indices((len(windows.tops), len(windows.lefts))).reshape(2, -1).T
         tokens = self.config.model.tokens
-        return np.asarray(grids.positions(lattice, (1, 1), tokens))
+        return np.asarray(grids.token_positions(lattice, (1, 1), tokens))
 
     def patch(self, offset: Float[np.ndarray, "h w C"], prior, windows: Grid, k: int):
         """Offset plus the prior at the process shape, both resampled once more."""
@@ -207,4 +211,4 @@ class Official(Fidelity):
         return resize.resize_linear(x, *size)
 
 
-FIDELITIES: dict[str, type] = {"exact": Exact, "official": Official}
+MODES: dict[str, type] = {"exact": ExactMode, "official": OfficialMode}

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from urgt_jax import hardware
 from urgt_jax.config import Model
 from urgt_jax.models.attention import HIDDEN, attention, merged, part
-from urgt_jax.models.layers import kept_of
+from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.pooling import Cells
-from urgt_jax.models.refiner import SPECIAL, tokens_of
-from urgt_jax.models.registry import assemble
-from urgt_jax.models.rope import turns
+from urgt_jax.models.refiner import SPECIAL_TOKENS, tokens_per_patch
+from urgt_jax.models.registry import build_with_params
+from urgt_jax.models.rope import rotary_angles
 
 HELD = 28  # arrays of a patch's tokens that `attend` of `step.stages` holds at its peak, about
 SHARE = 0.8  # of the memory that is free, which tokens may take
@@ -39,30 +39,30 @@ class Pieces(NamedTuple):
 @cache
 def pieces(model: Model, pool: int = 1) -> Pieces:
     """The pieces of a model, whose keys and values are pooled over cells of that side."""
-    pool = pool if model.cross else 1  # a patch sees all of its own tokens
-    cells = Cells(SPECIAL, model.tokens, pool)
-    size = model.width // model.heads
+    pool = pool if model.cross_patch else 1  # a patch sees all of its own tokens
+    cells = Cells(SPECIAL_TOKENS, model.tokens, pool)
+    size = model.width // model.num_heads
     block = lambda blocks, i: jax.tree.map(lambda a: a[i], blocks)  # noqa: E731
     joined = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
 
     def begin(params, tokens, spots, start):
-        x, spots = assemble(model, params).begin(tokens[None], spots[None], start)
+        x, spots = build_with_params(model, params).begin(tokens[None], spots[None], start)
         return x[0], spots[0]
 
     def within(params, i, x, spots):
-        network, turn = assemble(model, params), turns(spots, size)
-        y = block(network.within, i)(x, turn)
-        q, k, v = block(network.across, i).project(y, turn)
+        network, turn = build_with_params(model, params), rotary_angles(spots, size)
+        y = block(network.within_patch, i)(x, turn)
+        q, k, v = block(network.across_patches, i).project(y, turn)
         return (y, q, cells.pool(k), cells.pool(v)) if pool > 1 else (y, q, k, v)
 
     def fold(q, k, v, bias, so_far):
-        if not model.cross:
+        if not model.cross_patch:
             return attention(q, k, v), None
         return merged(so_far, part(joined(q), joined(k), joined(v), bias))
 
     def finish(params, i, y, found):
-        found = found.reshape(*y.shape[:2], model.heads, size).astype(y.dtype)
-        return block(assemble(model, params).across, i).finish(y, found)
+        found = found.reshape(*y.shape[:2], model.num_heads, size).astype(y.dtype)
+        return block(build_with_params(model, params).across_patches, i).finish(y, found)
 
     return Pieces(*map(jax.jit, (begin, within, fold, finish)))
 
@@ -86,7 +86,7 @@ def attend(
         for i in starts
     ]
     biases = [_bias(model, pool, min(resident, count - i), resident) for i in starts]
-    kept, depth = kept_of(model.layers), max(model.layers) + 1
+    kept, depth = kept_blocks(model.dpt_layers), max(model.dpt_layers) + 1
     x = chunks[0][0]
     shape = len(kept), len(chunks) * resident, x.shape[1], 2 * x.shape[2]
     layers = np.empty(shape, x.dtype)
@@ -94,7 +94,7 @@ def attend(
         made = [jax.device_get(piece.within(params, i, *chunk)) for chunk in chunks]
         keys = [(k, v, bias) for (_, _, k, v), bias in zip(made, biases, strict=True)]
         for n, (y, q, _, _) in enumerate(made):
-            seen = keys if model.cross else keys[n : n + 1]
+            seen = keys if model.cross_patch else keys[n : n + 1]
             z = jax.device_get(piece.finish(params, i, y, _found(piece, q, seen)))
             chunks[n] = z, chunks[n][1]
             if i in kept:
@@ -111,7 +111,7 @@ def _part(x: np.ndarray, start: int, size: int) -> np.ndarray:
 
 def _bias(model: Model, pool: int, real: int, size: int) -> Float[np.ndarray, "M"]:
     """What is added to the scores of keys: the logarithm of their cells' sizes; padding is hid."""
-    sizes = Cells(SPECIAL, model.tokens, pool).sizes
+    sizes = Cells(SPECIAL_TOKENS, model.tokens, pool).sizes
     padding = np.full((size - real) * len(sizes), HIDDEN)
     return np.concatenate([np.tile(np.log(sizes), real), padding], dtype=np.float32)
 
@@ -132,7 +132,7 @@ def _found(piece: Pieces, q: np.ndarray, keys: list[tuple]) -> jax.Array:
 
 def resident(model: Model, count: int) -> int | None:
     """How many of the patches the device's free memory has room for; None if for all of them."""
-    size = HELD * tokens_of(model) * model.width * jnp.dtype(model.dtype).itemsize
+    size = HELD * tokens_per_patch(model) * model.width * jnp.dtype(model.dtype).itemsize
     room = int(SHARE * _free() / size)
     return None if count <= room else max(room // 3, 1)  # queries, keys, and the next keys
 
@@ -140,7 +140,7 @@ def resident(model: Model, count: int) -> int | None:
 def _free() -> float:
     """Bytes that are free on the device; the host's where it is the host's."""
     device = jax.local_devices()[0]
-    told, chip = device.memory_stats() or {}, hardware.of(device)
+    told, chip = device.memory_stats() or {}, hardware.chip_of(device)
     if "bytes_limit" in told:
         return told["bytes_limit"] - told["bytes_in_use"]
     if chip:

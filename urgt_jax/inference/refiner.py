@@ -18,11 +18,11 @@ from urgt_jax.errors import require
 from urgt_jax.images import grid as grids
 from urgt_jax.images.grid import Grid
 from urgt_jax.inference import offload
-from urgt_jax.inference.modes import FIDELITIES, Maps
-from urgt_jax.inference.stages import stages
+from urgt_jax.inference.modes import MODES, RefinerInputs
+from urgt_jax.inference.stages import jit_stages
 from urgt_jax.models import flops
 from urgt_jax.models.refiner import CHANNELS, HEAD_PIXELS, Offsets
-from urgt_jax.weights.weight_file import kind_in, load_weights
+from urgt_jax.weights.weight_file import kind_of_file, load_weights
 
 Depth = Float[np.ndarray, "H W"]
 Normal = Float[np.ndarray, "H W 3"]
@@ -54,8 +54,8 @@ def load(
 
     A refiner, unless the file holds Depth Anything V2 or Metric3D v2.
     """
-    kind = kind_in(path)
-    if kind in networks.MODELS:
+    kind = kind_of_file(path)
+    if kind in networks.NETWORKS:
         return networks.load(path, kind)
     params, config = load_weights(path)
     if dtype:
@@ -67,12 +67,12 @@ def load(
     return Refiner(params, config, resident)
 
 
-def split_of(
+def choose_grid(
     size: tuple[int, int], config: Config, asked: tuple[int, int] | None = None
 ) -> tuple[int, int]:
     """Rows and columns of patches that a picture is cut into, as asked or as configured."""
     c = config.eval
-    return grids.split_of(size, asked or c.grid, config.model.process, c.zoom, c.patches)
+    return grids.choose_grid(size, asked or c.grid, config.model.patch_size, c.max_patches)
 
 
 class Refiner:
@@ -86,8 +86,8 @@ class Refiner:
         require(resident is None or resident >= 1, f"resident {resident} must be at least 1")
         self.config, self.resident = config, resident
         self.params = jax.device_put(params)
-        self.stages = stages(config.model, config.eval.pool)
-        self.way = FIDELITIES[config.eval.fidelity](config)
+        self.stages = jit_stages(config.model, config.eval.pool)
+        self.way = MODES[config.eval.fidelity](config)
 
     def __call__(
         self,
@@ -123,7 +123,7 @@ class Refiner:
         split, overlap = self.split(size, grid, overlap)
         view = self.way.view(image, split)
         maps = self.way.prepare(view, np.asanyarray(coarse_depth), np.asanyarray(coarse_normal))
-        windows = grids.cover(*maps.size, *split, overlap)
+        windows = grids.cover_image(*maps.size, *split, overlap)
         found = self._strips(maps, windows, progress)
         if maps.size != size:  # resizing mixes rows of neighbouring strips
             whole = _joined(found, maps.size[0])
@@ -136,18 +136,18 @@ class Refiner:
         self, size: tuple[int, int], grid: tuple[int, int] | None, overlap: float | None
     ) -> tuple[tuple[int, int], float]:
         """Rows and columns of patches and their overlap, the weights' own where none is given."""
-        split = split_of(size, self.config, grid)
+        split = choose_grid(size, self.config, grid)
         return split, self.config.eval.overlap if overlap is None else overlap
 
-    def refine(self, maps: Maps, windows: Grid, progress: Progress = quiet) -> Result:
+    def refine(self, maps: RefinerInputs, windows: Grid, progress: Progress = quiet) -> Result:
         """Refined maps, in the units and at the size of the maps."""
         return _joined(self._strips(maps, windows, progress), maps.size[0])
 
     def _strips(
-        self, maps: Maps, windows: Grid, progress: Progress
+        self, maps: RefinerInputs, windows: Grid, progress: Progress
     ) -> Iterator[tuple[slice, Result]]:
         parts, weight = self._parts(maps, windows, progress), self.way.weight(windows)
-        for rows, placed in grids.strips(parts, windows, weight):
+        for rows, placed in grids.merge_windows(parts, windows, weight):
             yield rows, self._result(placed, maps.depth[rows], maps.normal[rows])
 
     def _result(self, placed: Float[np.ndarray, "r W C"], depth: Depth, normal: Normal) -> Result:
@@ -156,8 +156,6 @@ class Refiner:
         for kind in self.config.model.outputs:
             channels = CHANNELS[kind]
             values, sure = placed[..., at : at + channels], placed[..., at + channels]
-            if self.config.eval.blend == "confidence":
-                values = values / sure[..., None]
             found[kind] = values, sure
             at += channels + 1
         sure = certain = None
@@ -169,24 +167,22 @@ class Refiner:
             normal = self.way.refined(values, normal)
         return Result(depth, self.way.unit(normal), sure, certain)
 
-    def _parts(self, maps: Maps, windows: Grid, progress: Progress) -> Iterator[np.ndarray]:
-        """What is placed at each window: values of every head, each before its confidence.
-
-        Where confidences weight the values, these are already multiplied by them.
-        """
+    def _parts(
+        self, maps: RefinerInputs, windows: Grid, progress: Progress
+    ) -> Iterator[np.ndarray]:
+        """What is placed at each window: values of every head, each before its confidence."""
         priors = {"depth": maps.depth, "normal": maps.normal}
         for k, offsets in enumerate(self.offsets(maps, windows, progress)):
             parts = []
             for kind in self.config.model.outputs:
                 value, confidence = offsets[kind]
                 sure = confidence[..., None]
-                weighted = value * sure if self.config.eval.blend == "confidence" else value
-                both = np.concatenate([weighted, sure], -1)
+                both = np.concatenate([value, sure], -1)
                 parts.append(self.way.patch(both, priors[kind], windows, k))
             yield np.concatenate(parts, -1)
 
     def offsets(
-        self, maps: Maps, windows: Grid, progress: Progress = quiet
+        self, maps: RefinerInputs, windows: Grid, progress: Progress = quiet
     ) -> Iterator[dict[str, Offsets]]:
         """Offsets of one window after the other at the process shape."""
         count = windows.count
@@ -234,7 +230,7 @@ class Refiner:
 
         return tell
 
-    def patches(self, maps: Maps, windows: Grid) -> Float[np.ndarray, "P h w"] | None:
+    def patches(self, maps: RefinerInputs, windows: Grid) -> Float[np.ndarray, "P h w"] | None:
         """Refined depth of every window at its own size, in the maps' unit."""
         if "depth" not in self.config.model.outputs:
             return None
@@ -269,7 +265,7 @@ def chunk_of(model: Model, patches: int) -> int:
     """Patches that are encoded, and given to the heads, at a time."""
     # More at a time would cost a CPU memory and, as maps leave its caches, time too.
     pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
-    return min(max(pixels // math.prod(model.process), 1), patches)
+    return min(max(pixels // math.prod(model.patch_size), 1), patches)
 
 
 def _padded(x, size: int, axis: int = 0):

@@ -8,7 +8,7 @@ import jax
 
 from urgt_jax.config import Model
 from urgt_jax.models.apply import _in_unit
-from urgt_jax.models.registry import assemble
+from urgt_jax.models.registry import build_with_params
 
 
 class Stages(NamedTuple):
@@ -20,16 +20,16 @@ class Stages(NamedTuple):
 
 
 @cache
-def stages(model: Model, pool: int = 1) -> Stages:
+def jit_stages(model: Model, pool: int = 1) -> Stages:
     """The stages of a model; `pool` is the side of cells of tokens that patches see of others."""
 
     def encode(params, image, depth, normal):
-        return assemble(model, params).encode(_in_unit(image), depth, normal)
+        return build_with_params(model, params).encode(_in_unit(image), depth, normal)
 
     def attend(params, tokens, spots):
-        return assemble(model, params).attend(tokens, spots, pool=pool)
+        return build_with_params(model, params).attend(tokens, spots, pool=pool)
 
     def heads(params, layers):
-        return assemble(model, params).heads(layers, model.tokens)
+        return build_with_params(model, params).heads(layers, model.tokens)
 
     return Stages(jax.jit(encode), jax.jit(attend), jax.jit(heads))

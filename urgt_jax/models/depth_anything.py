@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from urgt_jax.config import TOKEN, Vit, _layers, _positive
+from urgt_jax.config import TOKEN_SIZE, Vit, check_layers, check_positive
 from urgt_jax.images.resize import resize_corners, resize_cubic
-from urgt_jax.models.dpt import Pyramid
+from urgt_jax.models.dpt import DPT
 from urgt_jax.models.vit import VisionTransformer
 
 
@@ -18,15 +18,15 @@ from urgt_jax.models.vit import VisionTransformer
 class DepthAnythingConfig:
     """Depth Anything V2: relative disparity from a picture."""
 
-    vit: Vit = field(default_factory=lambda: Vit(registers=0, resample="offset"))
+    vit: Vit = field(default_factory=lambda: Vit(registers=0, position_resampling="offset"))
     layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # blocks whose outputs the head reads
     features: int = 256  # channels of the head's fusion path
     channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the head's levels
     size: int = 518  # least side a picture is resized to, pixels
 
     def __post_init__(self) -> None:
-        _positive("depth_anything", self, "features", "size")
-        _layers("depth_anything", self.layers, self.vit.depth)
+        check_positive("depth_anything", self, "features", "size")
+        check_layers("depth_anything.layers", self.layers, self.vit.depth)
 
 
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet's, of pictures in [0, 1]
@@ -39,7 +39,7 @@ class DepthAnything(nnx.Module):
     def __init__(self, c: DepthAnythingConfig, rngs: nnx.Rngs):
         self.config = c
         self.vit = VisionTransformer(c.vit, jnp.float32, rngs)
-        self.pyramid = Pyramid(
+        self.pyramid = DPT(
             c.vit.width, c.features, c.channels, 1, vggt=False, dtype=jnp.float32, rngs=rngs
         )
 
@@ -47,7 +47,7 @@ class DepthAnything(nnx.Module):
         layers = self.vit.layers(self.vit.embed(image), self.config.layers)
         tokens = [self.vit.norm(x)[:, self.vit.special :] for x in layers]
         _, h, w, _ = image.shape
-        return jax.nn.relu(self.pyramid(tokens, h // TOKEN, w // TOKEN)[..., 0])
+        return jax.nn.relu(self.pyramid(tokens, h // TOKEN_SIZE, w // TOKEN_SIZE)[..., 0])
 
 
 def input_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -55,8 +55,10 @@ def input_size(height: int, width: int, size: int) -> tuple[int, int]:
     scale = max(size / height, size / width)
     sides = []
     for side in (height, width):
-        near = int(np.round(scale * side / TOKEN)) * TOKEN  # halves to even, as the original
-        sides.append(near if near >= size else int(np.ceil(scale * side / TOKEN)) * TOKEN)
+        near = (
+            int(np.round(scale * side / TOKEN_SIZE)) * TOKEN_SIZE
+        )  # halves to even, as the original
+        sides.append(near if near >= size else int(np.ceil(scale * side / TOKEN_SIZE)) * TOKEN_SIZE)
     return sides[0], sides[1]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from urgt_jax.config import TOKEN, Model
+from urgt_jax.config import TOKEN_SIZE, Model
 from urgt_jax.models.convolution import Conv
 from urgt_jax.models.layers import Norm, linear
 from urgt_jax.models.resize import resize
@@ -15,7 +15,7 @@ EPS = 1e-5
 DETAIL = 32  # channels before the last map
 
 
-class Spread(nnx.Module):
+class ConvTranspose(nnx.Module):
     """A transposed convolution whose kernel is its stride: every pixel becomes k x k pixels."""
 
     def __init__(self, channels: int, out: int, times: int, dtype, rngs: nnx.Rngs):
@@ -79,7 +79,7 @@ def uv_embedding(height: int, width: int, channels: int, aspect: float) -> Float
     return by_column + by_row[:, None]
 
 
-class Pyramid(nnx.Module):
+class DPT(nnx.Module):
     """Levels at 4, 2, 1 and 1/2 times the tokens' lattice, fused into one map of pixels."""
 
     def __init__(
@@ -88,8 +88,8 @@ class Pyramid(nnx.Module):
     ):  # fmt: skip
         self.dtype, self.vggt = dtype, vggt  # VGGT's: rectified skips, places added
         self.projects = nnx.List([linear(width, n, dtype, rngs) for n in channels])
-        self.spread4 = Spread(channels[0], channels[0], 4, dtype, rngs)
-        self.spread2 = Spread(channels[1], channels[1], 2, dtype, rngs)
+        self.upsample4 = ConvTranspose(channels[0], channels[0], 4, dtype, rngs)
+        self.upsample2 = ConvTranspose(channels[1], channels[1], 2, dtype, rngs)
         self.halve = nnx.Conv(
             channels[3], channels[3], (3, 3), strides=2, padding=1,
             kernel_init=nnx.initializers.lecun_uniform(), dtype=dtype, rngs=rngs,
@@ -111,12 +111,12 @@ class Pyramid(nnx.Module):
         """Every pixel's features, in float32, which `last` makes the maps of."""
         levels = self.reassemble(tokens, rows, cols)
         x = self.smooth(self.fuse(levels))
-        x = resize(x, TOKEN * rows, TOKEN * cols, align_corners=True)
+        x = resize(x, TOKEN_SIZE * rows, TOKEN_SIZE * cols, align_corners=True)
         return jax.nn.relu(self.detail(self._placed(x, cols / rows))).astype(jnp.float32)
 
     def reassemble(self, tokens, rows: int, cols: int) -> list[Float[Array, "B h w F"]]:
         """The four levels, fine to coarse, all with the same channels."""
-        shapes = (self.spread4, self.spread2, lambda x: x, self.halve)
+        shapes = (self.upsample4, self.upsample2, lambda x: x, self.halve)
         maps = []
         for x, project, shape, level in zip(
             tokens, self.projects, shapes, self.levels, strict=True
@@ -147,9 +147,9 @@ class Head(nnx.Module):
         dtype = jnp.dtype(c.dtype)
         self.norm = Norm(2 * c.width, EPS, rngs)
         # Near zero, so that training starts at the coarse map.
-        near_zero = nnx.initializers.normal(c.last)
-        self.pyramid = Pyramid(
-            2 * c.width, c.features, c.channels, outputs + 1, vggt=True, dtype=dtype, rngs=rngs,
+        near_zero = nnx.initializers.normal(c.last_layer_std)
+        self.pyramid = DPT(
+            2 * c.width, c.dpt_features, c.dpt_channels, outputs + 1, vggt=True, dtype=dtype, rngs=rngs,
             init=near_zero,
         )  # fmt: skip
 

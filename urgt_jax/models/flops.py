@@ -9,9 +9,9 @@ import itertools
 import math
 from dataclasses import dataclass, fields, replace
 
-from urgt_jax.config import TOKEN, Config, Model
+from urgt_jax.config import TOKEN_SIZE, Config, Model
 from urgt_jax.models.dpt import DETAIL
-from urgt_jax.models.refiner import CHANNELS, SPECIAL, tokens_of
+from urgt_jax.models.refiner import CHANNELS, SPECIAL_TOKENS, tokens_per_patch
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ def forward(model: Model, patches: int, pool: int = 1) -> Flops:
     """
     lattice = model.tokens[0] * model.tokens[1]
     encoder, width = model.encoder, model.width
-    seen, tokens = lattice + 1 + encoder.registers, tokens_of(model)
-    pairs = max(model.layers) + 1  # later ones are not run
-    seen_of_each = SPECIAL + math.prod(-(-n // pool) for n in model.tokens)
-    keys = seen_of_each * patches if model.cross else tokens
-    pixels = TOKEN * TOKEN * (3 + sum(CHANNELS.values()))  # of the picture and its coarse maps
+    seen, tokens = lattice + 1 + encoder.registers, tokens_per_patch(model)
+    pairs = max(model.dpt_layers) + 1  # later ones are not run
+    seen_of_each = SPECIAL_TOKENS + math.prod(-(-n // pool) for n in model.tokens)
+    keys = seen_of_each * patches if model.cross_patch else tokens
+    pixels = (
+        TOKEN_SIZE * TOKEN_SIZE * (3 + sum(CHANNELS.values()))
+    )  # of the picture and its coarse maps
     return Flops(
         embedding=2 * patches * lattice * pixels * width,
         encoder_linear=encoder.depth * patches * seen * _linear(width, encoder.ffn),
@@ -80,7 +82,7 @@ def training(config: Config, patches: int) -> Flops:
     its weights, but not those on the way to the embeddings of the priors, which learn.
     """
     once = forward(config.model, patches)
-    return once.times(3) if config.optim.encoder else once.times(3, encoder_linear=2)
+    return once.times(3) if config.optim.encoder_lr_scale else once.times(3, encoder_linear=2)
 
 
 def executed(config: Config, patches: int) -> Flops:
@@ -94,7 +96,7 @@ def executed(config: Config, patches: int) -> Flops:
     heads_again = again and patches > 2  # with remat they are done two at a time
     found = forward(model, patches).times(
         3,
-        encoder_linear=(3 if config.optim.encoder else 2) + again,
+        encoder_linear=(3 if config.optim.encoder_lr_scale else 2) + again,
         encoder_attention=attention,
         within_linear=3 + again,
         within_attention=attention,
@@ -121,7 +123,7 @@ def _attention(width: int, queries: int, keys: int) -> float:
 
 def _head(model: Model, outputs: int) -> float:
     """A DPT head on one patch."""
-    (h, w), features, channels = model.tokens, model.features, model.channels
+    (h, w), features, channels = model.tokens, model.dpt_features, model.dpt_channels
     lattice, halved = h * w, ((h + 1) // 2, (w + 1) // 2)
     sizes = [(4 * h, 4 * w), (2 * h, 2 * w), (h, w), halved]
     macs = lattice * 2 * model.width * sum(channels)  # projections of the tokens
@@ -132,8 +134,8 @@ def _head(model: Model, outputs: int) -> float:
         residuals = 1 if i == 3 else 2
         macs += 2 * residuals * _conv(rows, cols, features, features) + rows * cols * features**2
     macs += _conv(8 * h, 8 * w, features, features // 2)
-    macs += _conv(TOKEN * h, TOKEN * w, features // 2, DETAIL)
-    macs += TOKEN**2 * lattice * DETAIL * outputs
+    macs += _conv(TOKEN_SIZE * h, TOKEN_SIZE * w, features // 2, DETAIL)
+    macs += TOKEN_SIZE**2 * lattice * DETAIL * outputs
     return 2 * macs
 
 
@@ -149,10 +151,10 @@ def _halving_taps(side: int) -> int:
 
 def _resampling(model: Model) -> float:
     """Products with the matrices that enlarge a head's maps of one patch."""
-    (h, w), features = model.tokens, model.features
+    (h, w), features = model.tokens, model.dpt_features
     sizes = [(-(-h // 2), -(-w // 2)), (h, w), (2 * h, 2 * w), (4 * h, 4 * w), (8 * h, 8 * w)]
     macs = sum(features * _stretch(*pair) for pair in itertools.pairwise(sizes))
-    macs += features // 2 * _stretch(sizes[-1], (TOKEN * h, TOKEN * w))
+    macs += features // 2 * _stretch(sizes[-1], (TOKEN_SIZE * h, TOKEN_SIZE * w))
     return 2 * macs
 
 

@@ -1,7 +1,5 @@
 """The transformer block that all models share, and the loop over stacked blocks."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
 from urgt_jax.models.attention import ATTENTION, attention
-from urgt_jax.models.placement import Kernel, placement
-from urgt_jax.models.rope import Turn, rotate
+from urgt_jax.models.placement import Kernel, current_placement
+from urgt_jax.models.rope import RotaryAngles, apply_rope
 
 
 def linear(size: int, out: int, dtype, rngs: nnx.Rngs, init=None) -> nnx.Linear:
@@ -20,11 +18,11 @@ def linear(size: int, out: int, dtype, rngs: nnx.Rngs, init=None) -> nnx.Linear:
     return nnx.Linear(size, out, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def alone(
+def within_patch_attention(
     q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]
 ) -> Float[Array, "B N H D"]:
     """Attention among the tokens of one patch, which every device does for its own."""
-    return placement().attend(attention, q, k, v, across=False)
+    return current_placement().attend(attention, q, k, v, across=False)
 
 
 class Norm(nnx.LayerNorm):
@@ -48,7 +46,9 @@ class Attention(nnx.Module):
         self.q_norm = Norm(width // heads, eps, rngs, -2) if eps else None
         self.k_norm = Norm(width // heads, eps, rngs, -2) if eps else None
 
-    def project(self, x: Float[Array, "B N D"], turn: Turn | None) -> list[Float[Array, "B N H d"]]:
+    def project(
+        self, x: Float[Array, "B N D"], turn: RotaryAngles | None
+    ) -> list[Float[Array, "B N H d"]]:
         """Queries, keys and values."""
         # Until they are ready a head's numbers come before the tokens, and queries and keys go
         # together: a head's 64 numbers would fill half a TPU's lanes (docs/log.md).
@@ -61,7 +61,7 @@ class Attention(nnx.Module):
             norms = jax.tree.map(lambda *each: jnp.stack(each), self.q_norm, self.k_norm)
             qk = jax.vmap(lambda norm, x: norm(x), (0, 1), 1)(norms, qk)
         if turn is not None:
-            qk = rotate(qk, turn)
+            qk = apply_rope(qk, turn)
         return [jnp.moveaxis(x, -1, 1) for x in (qk[:, 0], qk[:, 1], v)]
 
     def join(self, heads: Float[Array, "B N H d"]) -> Float[Array, "B N D"]:
@@ -116,13 +116,15 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        turn: Turn | None = None,
+        turn: RotaryAngles | None = None,
         attend: Kernel | None = None,
     ) -> Float[Array, "B N D"]:
         """The tokens after the block; without `attend` all of a row see one another."""
-        return self.finish(x, (attend or alone)(*self.project(x, turn)))
+        return self.finish(x, (attend or within_patch_attention)(*self.project(x, turn)))
 
-    def project(self, x: Float[Array, "B N D"], turn: Turn | None) -> list[Float[Array, "B N H d"]]:
+    def project(
+        self, x: Float[Array, "B N D"], turn: RotaryAngles | None
+    ) -> list[Float[Array, "B N H d"]]:
         """Queries, keys and values of tokens."""
         return self.attn.project(self.norm1(x), turn)
 
@@ -134,7 +136,7 @@ class Block(nnx.Module):
         return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
 
 
-def stack(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
+def stack_blocks(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
     """`count` modules whose parameters are stacked on a first axis, to be scanned over."""
 
     @jax.vmap
@@ -161,38 +163,30 @@ POLICIES = {
 }  # fmt: skip
 
 
-class Loop(NamedTuple):
-    """How a stack of blocks is run."""
-
-    remat: str = "none"
-    unroll: bool = False
-
-
-PLAIN = Loop()
-
-
-def kept_of(which: tuple[int, ...]) -> list[int]:
+def kept_blocks(which: tuple[int, ...]) -> list[int]:
     """The blocks whose outputs `run` keeps, in rising order and each once."""
     return sorted(set(which))
 
 
-def picked(outs: Shaped[Array, "K ..."], which: tuple[int, ...]) -> list[Shaped[Array, "..."]]:
+def select_blocks(
+    outs: Shaped[Array, "K ..."], which: tuple[int, ...]
+) -> list[Shaped[Array, "..."]]:
     """The outputs of `run` in the order that was asked for, some of them more than once."""
-    kept = kept_of(which)
+    kept = kept_blocks(which)
     return [outs[kept.index(i)] for i in which]
 
 
-def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> Shaped[Array, "K ..."]:
+def run_blocks(blocks, x, body, which: tuple[int, ...], remat: str) -> Shaped[Array, "K ..."]:
     """What body(x, block) -> (x, out) puts out at some of the stacked blocks, counted from 0.
 
     They are in rising order, each once, and in one array, since apart they would be copies. One
     loop over all blocks, so that the compiler sees a block once, whatever is kept.
     """
-    place, kept = placement(), kept_of(which)
+    place, kept = current_placement(), kept_blocks(which)
     # Weights that are gathered for a turn are gathered again for its gradients, never kept.
-    step = lambda x, block: body(x, place.held(block, x.dtype))  # noqa: E731
-    if loop.remat != "none" or place.gathers:
-        step = jax.checkpoint(step, prevent_cse=loop.unroll, policy=POLICIES[loop.remat])
+    step = lambda x, block: body(x, place.gather_block(block, x.dtype))  # noqa: E731
+    if remat != "none" or place.gathers:
+        step = jax.checkpoint(step, prevent_cse=False, policy=POLICIES[remat])
     # A block writes where the next one that is kept will, so that only those stay.
     slots = np.searchsorted(kept, np.arange(kept[-1] + 1))
     blocks = jax.tree.map(lambda a: a[: kept[-1] + 1], blocks)
@@ -205,5 +199,5 @@ def run(blocks, x, body, which: tuple[int, ...], loop: Loop) -> Shaped[Array, "K
         return (x, jax.lax.dynamic_update_index_in_dim(outs, out, slot, 0)), None
 
     start = x, jnp.zeros((len(kept), *one.shape), one.dtype)
-    (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots), unroll=loop.unroll)
+    (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots))
     return outs

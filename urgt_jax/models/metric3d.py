@@ -9,11 +9,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from urgt_jax.config import TOKEN, Vit, _positive
+from urgt_jax.config import TOKEN_SIZE, Vit, check_positive
 from urgt_jax.errors import require
 from urgt_jax.images.resize import resize_corners, resize_linear_u8
 from urgt_jax.models.convolution import Conv
-from urgt_jax.models.dpt import Residual, Spread
+from urgt_jax.models.dpt import ConvTranspose, Residual
 from urgt_jax.models.layers import Norm, linear
 from urgt_jax.models.resize import resize
 from urgt_jax.models.vit import VisionTransformer
@@ -23,7 +23,7 @@ from urgt_jax.models.vit import VisionTransformer
 class Metric3DConfig:
     """Metric3D v2: depth in metres and normals from a picture."""
 
-    vit: Vit = field(default_factory=lambda: Vit(resample="offset"))
+    vit: Vit = field(default_factory=lambda: Vit(position_resampling="offset"))
     reads: Literal["last", "quarters"] = "last"  # normed last tokens, or raw at every quarter
     channels: tuple[int, int] = (256, 512)  # of the maps at 1/4 and 1/7; at 1/14 the tokens'
     hidden: int = 128  # channels of the recurrent maps
@@ -31,18 +31,18 @@ class Metric3DConfig:
     bins: int = 256  # depths between which the first guess chooses
     nearest: float = 0.1  # least depth, metres
     farthest: float = 200.0  # largest depth, metres
-    process: tuple[int, int] = (616, 1064)  # height and width a picture is fitted into, pixels
+    input_size: tuple[int, int] = (616, 1064)  # height and width a picture is fitted into, pixels
 
     def __post_init__(self) -> None:
-        _positive("metric3d", self, "hidden", "iters", "bins", "nearest")
+        check_positive("metric3d", self, "hidden", "iters", "bins", "nearest")
         require(
             self.nearest < self.farthest,
             f"metric3d.nearest {self.nearest} must be below metric3d.farthest {self.farthest}",
         )
         # Others come out smaller than they went in, and normals would be laid out askew.
         require(
-            all(side > 0 and side % (2 * TOKEN) == 0 for side in self.process),
-            f"metric3d.process {self.process}: sides must be multiples of {2 * TOKEN}",
+            all(side > 0 and side % (2 * TOKEN_SIZE) == 0 for side in self.input_size),
+            f"metric3d.input_size {self.input_size}: sides must be multiples of {2 * TOKEN_SIZE}",
         )
 
     @property
@@ -88,12 +88,12 @@ class Reassembly(nnx.Module):
         width, special = c.vit.width, 1 + c.vit.registers
         self.reads = nnx.List([Readout(width, special, jnp.float32, rngs) for _ in range(4)])
         self.finest = linear(width, c.channels[0], jnp.float32, rngs)
-        self.spread = Spread(width, c.channels[1], 2, jnp.float32, rngs)
+        self.upsample = ConvTranspose(width, c.channels[1], 2, jnp.float32, rngs)
 
     def __call__(self, tokens: list[Float[Array, "B N D"]], rows: int, cols: int) -> list[Map]:
         maps = [read(x, rows, cols) for read, x in zip(self.reads, tokens, strict=True)]
         # A map of each pixel on its own commutes with repetition, and is cheaper before.
-        return [enlarge_nearest(self.finest(maps[0])), self.spread(maps[1]), *maps[2:]]
+        return [enlarge_nearest(self.finest(maps[0])), self.upsample(maps[1]), *maps[2:]]
 
 
 def enlarge_nearest(x: Map) -> Map:
@@ -283,8 +283,8 @@ class Metric3D(nnx.Module):
 
     def encode(self, image: Float[Array, "B H W 3"]) -> tuple[list, int, int]:
         """Tokens for the four maps, the finest first, and the rows and columns of patches."""
-        rows, cols = (-(-side // TOKEN) for side in image.shape[1:3])
-        image = resize(image, rows * TOKEN, cols * TOKEN)
+        rows, cols = (-(-side // TOKEN_SIZE) for side in image.shape[1:3])
+        image = resize(image, rows * TOKEN_SIZE, cols * TOKEN_SIZE)
         tokens = self.vit.layers(self.vit.embed(image), self.config.layers)
         if self.config.reads == "last":
             tokens = [self.vit.norm(tokens[-1])] * 4

@@ -17,19 +17,19 @@ class Placement:
 
     gathers = False  # whether `held` brings a block's weights together for its turn
 
-    def apart(self, network: Callable, weights, patches):
+    def map_patches(self, network: Callable, weights, patches):
         """network(weights, patches) on arrays [B, P, ...] of patches that do not see each other."""
         return network(weights, patches)
 
-    def filled(self, patches: int) -> int:
+    def padded_count(self, patches: int) -> int:
         """The number of patches to which some are added so that they can be shared."""
         return patches
 
-    def held(self, block, dtype):
+    def gather_block(self, block, dtype):
         """A block's weights when its turn in a loop has come."""
         return block
 
-    def tokens(self, x: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
+    def shard_tokens(self, x: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
         """Tokens of patches between blocks."""
         return x
 
@@ -49,17 +49,17 @@ class Placement:
         return kernel(q, k, v, *owners)
 
 
-ANYWHERE = Placement()
+SINGLE_DEVICE = Placement()
 _IN_FORCE: ContextVar[Placement | None] = ContextVar("placement", default=None)
 
 
-def placement() -> Placement:
+def current_placement() -> Placement:
     """The placement in force where this is traced."""
-    return _IN_FORCE.get() or ANYWHERE
+    return _IN_FORCE.get() or SINGLE_DEVICE
 
 
 @contextmanager
-def placed(new: Placement) -> Iterator[None]:
+def use_placement(new: Placement) -> Iterator[None]:
     """Puts a placement in force for what is traced inside."""
     token = _IN_FORCE.set(new)
     try:

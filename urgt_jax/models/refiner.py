@@ -9,28 +9,34 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from urgt_jax.config import TOKEN, Model
+from urgt_jax.config import TOKEN_SIZE, Model
 from urgt_jax.models.attention import attention, packed
 from urgt_jax.models.dpt import DETAIL, Head
-from urgt_jax.models.layers import Block, Loop, alone, picked, run, stack
-from urgt_jax.models.placement import Kernel, placement
+from urgt_jax.models.layers import (
+    Block,
+    run_blocks,
+    select_blocks,
+    stack_blocks,
+    within_patch_attention,
+)
+from urgt_jax.models.placement import Kernel, current_placement
 from urgt_jax.models.pooling import Cells
-from urgt_jax.models.rope import turns
+from urgt_jax.models.rope import rotary_angles
 from urgt_jax.models.vit import VisionTransformer
 
 EPS = 1e-5
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in [0, 1]
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 REGISTERS = 4
-SPECIAL = 1 + REGISTERS  # camera token and registers of every patch
+SPECIAL_TOKENS = 1 + REGISTERS  # camera token and registers of every patch
 CHANNELS = {"depth": 1, "normal": 3}  # of what each head predicts, beside its confidence
 HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a head works on at a time, to bound memory
 
 
-def tokens_of(c: Model) -> int:
+def tokens_per_patch(c: Model) -> int:
     """Tokens of a patch, camera token and registers included."""
     rows, cols = c.tokens
-    return SPECIAL + rows * cols
+    return SPECIAL_TOKENS + rows * cols
 
 
 class Offsets(NamedTuple):
@@ -40,27 +46,31 @@ class Offsets(NamedTuple):
     confidence: Float[Array, "B P H W"]
 
 
-class Refiner(nnx.Module):
+class URGT(nnx.Module):
     """Depth and normal offsets of the patches of pictures."""
 
     def __init__(self, c: Model, rngs: nnx.Rngs):
         self.config = c
         dtype = jnp.dtype(c.dtype)
         small = nnx.initializers.normal(0.02)
-        self.encoder = VisionTransformer(
-            c.encoder, dtype, rngs, priors=True, loop=Loop(c.remat, c.unroll)
-        )
+        self.encoder = VisionTransformer(c.encoder, dtype, rngs, priors=True, remat=c.remat)
         # One set of special tokens for the first patch, one for all others.
         self.camera = nnx.Param(small(rngs.params(), (2, 1, c.width)))
         self.registers = nnx.Param(small(rngs.params(), (2, REGISTERS, c.width)))
 
         def make(r):
             return Block(
-                c.width, c.heads, eps=EPS, qk_norm=True, scale=c.layer_scale, dtype=dtype, rngs=r
+                c.width,
+                c.num_heads,
+                eps=EPS,
+                qk_norm=True,
+                scale=c.layer_scale,
+                dtype=dtype,
+                rngs=r,
             )
 
-        self.within = stack(c.depth, rngs, make)
-        self.across = stack(c.depth, rngs, make)
+        self.within_patch = stack_blocks(c.depth, rngs, make)
+        self.across_patches = stack_blocks(c.depth, rngs, make)
         self.depth_head = Head(c, CHANNELS["depth"], rngs) if "depth" in c.outputs else None
         self.normal_head = Head(c, CHANNELS["normal"], rngs) if "normal" in c.outputs else None
 
@@ -78,7 +88,7 @@ class Refiner(nnx.Module):
         Patches of several images in one row see those of their own `owner`, counted from 0.
         """
         layers = self.attend(self.encode(image, depth, normal), spots, count, owner=owner)
-        return self.heads(layers, (image.shape[2] // TOKEN, image.shape[3] // TOKEN))
+        return self.heads(layers, (image.shape[2] // TOKEN_SIZE, image.shape[3] // TOKEN_SIZE))
 
     def encode(
         self,
@@ -97,11 +107,13 @@ class Refiner(nnx.Module):
     ) -> dict[str, Offsets]:
         """Offsets of every patch on its own, from the layers that `attend` gives."""
         # Here and not where they are made, since all patches' layers would be in memory twice.
-        layers = [layer[:, :, SPECIAL:] for layer in picked(layers, self.config.layers)]
+        layers = [
+            layer[:, :, SPECIAL_TOKENS:] for layer in select_blocks(layers, self.config.dpt_layers)
+        ]
         heads = {"depth": self.depth_head, "normal": self.normal_head}
         run_head = partial(_run_head, rows_cols=tokens, remat=self.config.remat != "none")
         return {
-            name: placement().apart(run_head, head, layers)
+            name: current_placement().map_patches(run_head, head, layers)
             for name, head in heads.items()
             if head is not None
         }
@@ -121,7 +133,7 @@ class Refiner(nnx.Module):
         """
         x, spots = self.begin(tokens, spots, owner=owner)
         kernel = self._kernel(count or x.shape[1], x.shape[2], pool)
-        return self._pairs(placement().tokens(x), spots, kernel, owner)
+        return self._pairs(current_placement().shard_tokens(x), spots, kernel, owner)
 
     def begin(
         self,
@@ -136,7 +148,7 @@ class Refiner(nnx.Module):
         x = jnp.concatenate([self._special(b, first, tokens.dtype), tokens], 2)
         if self.config.rope == "local":
             spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
-        return x, jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL, 0), (0, 0)))
+        return x, jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL_TOKENS, 0), (0, 0)))
 
     def _special(self, b: int, first: Bool[Array, "*B P"], dtype) -> Float[Array, "B P 5 D"]:
         """Camera token and registers of every patch; the first patch of an image has its own."""
@@ -146,10 +158,10 @@ class Refiner(nnx.Module):
 
     def _kernel(self, count: int, tokens: int, pool: int) -> Kernel | None:
         """Attention across patches, which sees the first `count`; none where there is none."""
-        if not self.config.cross:
+        if not self.config.cross_patch:
             return None
         if pool > 1:
-            cells = Cells(SPECIAL, self.config.tokens, pool)
+            cells = Cells(SPECIAL_TOKENS, self.config.tokens, pool)
             return partial(cells.attend, patches=count)
         keys = count * tokens
 
@@ -165,26 +177,26 @@ class Refiner(nnx.Module):
         # All tokens in one row, also within patches: a block's end and the next one's start lie
         # alike then, and nothing is copied in between.
         b, p, n, d = x.shape
-        turn = turns(spots.reshape(b, p * n, 2), d // self.config.heads)
+        turn = rotary_angles(spots.reshape(b, p * n, 2), d // self.config.num_heads)
         owners = [] if owner is None else [jnp.repeat(owner, n, 1)]
 
         def within_patches(*arrays):
-            found = alone(*(a.reshape(b * p, n, *a.shape[2:]) for a in arrays))
+            found = within_patch_attention(*(a.reshape(b * p, n, *a.shape[2:]) for a in arrays))
             return found.reshape(b, p * n, *found.shape[2:])
 
         def across_patches(*arrays):
-            return placement().attend(kernel, *arrays, *owners, across=True)
+            return current_placement().attend(kernel, *arrays, *owners, across=True)
 
         def pair(x, blocks):
             within, across = blocks
             y = within(x, turn, within_patches)
             z = across(y, turn, across_patches if kernel else within_patches)
-            z = placement().tokens(z)
+            z = current_placement().shard_tokens(z)
             # In its last shape here, since after the loop a CPU would hold all layers twice.
             return z, jnp.concatenate([y, z], -1).reshape(b, p, n, 2 * d)
 
         c, x = self.config, x.reshape(b, p * n, d)
-        return run((self.within, self.across), x, pair, c.layers, Loop(c.remat, c.unroll))
+        return run_blocks((self.within_patch, self.across_patches), x, pair, c.dpt_layers, c.remat)
 
 
 def _first_of(owner: Int[Array, "B P"]) -> Bool[Array, "B P"]:
@@ -203,7 +215,7 @@ def _run_head(
     b, p = layers[0].shape[:2]
     flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
     pixels = HEAD_PIXELS // 4 if remat else HEAD_PIXELS
-    chunk = max(pixels // (rows * cols * TOKEN * TOKEN), 1)
+    chunk = max(pixels // (rows * cols * TOKEN_SIZE * TOKEN_SIZE), 1)
     if b * p <= chunk:
         value, confidence = head(flat, rows, cols)
     else:
@@ -215,12 +227,12 @@ def _run_head(
     )
 
 
-def build(c: Model, seed: int) -> Refiner:
+def build(c: Model, seed: int) -> URGT:
     """A refiner with weights drawn from the seed, the same on any mesh."""
-    return Refiner(c, nnx.Rngs(seed))
+    return URGT(c, nnx.Rngs(seed))
 
 
-def fresh(c: Model) -> dict[str, dict]:
+def freshly_drawn_params(c: Model) -> dict[str, dict]:
     """What the released code draws anew when it starts from VGGT, in the shape of the weights.
 
     The embeddings of the priors and the last layer of the depth head are N(0, 1e-4) with biases of
@@ -233,7 +245,7 @@ def fresh(c: Model) -> dict[str, dict]:
 
     found = {
         "encoder": {
-            kind: {"proj": layer(TOKEN * TOKEN * channels, c.width)}
+            kind: {"proj": layer(TOKEN_SIZE * TOKEN_SIZE * channels, c.width)}
             for kind, channels in CHANNELS.items()
         }
     }

@@ -38,7 +38,7 @@ def kind_of(config) -> str:
     return next(name for name, family in FAMILIES.items() if isinstance(config, family.config))
 
 
-def network(config):
+def network_config(config):
     """The part of a configuration that tells the network's shape."""
     return config.model if isinstance(config, Config) else config
 
@@ -50,13 +50,13 @@ def build(network, seed: int) -> nnx.Module:
 
 
 @cache
-def structure(network):
+def abstract_params(network):
     """Any family's network without its weights, and the weights' shapes."""
     graph, state = _abstract(network)
     return graph, nnx.to_pure_dict(state)
 
 
-def assemble(network, params: dict) -> nnx.Module:
+def build_with_params(network, params: dict) -> nnx.Module:
     """The network with these weights."""
     graph, state = _abstract(network)
     nnx.replace_by_pure_dict(state, params)

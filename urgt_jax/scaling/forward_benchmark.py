@@ -18,8 +18,8 @@ from urgt_jax.errors import UserError
 from urgt_jax.hardware import peak_memory
 from urgt_jax.inference.refiner import Refiner
 from urgt_jax.inference.stages import Stages
-from urgt_jax.models.refiner import tokens_of
-from urgt_jax.models.registry import structure
+from urgt_jax.models.refiner import tokens_per_patch
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.progress import Progress
 
 
@@ -50,7 +50,7 @@ class Cost:
         )
 
 
-def apart(patches: int, measuring: Callable, size: str, *case):
+def in_own_process(patches: int, measuring: Callable, size: str, *case):
     """measuring(size, *case) in a new process; fails where memory does not last."""
     lack = f"{size} with {patches} patches does not run here: too little memory?"
     context = multiprocessing.get_context("spawn")
@@ -75,7 +75,7 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
     parts = [Part(stage) for stage in refiner.stages]
     refiner.stages = Stages(*parts)
     grid = _squarish(patches)
-    picture = _picture(grid[0] * model.process[0], grid[1] * model.process[1])
+    picture = _picture(grid[0] * model.patch_size[0], grid[1] * model.patch_size[1])
     found = []
     for i in range(repeat):
         for part in parts:
@@ -88,7 +88,7 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
     (cpu, wall), _, (encode, attend, heads) = min(found, key=lambda one: one[0][0])
     return Cost(
         size, dtype, sum(x.size for x in jax.tree.leaves(refiner.params)), patches,
-        patches * tokens_of(model), found[0][1], cpu, wall, encode, attend, heads, peak_memory(),
+        patches * tokens_per_patch(model), found[0][1], cpu, wall, encode, attend, heads, peak_memory(),
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def random_weights(model: Model) -> dict:
         # Waits, since a copy on its way keeps what it copies: several leaves would be there twice.
         return jax.block_until_ready(jax.device_put(np.resize(draws * fan_in**-0.5, leaf.shape)))
 
-    return jax.tree_util.tree_map_with_path(draw, structure(model)[1])
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(model)[1])
 
 
 def _squarish(patches: int) -> tuple[int, int]:

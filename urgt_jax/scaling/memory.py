@@ -13,11 +13,11 @@ from urgt_jax.config import SIZES, Config, Data, Model
 from urgt_jax.config import Mesh as MeshConfig
 from urgt_jax.errors import require
 from urgt_jax.inference.refiner import chunk_of
-from urgt_jax.inference.stages import stages
-from urgt_jax.models.layers import kept_of
-from urgt_jax.models.placement import placed
-from urgt_jax.models.refiner import tokens_of
-from urgt_jax.models.registry import structure
+from urgt_jax.inference.stages import jit_stages
+from urgt_jax.models.layers import kept_blocks
+from urgt_jax.models.placement import use_placement
+from urgt_jax.models.refiner import tokens_per_patch
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.scaling.tpu_plan import abstract_batch
 from urgt_jax.training import sharding
 from urgt_jax.training.step import abstract_state, train_step
@@ -27,7 +27,7 @@ Shape = jax.ShapeDtypeStruct
 
 
 @dataclass(frozen=True)
-class Memory:
+class PassMemory:
     """What one device holds in a stage beside the parameters, bytes."""
 
     temporary: int
@@ -41,7 +41,7 @@ class Memory:
         return self.temporary + self.output + self.argument + self.held
 
 
-def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, Memory]:
+def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, PassMemory]:
     """Every stage's memory on the device that holds most, from compiling it for this backend.
 
     With shards, patches are shared among as many devices the way training does it.
@@ -50,14 +50,14 @@ def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, 
     mesh = _mesh(shards) if shards > 1 else None
     params, inputs = _shapes(model, patches, mesh, shards)
     found = {}
-    with placed(sharding.placement_on(mesh)) if mesh else nullcontext():
-        for name, stage in zip(STAGES, stages(model), strict=True):
+    with use_placement(sharding.placement_for(mesh)) if mesh else nullcontext():
+        for name, stage in zip(STAGES, jit_stages(model), strict=True):
             arrays, held = inputs[name]
             found[name] = _of(stage, params, arrays, held // shards)
     return found
 
 
-def training(size: str, patches: int, dtype: str, remat: str, shards: int = 1) -> Memory:
+def training(size: str, patches: int, dtype: str, remat: str, shards: int = 1) -> PassMemory:
     """What a training step on one picture holds: gradients are temporary, the state an argument."""
     told = MeshConfig(data=1, fsdp=1, patch=shards)
     model = replace(SIZES[size], dtype=dtype, remat=remat)
@@ -69,7 +69,7 @@ def training(size: str, patches: int, dtype: str, remat: str, shards: int = 1) -
     step = train_step(config, _mesh(shards))
     found = step.lower(abstract_state(config), batch).compile().memory_analysis()
     own = found.output_size_in_bytes - found.alias_size_in_bytes  # the state is written in place
-    return Memory(found.temp_size_in_bytes, own, found.argument_size_in_bytes, 0)
+    return PassMemory(found.temp_size_in_bytes, own, found.argument_size_in_bytes, 0)
 
 
 def on_devices(size: str, count: int, work: Callable, *case):
@@ -79,10 +79,10 @@ def on_devices(size: str, count: int, work: Callable, *case):
     return work(size, *case)
 
 
-def _of(stage: Callable, params, arrays: tuple, held: int) -> Memory:
+def _of(stage: Callable, params, arrays: tuple, held: int) -> PassMemory:
     found = stage.lower(params, *arrays).compile().memory_analysis()
     beside = sum(math.prod(_part(x)) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
-    return Memory(found.temp_size_in_bytes, found.output_size_in_bytes, beside, held)
+    return PassMemory(found.temp_size_in_bytes, found.output_size_in_bytes, beside, held)
 
 
 def _part(x: Shape) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ def _mesh(shards: int) -> Mesh:
     devices = jax.devices()
     require(len(devices) >= shards, f"patch={shards}: there are {len(devices)} devices")
     config = Config(mesh=MeshConfig(data=1, fsdp=1, patch=shards), data=Data(batch=1))
-    return sharding.mesh_of(config, devices[:shards])
+    return sharding.make_mesh(config, devices[:shards])
 
 
 def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
@@ -101,15 +101,15 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     lies = NamedSharding(mesh, PartitionSpec(None, "patch")) if mesh else None
     of = lambda *shape, dtype="float32": Shape((1, *shape), jnp.dtype(dtype), sharding=lies)  # noqa: E731
     few = chunk_of(model, patches // shards) * shards
-    lattice, process = math.prod(model.tokens), model.process
+    lattice, process = math.prod(model.tokens), model.patch_size
     pictures = of(few, *process, 3, dtype="uint8"), of(few, *process), of(few, *process, 3)
     tokens = of(patches, lattice, model.width, dtype=model.dtype)
-    layer = of(patches, tokens_of(model), 2 * model.width, dtype=model.dtype)
-    kept = len(kept_of(model.layers))
+    layer = of(patches, tokens_per_patch(model), 2 * model.width, dtype=model.dtype)
+    kept = len(kept_blocks(model.dpt_layers))
     stacked = NamedSharding(mesh, PartitionSpec(None, None, "patch")) if mesh else None
     part = Shape((kept, 1, few, *layer.shape[2:]), layer.dtype, sharding=stacked)
     token_bytes = tokens.size * tokens.dtype.itemsize
-    params = structure(model)[1]
+    params = abstract_params(model)[1]
     if mesh:
         whole = NamedSharding(mesh, PartitionSpec())
         params = jax.tree.map(lambda x: Shape(x.shape, x.dtype, sharding=whole), params)

@@ -10,14 +10,14 @@ from pathlib import Path
 import jax
 
 from urgt_jax.config import SIZES
-from urgt_jax.files import folder, write_text
-from urgt_jax.hardware import GB, TERA, memory
+from urgt_jax.files import make_folder, write_text
+from urgt_jax.hardware import GB, TERA, total_memory
 from urgt_jax.scaling.curves import Curve, Mark, chart, slope
 from urgt_jax.scaling.points import crossing
-from urgt_jax.scaling.study import CHIPS, FLOPS, MEMORY, Point, Row, Table
+from urgt_jax.scaling.study import CHIPS, FLOPS, MEMORY, Point, StudyRow, StudyTable
 
 TABLE = "runs/scaling/scaling.csv"  # of a study that is not told another
-Known = list[tuple[Point, Row]]
+Known = list[tuple[Point, StudyRow]]
 Spots = list[tuple[float, float]]  # (patches, value)
 INTRO = """# How cost and quality grow with the number of patches
 
@@ -59,9 +59,9 @@ SHARED = (
 )
 
 
-def write(path: Path, table: Table) -> Path:
+def write(path: Path, table: StudyTable) -> Path:
     """Writes the page of a table, and its curves into a folder beside it."""
-    rows, out = table.rows(), folder(path.absolute().with_suffix(""))
+    rows, out = table.rows(), make_folder(path.absolute().with_suffix(""))
     sizes = list(SIZES)
     ranked = sorted(rows, key=lambda p: sizes.index(p.size) if p.size in sizes else len(sizes))
     parts = [INTRO, machine()]
@@ -81,7 +81,7 @@ def write(path: Path, table: Table) -> Path:
 def machine() -> str:
     """The machine that this runs on, in a line."""
     return (
-        f"Machine: {os.cpu_count()} cores of {_processor()}, {memory() / GB:.0f} GB of memory, "
+        f"Machine: {os.cpu_count()} cores of {_processor()}, {total_memory() / GB:.0f} GB of memory, "
         f"jax {jax.__version__}."
     )
 
@@ -95,14 +95,14 @@ def _processor() -> str:
     return named[0] if named else "an unknown processor"
 
 
-def _commands(known: Known, table: Table) -> list[str]:
+def _commands(known: Known, table: StudyTable) -> list[str]:
     """The commands that fill the table."""
     counts = dict.fromkeys(row.get("scenes") for _, row in known)
     alike = ([one for one in known if one[1].get("scenes") == count] for count in counts)
     return ["\n".join(line for part in alike for line in _commands_of(part, table))]
 
 
-def _commands_of(known: Known, table: Table) -> list[str]:
+def _commands_of(known: Known, table: StudyTable) -> list[str]:
     """The same of rows that are means over as many scenes."""
     unique = lambda values: [str(x) for x in dict.fromkeys(values)]  # noqa: E731
     found = []
@@ -123,7 +123,7 @@ def _commands_of(known: Known, table: Table) -> list[str]:
         meshes = unique(p.mesh for p in points)
         words += ["--mesh", *meshes] if meshes != ["patch=1"] else []
         words += ["--out", str(table.path)] if str(table.path) != TABLE else []
-        found.append("    " + shlex.join(["python", "-m", "urgt_jax.scaling", *words]))
+        found.append("    " + shlex.join(["urgt", "scale", *words]))
     return found
 
 
@@ -225,7 +225,7 @@ def _growth(spots: dict[str, Spots]) -> list[str]:
     return [f"Memory grows: {', '.join(parts)}."] if parts else []
 
 
-def _worst(row: Row) -> float:
+def _worst(row: StudyRow) -> float:
     return row[f"memory_{row['memory_stage']}"]
 
 
@@ -256,11 +256,11 @@ def _flops(known: Known):
     return text, _charts("flops", title, "TFLOP", curves, marks)
 
 
-def _operations(row: Row) -> float:
+def _operations(row: StudyRow) -> float:
     return sum(row[f"flops_{key}"] for key in FLOPS)
 
 
-def _linear(row: Row) -> float:
+def _linear(row: StudyRow) -> float:
     return _operations(row) - row["flops_across_attention"]
 
 
@@ -306,7 +306,7 @@ def _quality(known: Known):
     return text, charts
 
 
-def _both(row: Row, key: str) -> str:
+def _both(row: StudyRow, key: str) -> str:
     """A score of the coarse and of the refined map."""
     values = (row.get(f"{side}_{key}") for side in ("coarse", "refined"))
     return " → ".join("–" if x is None else f"{x:.{SCORED[key][2]}f}" for x in values)

@@ -11,33 +11,33 @@ import numpy as np
 
 from urgt_jax import hardware
 from urgt_jax.config import SIZES, Config, Model
-from urgt_jax.data.sources import open_pictures
+from urgt_jax.data.sources import open_prior_source
 from urgt_jax.errors import require
-from urgt_jax.evaluation.candidates import Refined
+from urgt_jax.evaluation.candidates import RefinerCandidates
 from urgt_jax.evaluation.run import evaluate
 from urgt_jax.evaluation.tally import Tally
 from urgt_jax.hardware import GB, free_memory
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.models import flops
-from urgt_jax.models.refiner import tokens_of
-from urgt_jax.models.registry import structure
-from urgt_jax.progress import duration
+from urgt_jax.models.refiner import tokens_per_patch
+from urgt_jax.models.registry import abstract_params
+from urgt_jax.progress import format_duration
 from urgt_jax.scaling import forward_benchmark
 from urgt_jax.scaling import memory as memories
 from urgt_jax.scaling.step_benchmark import matmul_peak
-from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, Row
+from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, StudyRow
 
 
 def _model(point: Point) -> Model:
     return replace(SIZES[point.size], dtype=point.dtype)
 
 
-def _counts(point: Point) -> Row:
+def _counts(point: Point) -> StudyRow:
     """Parameters and tokens."""
-    leaves = jax.tree.leaves(structure(_model(point))[1])
+    leaves = jax.tree.leaves(abstract_params(_model(point))[1])
     return {
         "parameters": sum(x.size for x in leaves),
-        "tokens": point.patches * tokens_of(_model(point)),
+        "tokens": point.patches * tokens_per_patch(_model(point)),
     }
 
 
@@ -48,7 +48,7 @@ def _even(point: Point) -> None:
     )
 
 
-def memory(point: Point) -> Row:
+def memory(point: Point) -> StudyRow:
     """Bytes of the stages on the device that holds most; `memory_` tells of the worst of them."""
     _even(point)
     stages = _on_devices(point, memories.compiled, point.patches, point.dtype, point.shards)
@@ -60,7 +60,7 @@ def memory(point: Point) -> Row:
     }
 
 
-def training(point: Point) -> Row:
+def training(point: Point) -> StudyRow:
     """Bytes that a training step holds on each device."""
     _even(point)
     case = point.patches, point.dtype, point.remat, point.shards
@@ -76,10 +76,10 @@ def _on_devices(point: Point, work: Callable, *case):
     if point.shards == 1:
         return work(point.size, *case)
     together = memories.on_devices, point.size, point.shards, work, *case
-    return forward_benchmark.apart(point.patches, *together)
+    return forward_benchmark.in_own_process(point.patches, *together)
 
 
-def operations(point: Point) -> Row:
+def operations(point: Point) -> StudyRow:
     """FLOPs of a device by part, and seconds at the published peaks of chips."""
     _even(point)
     found = flops.forward(_model(point), point.patches).times(1 / point.shards)
@@ -100,13 +100,15 @@ def crossing(model: Model) -> float:
     return (one.total - one.across_attention) / one.across_attention
 
 
-def timed(limit: float, repeat: int) -> Callable[[Point], Row]:
+def timed(limit: float, repeat: int) -> Callable[[Point], StudyRow]:
     """Seconds and memory of a pass, measured where it can end within `limit` seconds."""
 
-    def work(point: Point) -> Row:
+    def work(point: Point) -> StudyRow:
         _affordable(point, limit)
         case = point.size, point.patches, point.dtype, repeat
-        cost = asdict(forward_benchmark.apart(point.patches, forward_benchmark.measure, *case))
+        cost = asdict(
+            forward_benchmark.in_own_process(point.patches, forward_benchmark.measure, *case)
+        )
         return {name: x for name, x in cost.items() if name not in Point._fields}
 
     return work
@@ -118,11 +120,13 @@ def _affordable(point: Point, limit: float) -> None:
     seconds = flops.forward(model, point.patches).total / _matmul_peak()
     require(
         seconds <= limit,
-        f"a pass would take {duration(seconds)} at least, at the rate of this machine's products "
+        f"a pass would take {format_duration(seconds)} at least, at the rate of this machine's products "
         f"of matrices: raise --limit {limit:g}",
     )
     counts = _counts(point)
-    layers = 2 * len(model.layers) * counts["tokens"] * model.width * np.dtype(model.dtype).itemsize
+    layers = (
+        2 * len(model.dpt_layers) * counts["tokens"] * model.width * np.dtype(model.dtype).itemsize
+    )
     needed, there = layers + 4 * counts["parameters"], free_memory()
     require(
         needed <= there,
@@ -135,17 +139,19 @@ def _matmul_peak() -> float:
     return matmul_peak()
 
 
-def quality(where: Path, scenes: int) -> tuple[Callable[[Point], Row], str]:
+def quality(where: Path, scenes: int) -> tuple[Callable[[Point], StudyRow], str]:
     """Scores of weights on analytic scenes, in grids they were not trained for; and their dtype."""
     refiner = load(where)
     require(isinstance(refiner, Refiner), f"{where} holds no refiner: give a run or its weights")
 
-    def work(point: Point) -> Row:
-        split = fitted(RESOLUTIONS[point.resolution], point.patches, refiner.config.model.process)
+    def work(point: Point) -> StudyRow:
+        split = fitted(
+            RESOLUTIONS[point.resolution], point.patches, refiner.config.model.patch_size
+        )
         config = on_scenes(refiner.config, RESOLUTIONS[point.resolution], split, scenes)
-        subject = Refined(Refiner(refiner.params, config), config)
+        subject = RefinerCandidates(Refiner(refiner.params, config), config)
         tally = Tally(subject.sides)
-        for _ in evaluate(subject, open_pictures(config, ""), config, tally):
+        for _ in evaluate(subject, open_prior_source(config, ""), config, tally):
             pass
         require(bool(tally.pictures), f"no scene could be scored: {tally.skipped}")
         return {
@@ -157,7 +163,7 @@ def quality(where: Path, scenes: int) -> tuple[Callable[[Point], Row], str]:
     return work, refiner.config.model.dtype
 
 
-def _columns(means: dict) -> Row:
+def _columns(means: dict) -> StudyRow:
     """Those of the scores that are defined, by column."""
     found = {
         f"{side}_{name}": means[side][kind].get(metric, math.nan)
@@ -169,7 +175,7 @@ def _columns(means: dict) -> Row:
 
 def on_scenes(config: Config, size: tuple[int, int], split: tuple[int, int], scenes: int) -> Config:
     """An evaluation on scenes of that size, cut into just those patches, none of them pooled."""
-    data = replace(config.data, source="scenes", path="", split="", priors="", size=size)
+    data = replace(config.data, source="scenes", path="", split="", priors_path="", size=size)
     cut = replace(config.eval, images=scenes, grid=split, overlap=0.0, pool=1)
     return replace(config, data=data, eval=cut)
 

@@ -27,7 +27,6 @@ class StepCost:
     patches: int
     images: int
     remat: str
-    unroll: bool
     compile_seconds: float
     seconds: float
     peak_gb: float  # resident memory, 10^9 bytes, with compiling
@@ -36,10 +35,9 @@ class StepCost:
     matmul_gflops: float  # per second, of a large product in float32
 
     def __str__(self) -> str:
-        blocks = "unrolled" if self.unroll else "scan"
         packed = " packed" if self.fill == "packed" else ""
         return (
-            f"{self.size}, {self.images} x {self.patches} patches{packed}, {blocks}, remat "
+            f"{self.size}, {self.images} x {self.patches} patches{packed}, remat "
             f"{self.remat}: compiled in {self.compile_seconds:.1f} s, step {self.seconds:.2f} s or "
             f"{self.seconds / (self.images * self.patches):.3g} s a patch, peak "
             f"{self.peak_gb:.2f} GB, temporary {self.temporary_gb:.2f} GB, {self.gflops:.0f} "
@@ -52,9 +50,9 @@ def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
 
     Packed rows are filled as the first ones of a run.
     """
-    mesh = sharding.mesh_of(config, jax.devices()[:1])
+    mesh = sharding.make_mesh(config, jax.devices()[:1])
     state = jax.block_until_ready(initial_state(config, mesh))
-    batch = sharding.on_mesh(noise(config, side), mesh)
+    batch = sharding.put_on_mesh(noise(config, side), mesh)
     began = time.monotonic()
     step = train_step(config, mesh).lower(state, batch).compile()
     compiling = time.monotonic() - began
@@ -65,7 +63,7 @@ def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
         spent.append(time.monotonic() - began)
     images, patches = batch["valid"].shape[:2]
     return StepCost(
-        size, config.data.fill, patches, images, config.model.remat, config.model.unroll,
+        size, config.data.batching, patches, images, config.model.remat,
         compiling, min(spent), peak_memory(), step.memory_analysis().temp_size_in_bytes / 1e9,
         needed(config, side) / min(spent) / 1e9, matmul_peak() / 1e9,
     )  # fmt: skip

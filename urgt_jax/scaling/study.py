@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import folder, write_text
+from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
 
 RESOLUTIONS = {"2k": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # pixels
@@ -56,7 +56,7 @@ FIGURES = (
     "note",
 )  # fmt: skip
 COLUMNS = (*Point._fields, *FIGURES)
-Row = dict[str, object]  # column -> value; a note alone says why there are no others
+StudyRow = dict[str, object]  # column -> value; a note alone says why there are no others
 
 
 def shards(mesh: str) -> int:
@@ -80,20 +80,20 @@ def read(path: Path, columns: tuple[str, ...], kind: str) -> csv.DictReader:
     return reader
 
 
-class Table:
+class StudyTable:
     """A CSV file with a row for every point; a point that was refused may be asked again."""
 
     def __init__(self, path: Path):
         self.path = path
-        folder(path.absolute().parent)
+        make_folder(path.absolute().parent)
         self.rows()  # fails before anything is worked out
 
-    def rows(self) -> dict[Point, Row]:
+    def rows(self) -> dict[Point, StudyRow]:
         """What is known; fails on a file of another form."""
         reader = read(self.path, COLUMNS, "this study")
         return dict(self._row(row, reader.line_num) for row in reader)
 
-    def _row(self, row: dict, line: int) -> tuple[Point, Row]:
+    def _row(self, row: dict, line: int) -> tuple[Point, StudyRow]:
         try:
             key = Point(**{n: row[n] for n in Point._fields})
             key = key._replace(patches=int(key.patches))
@@ -101,7 +101,7 @@ class Table:
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{self.path}, line {line} is damaged: take that line out") from error
 
-    def add(self, point: Point, figures: Row) -> None:
+    def add(self, point: Point, figures: StudyRow) -> None:
         """Adds a point, beside what others have added meanwhile."""
         rows = self.rows() | {point: figures}
         text = io.StringIO()
@@ -121,7 +121,10 @@ def _value(told: str) -> object:
 
 
 def run(
-    points: Iterable[Point], table: Table, work: Callable[[Point], Row], scenes: int | None = None
+    points: Iterable[Point],
+    table: StudyTable,
+    work: Callable[[Point], StudyRow],
+    scenes: int | None = None,
 ) -> None:
     """Works out what is not in the table, as a mean over that many scenes where there are any.
 
@@ -141,7 +144,7 @@ def run(
             figures = {"note": " ".join(str(error).split())}
             print(f"{title(point)}: refused: {figures['note']}", flush=True)
         table.add(point, figures)
-        progress.tell(i + 1)
+        progress.update(i + 1)
 
 
 def title(point: Point) -> str:
@@ -151,7 +154,7 @@ def title(point: Point) -> str:
     return " ".join([point.what, point.size, point.dtype, *where, f"{point.patches} patches"])
 
 
-def _brief(figures: Row) -> str:
+def _brief(figures: StudyRow) -> str:
     return ", ".join(
         f"{name} {x:.4g}" if isinstance(x, float) else f"{name} {x}" for name, x in figures.items()
     )

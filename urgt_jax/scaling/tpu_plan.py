@@ -17,17 +17,17 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from urgt_jax import hardware
-from urgt_jax.config import ROW, Config
-from urgt_jax.config_files import changed
+from urgt_jax.config import MAX_BLOCK_PATCHES, Config
+from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix
-from urgt_jax.data.priors.units import Fit
-from urgt_jax.data.sources import Picture
+from urgt_jax.data.priors.units import DisparityFit
+from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.hardware import GB, GIB, TERA, Chip
 from urgt_jax.images import grid
 from urgt_jax.models import flops
 from urgt_jax.models.apply import Batch
-from urgt_jax.progress import duration
+from urgt_jax.progress import format_duration
 from urgt_jax.scaling import hlo_costs
 from urgt_jax.training import sharding
 from urgt_jax.training.step import abstract_state, state_shardings, train_step
@@ -39,7 +39,7 @@ TELL = 30  # seconds between signs of life while the compiler is at work
 
 
 @dataclass(frozen=True)
-class Memory:
+class DeviceMemory:
     """What one device holds, bytes."""
 
     parameters: float
@@ -54,7 +54,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """A training step on a slice; times are estimates from published peaks."""
 
     topology: str
@@ -62,7 +62,7 @@ class Plan:
     config: Config
     mesh: dict[str, int]
     side: int  # M of GridMix
-    memory: Memory
+    memory: DeviceMemory
     needed: float  # operations a device needs for a step
     executed: float  # operations that it does
     traffic: dict[str, hlo_costs.Traffic]
@@ -156,24 +156,24 @@ class _Blank:
     def size(self, index: int) -> tuple[int, int]:
         return 64, 64
 
-    def read(self, index: int, window) -> Picture:
+    def read(self, index: int, window) -> PriorSample:
         rows, cols = window
         shape = rows.stop - rows.start, cols.stop - cols.start
         flat, vectors = np.ones(shape, np.float32), np.ones((*shape, 3), np.float32)
         camera = np.ones(4, np.float32)
-        return Picture(
+        return PriorSample(
             vectors.astype(np.uint8), flat, flat > 0, camera, None, vectors, flat, vectors,
-            Fit(1.0, 0.0),
+            DisparityFit(1.0, 0.0),
         )  # fmt: skip
 
 
 def abstract_batch(config: Config, side: int) -> Batch:
     """Shapes and dtypes of the batches whose blocks are side x side patches, over all hosts."""
     blank = _Blank()
-    block = grid.block(*blank.size(0), 4 if config.data.packed else side, 0, 0)
-    made = gridmix.block_of(blank, 0, config, block)
+    block = grid.gridmix_block(*blank.size(0), 4 if config.data.packed else side, 0, 0)
+    made = gridmix.read_block(blank, 0, config, block)
     if config.data.packed:
-        made["owner"] = np.zeros(ROW, np.int32)
+        made["owner"] = np.zeros(MAX_BLOCK_PATCHES, np.int32)
     rows = config.data.images(side)
     return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in made.items()}
 
@@ -185,10 +185,10 @@ def needed(config: Config, side: int) -> float:
     return config.data.images(side) * row
 
 
-def plan(topology: str, config: Config, side: int) -> Plan:
+def plan(topology: str, config: Config, side: int) -> StepPlan:
     """Compiles the step of training; DoesNotFit if a device has too little memory."""
     devices = devices_of(topology)
-    mesh = sharding.mesh_of(config, devices)
+    mesh = sharding.make_mesh(config, devices)
     state, batch = abstract_state(config), abstract_batch(config, side)
     images, patches = batch["valid"].shape[:2]
     what = f"{images} images of {patches} patches on {topology}"
@@ -198,8 +198,8 @@ def plan(topology: str, config: Config, side: int) -> Plan:
     took, program = time.monotonic() - began, hlo_costs.Program(compiled.as_text())
     sharers = sum(d.coords == devices[0].coords for d in devices)
     share = images / mesh.devices.size
-    return Plan(
-        topology, hardware.of(devices[0], sharers), config, dict(mesh.shape), side,
+    return StepPlan(
+        topology, hardware.chip_of(devices[0], sharers), config, dict(mesh.shape), side,
         _memory(config, mesh, state, batch, compiled),
         needed(config, side) / mesh.devices.size,
         flops.executed(config, patches).total * share,
@@ -222,10 +222,10 @@ def _number(told: str) -> float:
     return float(told[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[told[-1]]
 
 
-def _memory(config: Config, mesh: Mesh, state, batch: Batch, compiled) -> Memory:
+def _memory(config: Config, mesh: Mesh, state, batch: Batch, compiled) -> DeviceMemory:
     lies = state_shardings(config, mesh)
-    rows = {name: sharding.images(mesh) for name in batch}
-    return Memory(
+    rows = {name: sharding.image_sharding(mesh) for name in batch}
+    return DeviceMemory(
         _held(state.params, lies.params), _held(state.opt, lies.opt), _held(batch, rows),
         compiled.memory_analysis().peak_memory_in_bytes,
     )  # fmt: skip
@@ -237,13 +237,13 @@ def _held(shapes, lies) -> float:
     return sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
 
 
-def largest(topology: str, config: Config, side: int) -> Plan:
+def largest(topology: str, config: Config, side: int) -> StepPlan:
     """The plan of the largest data.batch that fits; DoesNotFit if none does.
 
     Memory grows evenly with images, so that two sizes tell which third one to try.
     """
     unit = _unit(config, devices_of(topology))
-    of = lambda count: plan(topology, changed(config, {"data.batch": count * unit}), side)  # noqa: E731
+    of = lambda count: plan(topology, with_changes(config, {"data.batch": count * unit}), side)  # noqa: E731
     one = of(1)
     try:
         two = of(2)
@@ -263,8 +263,8 @@ def _unit(config: Config, devices: list) -> int:
     """The least data.batch that divides among devices and parts."""
     told, parts = config.mesh, config.optim.accumulate
     plenty = 9 * len(devices) * max(told.data, 1) * max(told.fsdp, 1) * parts
-    mesh = sharding.mesh_of(changed(config, {"data.batch": plenty}), devices)
-    ninths = 9 if config.data.fill == "patches" and 3 in sharding.sides(config) else 1
+    mesh = sharding.make_mesh(with_changes(config, {"data.batch": plenty}), devices)
+    ninths = 9 if config.data.batching == "patches" and 3 in sharding.block_sides(config) else 1
     return mesh.shape["data"] * mesh.shape["fsdp"] * parts * ninths
 
 
@@ -275,7 +275,9 @@ def _signs_of_life(what: str) -> Iterator[None]:
 
     def tell() -> None:
         while not done.wait(TELL):
-            print(f"{what}: {duration(time.monotonic() - began)}", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {format_duration(time.monotonic() - began)}", file=sys.stderr, flush=True
+            )
 
     print(f"{what}, which takes minutes ...", file=sys.stderr, flush=True)
     thread = threading.Thread(target=tell, daemon=True)
@@ -287,7 +289,7 @@ def _signs_of_life(what: str) -> Iterator[None]:
         thread.join()
 
 
-def section(plan: Plan, command: str) -> str:
+def section(plan: StepPlan, command: str) -> str:
     """The plan in Markdown, under the command that made it."""
     mesh = " x ".join(f"{name} {count}" for name, count in plan.mesh.items())
     devices = math.prod(plan.mesh.values())
@@ -299,7 +301,7 @@ def section(plan: Plan, command: str) -> str:
             "",
             f"Mesh {mesh}; {plan.config.data.patches(plan.side)} patches an image; "
             f"{plan.config.model.dtype}, remat {plan.config.model.remat}. Compiled in "
-            f"{duration(plan.compiling)}.",
+            f"{format_duration(plan.compiling)}.",
             "",
             *_memory_table(plan),
             "",
@@ -318,7 +320,7 @@ BOUND = (
 )
 
 
-def _memory_table(plan: Plan) -> list[str]:
+def _memory_table(plan: StepPlan) -> list[str]:
     memory, usable = plan.memory, USABLE * plan.chip.hbm
     rows = {
         "Parameters": memory.parameters,
@@ -331,7 +333,7 @@ def _memory_table(plan: Plan) -> list[str]:
     return ["| Memory of a device | GiB |", "|---|---|", *lines]
 
 
-def _time_table(plan: Plan) -> list[str]:
+def _time_table(plan: StepPlan) -> list[str]:
     peak = plan.chip.peak(plan.config.model.dtype)
     moved = [
         (

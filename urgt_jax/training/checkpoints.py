@@ -16,19 +16,20 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from urgt_jax.config import Config
-from urgt_jax.config_files import flattened, from_json, to_json
-from urgt_jax.distributed import agreed, first, say, together
+from urgt_jax.config_files import flatten, from_json, to_json
+from urgt_jax.distributed import all_agree, is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import folder, write_text
+from urgt_jax.files import make_folder, write_text
 from urgt_jax.training.step import State, abstract_state, digest, state_shardings
 
 # Fields that a run may change when it goes on: where data lie, who prepares them, what is told and
 # kept, and how the work is laid out (then with the same results up to rounding).
+KEEP = 2  # newest checkpoints that are kept
 ELSEWHERE = {
-    "data.path", "data.priors", "data.workers", "data.threads", "data.unreadable",
-    "mesh.data", "mesh.fsdp", "mesh.patch", "model.remat", "model.unroll", "optim.accumulate",
-    "optim.skips", "optim.explodes",
-    "train.save_every", "train.keep", "train.log_every", "train.tensorboard", "train.pictures",
+    "data.path", "data.priors_path", "data.workers", "data.max_unreadable",
+    "mesh.data", "mesh.fsdp", "mesh.patch", "model.remat", "optim.accumulate",
+    "optim.max_skipped_steps", "optim.skip_above_grad_norm",
+    "train.save_every", "train.log_every", "train.tensorboard", "train.images_every",
 }  # fmt: skip
 # What may be wrong with a machine or a network while a checkpoint is read, and not with the files.
 PASSING = re.compile(
@@ -42,7 +43,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, config: Config):
         self.config = config
-        options = ocp.CheckpointManagerOptions(max_to_keep=config.train.keep, step_prefix="step")
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, step_prefix="step")
         self.manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(), options=options, item_names=("state",)
         )
@@ -70,7 +71,7 @@ class Checkpoints:
                 self._put_aside(damaged)
                 return state
             damaged.append(step)
-            say(f"checkpoint {step} in {self.manager.directory} is damaged ({problem})")
+            report(f"checkpoint {step} in {self.manager.directory} is damaged ({problem})")
         require(
             not steps,
             f"no checkpoint in {self.manager.directory} can be read: they are damaged or of another"
@@ -94,10 +95,10 @@ class Checkpoints:
         except Exception as error:  # of many kinds, from files, JSON, TensorStore and Orbax
             self._raise_unless_damaged(step, error)
             problem = f"{type(error).__name__}: {str(error)[:200]}"
-        if not agreed(found is not None):
+        if not all_agree(found is not None):
             return None, problem
         told, state = np.asarray(found.pop("digest")), State(**found)
-        same = agreed(np.array_equal(told, digest(state)))
+        same = all_agree(np.array_equal(told, digest(state)))
         return (state, "") if same else (None, "its content has changed")
 
     def _raise_unless_damaged(self, step: int, error: Exception) -> None:
@@ -119,14 +120,14 @@ class Checkpoints:
         """Moves checkpoints out of the way, so that their steps can be saved again."""
         if not steps:
             return
-        aside = folder(Path(self.manager.directory).parent / "damaged")
-        if first():
+        aside = make_folder(Path(self.manager.directory).parent / "damaged")
+        if is_first_process():
             for step in steps:
                 shutil.rmtree(aside / f"step_{step}", ignore_errors=True)
                 shutil.move(Path(self.manager.directory) / f"step_{step}", aside)
-        together("damaged checkpoints are put aside")
+        wait_for_all("damaged checkpoints are put aside")
         self.manager.reload()
-        say(f"goes on from the one before; {aside} keeps what is damaged")
+        report(f"goes on from the one before; {aside} keeps what is damaged")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -181,12 +182,12 @@ def _quiet() -> Iterator[None]:
 
 def claim(workdir: Path, config: Config) -> None:
     """Makes the work directory this configuration's, or fails if it is another's."""
-    path = folder(workdir) / "config.json"
+    path = make_folder(workdir) / "config.json"
     if not path.exists():
         write_text(path, to_json(config))
         return
     saved = from_json(Config, path.read_text(), str(path))
-    theirs, ours = (flattened(dataclasses.asdict(c)) for c in (saved, config))
+    theirs, ours = (flatten(dataclasses.asdict(c)) for c in (saved, config))
     differing = sorted({name for name in ours if theirs[name] != ours[name]} - ELSEWHERE)
     if differing:
         raise UserError(

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-class Log:
+class MetricsLog:
     """Appends to metrics.jsonl; lines later than `step`, of a run that was killed, are dropped."""
 
     def __init__(self, workdir: Path, step: int, writes: bool = True):

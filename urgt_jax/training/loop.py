@@ -3,35 +3,40 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from urgt_jax import distributed
 from urgt_jax.config import Config
-from urgt_jax.config_files import changed
-from urgt_jax.data import gridmix, pipeline
-from urgt_jax.data.sources import Pictures, open_training
-from urgt_jax.distributed import first, say
+from urgt_jax.data import pipeline
+from urgt_jax.data.sources import PriorSource, open_training_source
+from urgt_jax.distributed import is_first_process, report
 from urgt_jax.errors import UserError
 from urgt_jax.models.attention import kernel_name
-from urgt_jax.models.refiner import tokens_of
-from urgt_jax.progress import Progress, duration
+from urgt_jax.models.refiner import tokens_per_patch
+from urgt_jax.progress import Progress, format_duration
 from urgt_jax.training import sharding, tensorboard
 from urgt_jax.training.checkpoints import Checkpoints, claim
-from urgt_jax.training.log import Log
-from urgt_jax.training.optimizer import averaged
-from urgt_jax.training.step import METRICS, State, Verdict, initial_state, predictions, train_step
-from urgt_jax.training.throughput import Meter
+from urgt_jax.training.log import MetricsLog
+from urgt_jax.training.optimizer import averaged_params
+from urgt_jax.training.step import (
+    METRICS,
+    State,
+    StepVerdict,
+    initial_state,
+    predictions,
+    train_step,
+)
+from urgt_jax.training.throughput import Throughput
 from urgt_jax.training.throughput import line as meter_line
-from urgt_jax.training.validation import Validation
-from urgt_jax.weights.weight_file import save_weights, start_from
+from urgt_jax.weights.weight_file import initialize_from, save_weights
 
 
-class Stop:
+class StopSignal:
     """SIGTERM, Ctrl-C or a preemption notice: the run saves after the step it is in, and ends."""
 
     def __init__(self, saved: Checkpoints):
@@ -52,20 +57,19 @@ class Stop:
 
 def train(config: Config, workdir: Path) -> State:
     """Runs the configuration to its end, or until asked to stop."""
-    mesh = sharding.mesh_of(config)
+    mesh = sharding.make_mesh(config)
     # These fail before anything is written or compiled.
-    pictures = open_training(config)
-    validation = Validation(config, mesh) if config.data.adapt else None
+    pictures = open_training_source(config)
     if config.train.tensorboard:
         tensorboard.writer()
     claim(workdir, config)
     saved = Checkpoints(workdir, config)
-    stop = Stop(saved)
+    stop = StopSignal(saved)
     state = saved.restore(mesh) or _first_state(config, mesh)
     start = int(state.step)
     _introduce(config, workdir, start, state, mesh)
     if start < config.optim.steps:
-        run = Run(config, workdir, mesh, pictures, saved, state, validation)
+        run = TrainingRun(config, workdir, mesh, pictures, saved, state)
         try:
             state = run.go(state, stop)
         except UserError:
@@ -77,29 +81,29 @@ def train(config: Config, workdir: Path) -> State:
     saved.save(state, done)
     saved.close()
     if done == config.optim.steps:
-        params = averaged(state.opt, state.params)
+        params = averaged_params(state.opt, state.params)
         save_weights(workdir / "weights.safetensors", params, config)
-        distributed.together("the weights are written")  # which may take one of them long
-        say(f"trained {done} steps: {workdir / 'weights.safetensors'}")
+        distributed.wait_for_all("the weights are written")  # which may take one of them long
+        report(f"trained {done} steps: {workdir / 'weights.safetensors'}")
     else:
-        say(f"stopped after step {done} and saved: the same command goes on from there")
+        report(f"stopped after step {done} and saved: the same command goes on from there")
     return state
 
 
 def _first_state(config: Config, mesh: Mesh) -> State:
     state = initial_state(config, mesh)
     if config.init:
-        state = state._replace(params=start_from(state.params, config))
+        state = state._replace(params=initialize_from(state.params, config))
     return state
 
 
 def _kernel(config: Config, mesh: Mesh) -> str:
     """What computes attention within a patch and across the largest block of patches."""
-    model, tokens = config.model, tokens_of(config.model)
-    platform, size = mesh.devices.flat[0].platform, model.width // model.heads
+    model, tokens = config.model, tokens_per_patch(config.model)
+    platform, size = mesh.devices.flat[0].platform, model.width // model.num_heads
     names = [kernel_name(platform, model.dtype, size, tokens)]
-    if model.cross:
-        most = tokens * config.data.patches(max(sharding.sides(config)))
+    if model.cross_patch:
+        most = tokens * config.data.patches(max(sharding.block_sides(config)))
         names.append(kernel_name(platform, model.dtype, size, most, config.data.packed))
     return " and ".join(dict.fromkeys(names))
 
@@ -108,31 +112,32 @@ def _introduce(config: Config, workdir: Path, start: int, state: State, mesh: Me
     size = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
     begin = f"resumes at step {start}" if start else "starts"
     axes = " x ".join(f"{name} {count}" for name, count in mesh.shape.items() if count > 1)
-    say(
+    report(
         f"{workdir} {begin} of {config.optim.steps}: {size:.2f} M parameters, "
         f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}{axes and f' ({axes})'}, "
         f"{jax.process_count()} processes, {config.model.dtype}, {_kernel(config, mesh)} attention"
     )
 
 
-class Run:
+class TrainingRun:
     """A run under way: its batches, what is told of it, and what watches over it."""
 
     def __init__(
-        self, config: Config, workdir: Path, mesh: Mesh, pictures: Pictures,
-        saved: Checkpoints, state: State, validation: Validation | None,
+        self, config: Config, workdir: Path, mesh: Mesh, pictures: PriorSource,
+        saved: Checkpoints, state: State,
     ):  # fmt: skip
         self.config, self.mesh, self.saved, self.start = config, mesh, saved, int(state.step)
-        self.pictures, self.validation = pictures, validation
-        self.ahead: Iterator[dict] = iter(())
-        self.unread = pipeline.Unread(config, pictures)
+        self.pictures = pictures
+        share = sharding.process_share(mesh)
+        self.ahead = pipeline.batch_iterator(config, self.start, *share, source=pictures)
+        self.unread = pipeline.UnreadableImages(config, pictures)
         self.batches = pipeline.Batches(config, source=pictures)
-        self.watch = Watch(config, self.batches, int(state.skipped))
-        self.meter = Meter(config, mesh)
-        self.told = Telling(config, workdir, self.start, self.meter)
+        self.watch = StepWatch(config, self.batches, int(state.skipped))
+        self.meter = Throughput(config, mesh)
+        self.told = Reporter(config, workdir, self.start, self.meter)
         self.compiled: dict[int, Callable] = {}  # by patches of a picture
 
-    def go(self, state: State, stop: Stop) -> State:
+    def go(self, state: State, stop: StopSignal) -> State:
         """Steps until the end; what one gives is read while the next one runs."""
         config, told, watch = self.config, self.told, self.watch
         for step in range(self.start, config.optim.steps):
@@ -142,52 +147,24 @@ class Run:
                     self.saved.save(state, step)
             if stop.now(step):
                 break
-            if step == self.start or (config.data.adapt and step % config.data.adapt == 0):
-                state = self._draw(step, state)
             batch = self._next(step)
             state, metrics, verdict = self._step(state, batch)
             watch.step(step, verdict)
             told.step(step + 1, metrics, verdict)
-            if config.train.pictures and (step + 1) % config.train.pictures == 0:
+            if config.train.images_every and (step + 1) % config.train.images_every == 0:
                 told.board.pictures(step + 1, self._pictures(step, state, batch))
         watch.read()
         return state
-
-    def _draw(self, step: int, state: State) -> State:
-        """Draws batches from a step on, until the mix is adapted again."""
-        config, every = self.config, self.config.data.adapt
-        stop = (step // every + 1) * every if every else None
-        if every:
-            if step % every == 0:
-                state = self._measured(step, state)
-            errors = np.asarray(state.errors)
-            mix = gridmix.adapted(config.data.mix, errors)
-            config = changed(config, {"data.mix": mix})
-            self.told.mixed(mix, errors[1])
-        next(self.ahead, None)  # so that its workers end
-        share = sharding.share(self.mesh)
-        self.ahead = pipeline.batches(config, step, *share, source=self.pictures, stop=stop)
-        self.batches = self.watch.batches = pipeline.Batches(config, source=self.pictures)
-        return state
-
-    def _measured(self, step: int, state: State) -> State:
-        """The state with the errors of its weights, by which the mix will be adapted."""
-        self.watch.read()
-        with self.meter.losing("validating"):
-            now = self.validation(state.params)
-        start = np.asarray(state.errors)[0] if step else now
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        return state._replace(errors=jax.device_put(np.stack([start, now]), whole))
 
     def _next(self, step: int) -> dict:
         """The next batch, on its way to the devices."""
         with self.meter.losing("data"):
             batch = next(self.ahead)
         for line in self.unread.take(batch):
-            say(line, everyone=True)
+            report(line, everyone=True)
         for m, count in Counter(self.batches.sides(step)).items():
             self.meter.step(count, m * m)
-        return sharding.on_mesh(batch, self.mesh)
+        return sharding.put_on_mesh(batch, self.mesh)
 
     def _pictures(self, step: int, state: State, batch: dict) -> dict:
         """Maps of the batch's first block."""
@@ -198,23 +175,23 @@ class Run:
         patches = batch["valid"].shape[1]
         if patches not in self.compiled:
             what = "a packed row" if "owner" in batch else "a picture"
-            say(f"compiling the step for {patches} patches {what} ...")
+            report(f"compiling the step for {patches} patches {what} ...")
             with self.meter.losing("compiling"):
                 step_of = train_step(self.config, self.mesh)
                 self.compiled[patches] = step_of.lower(state, batch).compile()
-                distributed.together("compiled")  # others' patience in a step is short
+                distributed.wait_for_all("compiled")  # others' patience in a step is short
         return self.compiled[patches](state, batch)
 
 
-class Watch:
+class StepWatch:
     """Reads whether a step could be taken while the next one runs; stops where too many cannot."""
 
     def __init__(self, config: Config, batches: pipeline.Batches, skipped: int):
-        self.allowed, self.batches, self.skipped = config.optim.skips, batches, skipped
-        self.limit = config.optim.explodes
-        self.pending: tuple[int, Verdict] | None = None
+        self.allowed, self.batches, self.skipped = config.optim.max_skipped_steps, batches, skipped
+        self.limit = config.optim.skip_above_grad_norm
+        self.pending: tuple[int, StepVerdict] | None = None
 
-    def step(self, step: int, verdict: Verdict) -> None:
+    def step(self, step: int, verdict: StepVerdict) -> None:
         """Reads the verdict before, and keeps this one for later."""
         self.read()
         self.pending = step, verdict
@@ -231,15 +208,15 @@ class Watch:
         what = f"step {step + 1}: {self._why(norm)}; {self._where(step, far)}"
         if self.skipped > self.allowed:
             raise UserError(
-                f"{what}; steps left out so far: {self.skipped - 1}, and optim.skips allows "
-                f"{self.allowed}: look at these pictures, lower --optim.rate, or set --optim.skips "
+                f"{what}; steps left out so far: {self.skipped - 1}, and optim.max_skipped_steps allows "
+                f"{self.allowed}: look at these pictures, lower --optim.learning_rate, or set --optim.max_skipped_steps "
                 "higher; what was saved before is intact"
             )
-        say(f"{what}; left out ({self.skipped} of at most {self.allowed})")
+        report(f"{what}; left out ({self.skipped} of at most {self.allowed})")
 
     def _why(self, norm: float) -> str:
         if np.isfinite(norm):
-            return f"the gradient has exploded (norm {norm:.3g}, optim.explodes {self.limit:g})"
+            return f"the gradient has exploded (norm {norm:.3g}, optim.skip_above_grad_norm {self.limit:g})"
         return "the loss or its gradient is not finite"
 
     def _where(self, step: int, far: np.ndarray) -> str:
@@ -254,26 +231,20 @@ class Watch:
         return f"pictures {kind}: {named}{more}"
 
 
-class Telling:
+class Reporter:
     """Collects what steps report, and tells it once per interval."""
 
-    def __init__(self, config: Config, workdir: Path, start: int, meter: Meter):
+    def __init__(self, config: Config, workdir: Path, start: int, meter: Throughput):
         self.config, self.meter, self.pending = config, meter, []
-        self.log = Log(workdir, start, first())
+        self.log = MetricsLog(workdir, start, is_first_process())
         self.board = (
-            tensorboard.Board(workdir, start, first()) if config.train.tensorboard else None
+            tensorboard.TensorBoardWriter(workdir, start, is_first_process())
+            if config.train.tensorboard
+            else None
         )
         self.progress = Progress("train", config.optim.steps, start)
-        self.mix: dict[str, float] = {}  # and the errors that it was adapted by
 
-    def mixed(self, mix: gridmix.Mix, errors: np.ndarray) -> None:
-        """Notes and tells of the mix that batches are drawn by from now on."""
-        told = {"mix": mix, "error": errors.tolist()}
-        self.mix = {f"{n}_{m}": x for n, four in told.items() for m, x in enumerate(four, 1)}
-        chances, found = (" ".join(f"{x:.3g}" for x in four) for four in told.values())
-        say(f"chances of 1x1 to 4x4: {chances}, by held-out errors {found}")
-
-    def step(self, step: int, metrics: dict, verdict: Verdict) -> None:
+    def step(self, step: int, metrics: dict, verdict: StepVerdict) -> None:
         """Notes a step's metrics, which may still be in the making."""
         self.pending.append((metrics, verdict.usable))
         if step % self.config.train.log_every == 0 or step == self.config.optim.steps:
@@ -288,13 +259,13 @@ class Telling:
             for name in METRICS
             if usable and name in usable[0]
         }
-        cost = self.meter.read() | self.mix
+        cost = self.meter.read()
         self.log.write(step, values | cost)
         if self.board:
             self.board.numbers(step, values | cost)
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        left = duration(self.progress.left(step))
-        say(f"step {step}/{self.config.optim.steps}  {terms}  {meter_line(cost)}  {left} left")
+        left = format_duration(self.progress.left(step))
+        report(f"step {step}/{self.config.optim.steps}  {terms}  {meter_line(cost)}  {left} left")
 
     def close(self) -> None:
         """Ends what is written for TensorBoard."""

@@ -23,7 +23,7 @@ def masked_mean(
     return kept.sum() / jnp.maximum(mask.sum() if count is None else count, 1)
 
 
-def mse(
+def mean_squared_error(
     pred: Float[Array, "*B"],
     target: Float[Array, "*B"],
     mask: Bool[Array, "*B"],
@@ -33,17 +33,17 @@ def mse(
     return masked_mean((pred - target) ** 2, mask, count)
 
 
-def relative(
+def mean_relative_error(
     pred: Float[Array, "*B"],
     target: Float[Array, "*B"],
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
     """Mean absolute error over target + FLOOR: the median at edges, and far as much as near."""
-    return masked_mean(proportion(pred, target), mask, count)
+    return masked_mean(relative_error(pred, target), mask, count)
 
 
-def proportion(pred: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
+def relative_error(pred: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """Absolute error over target + FLOOR."""
     return jnp.abs(pred - target) / (jnp.abs(target) + FLOOR)
 
@@ -57,7 +57,7 @@ def gradient_matching(
     """Mean absolute step of the residual over 1, 2, 4 and 8 pixels, as in MiDaS."""
     residual, counts = (
         jnp.where(mask, pred - target, 0.0),
-        pairs(mask) if counts is None else counts,
+        count_pairs(mask) if counts is None else counts,
     )
     total = jnp.zeros((), jnp.float32)
     for (step, axis), count in zip(_ways(mask), counts, strict=True):
@@ -67,7 +67,7 @@ def gradient_matching(
     return total / (2 * len(STEPS))
 
 
-def pairs(mask: Bool[Array, "*B H W"]) -> Int[Array, "8"]:
+def count_pairs(mask: Bool[Array, "*B H W"]) -> Int[Array, "8"]:
     """How many pairs of valid pixels gradient matching divides by, for each way."""
     return jnp.stack([jnp.logical_and(*_pair(mask, *way)).sum() for way in _ways(mask)])
 
@@ -84,7 +84,7 @@ def _pair(x, step: int, axis: int):
     return x[..., :-step], x[..., step:]
 
 
-def angular(
+def angular_loss(
     pred: Float[Array, "*B 3"],
     target: Float[Array, "*B 3"],
     mask: Bool[Array, "*B"],
@@ -94,7 +94,7 @@ def angular(
     return masked_mean(1.0 - jnp.sum(unit_vectors(pred) * target, -1), mask, count)
 
 
-def alignment(
+def alignment_loss(
     pred: Float[Array, "*B 3"],
     target: Float[Array, "*B 3"],
     mask: Bool[Array, "*B"],
@@ -104,17 +104,17 @@ def alignment(
     return masked_mean(_squared_distance(pred, target), mask, count)
 
 
-def apart(
+def mean_normal_distance(
     pred: Float[Array, "*B 3"],
     target: Float[Array, "*B 3"],
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
     """Mean distance of the unit normals; the prediction need not be of unit length."""
-    return masked_mean(distance(pred, target), mask, count)
+    return masked_mean(normal_distance(pred, target), mask, count)
 
 
-def distance(pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
+def normal_distance(pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
     """Distance of the unit normals: for small angles, the angle in radians."""
     return jnp.sqrt(_squared_distance(pred, target) + 1e-12)
 
@@ -125,7 +125,7 @@ def _squared_distance(
     return jnp.sum((unit_vectors(pred) - target) ** 2, -1)
 
 
-def doubt(
+def confidence_loss(
     confidence: Float[Array, "*B"],
     error: Float[Array, "*B"],
     mask: Bool[Array, "*B"],

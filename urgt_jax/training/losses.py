@@ -14,16 +14,16 @@ from urgt_jax.training import loss_terms
 Batch = dict[str, jax.Array]
 Maps = dict[str, jax.Array]  # refined ones of every patch, and their confidences
 Terms = dict[str, jax.Array]
-ERRORS = {"squared": loss_terms.mse, "relative": loss_terms.relative}
-ANGLES = {"cosine": loss_terms.angular, "distance": loss_terms.apart}
+ERRORS = {"squared": loss_terms.mean_squared_error, "relative": loss_terms.mean_relative_error}
+ANGLES = {"cosine": loss_terms.angular_loss, "distance": loss_terms.mean_normal_distance}
 TERMS = (
     "depth", "gradient", "angular", "alignment",  # the paper's
-    "agreement", "seam", "depth_doubt", "normal_doubt",
+    "seam", "depth_confidence_loss", "normal_confidence_loss",
 )  # fmt: skip
 NEAREST = 1e-3  # metres; depth's normals are not looked for nearer
 
 
-class Seen(NamedTuple):
+class SharedPixels(NamedTuple):
     """What two neighbouring patches say of the pixels that both see."""
 
     one: Float[Array, "*B"]
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     valid: Bool[Array, "*B"]
 
 
-def terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
+def loss_terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     """All terms that the configuration weights, unweighted.
 
     They are means over the `counts` of a whole batch: those of its parts add up.
@@ -41,9 +41,6 @@ def terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
         found |= _of_depth(config, maps, batch, counts)
     if "normal" in config.model.outputs:
         found |= _of_normals(config, maps, batch, counts)
-    if config.loss.agreement:
-        normal, known = _depth_normals(config, maps["depth"], batch)
-        found["agreement"] = loss_terms.angular(maps["normal"], normal, known, counts["depth"])
     if config.loss.seam:
         seen = _shared(maps["depth"], batch["valid"], config.data.overlap)
         found["seam"] = sum(
@@ -53,7 +50,7 @@ def terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     return found
 
 
-def total(config: Config, terms: Terms) -> jax.Array:
+def weighted_sum(config: Config, terms: Terms) -> jax.Array:
     """L = depth (error + gradient) + normal (angular + alignment), and what goes beyond it."""
     c = config.loss
     weights = {
@@ -61,33 +58,27 @@ def total(config: Config, terms: Terms) -> jax.Array:
         "gradient": c.depth * c.gradient,
         "angular": c.normal,
         "alignment": c.normal * c.alignment,
-        "agreement": c.agreement,
         "seam": c.seam,
-        "depth_doubt": c.confidence,
-        "normal_doubt": c.confidence,
+        "depth_confidence_loss": c.confidence,
+        "normal_confidence_loss": c.confidence,
     }
     return sum(weights[name] * term for name, term in terms.items())
 
 
-def errors(terms: Terms) -> Terms:
-    """The terms without those of confidences, which may be negative."""
-    return {name: term for name, term in terms.items() if not name.endswith("_doubt")}
-
-
-def far(config: Config, maps: Maps, batch: Batch) -> Float[Array, "E"]:
+def image_errors(config: Config, maps: Maps, batch: Batch) -> Float[Array, "E"]:
     """Mean squared error of the maps of each image, or packed of each patch."""
     each = jax.vmap if "owner" not in batch else lambda error: jax.vmap(jax.vmap(error))
     found = 0.0
     if "depth" in config.model.outputs:
-        found += each(loss_terms.mse)(maps["depth"], batch["target"], batch["valid"])
+        found += each(loss_terms.mean_squared_error)(maps["depth"], batch["target"], batch["valid"])
     if "normal" in config.model.outputs:
-        found += each(loss_terms.alignment)(maps["normal"], *true_normals(config, batch))
+        found += each(loss_terms.alignment_loss)(maps["normal"], *true_normals(config, batch))
     return found.ravel()
 
 
-def counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
+def valid_counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
     """How many pixels, pairs of pixels and normals the terms are means over."""
-    found = {"depth": batch["valid"].sum(), "gradient": loss_terms.pairs(batch["valid"])}
+    found = {"depth": batch["valid"].sum(), "gradient": loss_terms.count_pairs(batch["valid"])}
     if "normal" in config.model.outputs:
         found["normal"] = true_normals(config, batch)[1].sum()
     if config.loss.seam:
@@ -98,7 +89,7 @@ def counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
 
 def true_normals(config: Config, batch: Batch):
     """The normals' target and where it is defined."""
-    if config.loss.target == "pseudo":
+    if config.loss.normal_target == "pseudo":
         return normals_from_depth(batch["depth"], batch["intrinsics"], batch["valid"])
     return batch["normal"], batch["valid"]
 
@@ -106,42 +97,33 @@ def true_normals(config: Config, batch: Batch):
 def _of_depth(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     sides = maps["depth"], batch["target"]
     found = {
-        "depth": ERRORS[config.loss.error](*sides, batch["valid"], counts["depth"]),
+        "depth": ERRORS[config.loss.depth_error](*sides, batch["valid"], counts["depth"]),
         "gradient": loss_terms.gradient_matching(*sides, batch["valid"], counts["gradient"]),
     }
     if config.loss.confidence:
-        sure, error = maps["depth_confidence"], loss_terms.proportion(*sides)
-        found["depth_doubt"] = loss_terms.doubt(sure, error, batch["valid"], counts["depth"])
+        sure, error = maps["depth_confidence"], loss_terms.relative_error(*sides)
+        found["depth_confidence_loss"] = loss_terms.confidence_loss(
+            sure, error, batch["valid"], counts["depth"]
+        )
     return found
 
 
 def _of_normals(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     target, known = true_normals(config, batch)
     sides = maps["normal"], target, known, counts["normal"]
-    angle = ANGLES[config.loss.angle]
-    found = {"angular": angle(*sides), "alignment": loss_terms.alignment(*sides)}
+    angle = ANGLES[config.loss.normal_error]
+    found = {"angular": angle(*sides), "alignment": loss_terms.alignment_loss(*sides)}
     if config.loss.confidence:
-        sure, error = maps["normal_confidence"], loss_terms.distance(*sides[:2])
-        found["normal_doubt"] = loss_terms.doubt(sure, error, known, counts["normal"])
+        sure, error = maps["normal_confidence"], loss_terms.normal_distance(*sides[:2])
+        found["normal_confidence_loss"] = loss_terms.confidence_loss(
+            sure, error, known, counts["normal"]
+        )
     return found
-
-
-def _depth_normals(config: Config, depth: Float[Array, "B P H W"], batch: Batch):
-    """Normals of refined depth, and where they are defined."""
-    limit, valid = config.data.max_depth, batch["valid"]
-    if config.prior.kind == "disparity":
-        scale, shift = (batch["fit"][..., i, None, None] for i in range(2))
-        valid &= scale > 0
-        inverse = (depth - shift) / jnp.where(scale > 0, scale, 1.0)
-        metres = 1 / jnp.clip(inverse, 1 / limit, 1 / NEAREST)
-    else:
-        metres = jnp.clip(depth * limit, NEAREST, limit)
-    return normals_from_depth(metres, batch["intrinsics"], valid)
 
 
 def _shared(
     x: Float[Array, "B P H W"], valid: Bool[Array, "B P H W"], overlap: float
-) -> list[Seen]:
+) -> list[SharedPixels]:
     """What neighbouring windows of a block both see, side by side and one below the other."""
     m = round(x.shape[1] ** 0.5)
     grid = lambda y: y.reshape(y.shape[0], m, m, *y.shape[2:])  # noqa: E731
@@ -151,4 +133,4 @@ def _shared(
         (np.s_[:, :, :-1, :, wide:], np.s_[:, :, 1:, :, : w - wide]),
         (np.s_[:, :-1, :, high:], np.s_[:, 1:, :, : h - high]),
     )
-    return [Seen(x[a], x[b], valid[a] & valid[b]) for a, b in ways]
+    return [SharedPixels(x[a], x[b], valid[a] & valid[b]) for a, b in ways]

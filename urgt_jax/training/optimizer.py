@@ -8,11 +8,15 @@ import optax
 from urgt_jax.config import Optim
 
 
-def schedule(c: Optim) -> optax.Schedule:
+def learning_rate_schedule(c: Optim) -> optax.Schedule:
     """Learning rate by step."""
     warm = max(round(c.warmup * c.steps), 1)
     return optax.warmup_cosine_decay_schedule(
-        c.rate / warm, c.rate, warm, max(c.steps, warm + 1), 0.01 * c.rate
+        c.learning_rate / warm,
+        c.learning_rate,
+        warm,
+        max(c.steps, warm + 1),
+        0.01 * c.learning_rate,
     )
 
 
@@ -27,9 +31,9 @@ def _groups(params):
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def trained(c: Optim, params):
+def freeze_encoder(c: Optim, params):
     """The parameters, without gradients to those that are frozen."""
-    if c.encoder > 0:
+    if c.encoder_lr_scale > 0:
         return params
     stop = lambda x, group: jax.lax.stop_gradient(x) if group == "encoder" else x  # noqa: E731
     return jax.tree.map(stop, params, _groups(params))
@@ -53,26 +57,26 @@ def _averaged(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda p: Average(jax.tree.map(lambda x: x + 0, p)), update)
 
 
-def averaged(opt, params):
+def averaged_params(opt, params):
     """The averaged parameters where the optimiser keeps them, else the parameters themselves."""
     average = optax.tree_utils.tree_get(opt, "average")
     return params if average is None else average
 
 
-def optimiser(c: Optim) -> optax.GradientTransformation:
+def make_optimizer(c: Optim) -> optax.GradientTransformation:
     """Clip, then AdamW; vectors (norms, biases, scales) do not decay."""
     matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
 
     def adamw(share: float):
-        rate = lambda step: share * schedule(c)(step)  # noqa: E731
+        rate = lambda step: share * learning_rate_schedule(c)(step)  # noqa: E731
         # The heads end in weights near zero, behind which gradients are tiny at first. At Adam's
         # usual eps of 1e-8 they move as fast as any, in one direction, until every ReLU is dead.
-        return optax.adamw(rate, b2=0.99, eps=1e-6, weight_decay=c.decay, mask=matrices)
+        return optax.adamw(rate, b2=0.99, eps=1e-6, weight_decay=c.weight_decay, mask=matrices)
 
-    chain = [optax.clip_by_global_norm(c.clip)]
-    if c.encoder == 1.0:
+    chain = [optax.clip_by_global_norm(c.grad_clip_norm)]
+    if c.encoder_lr_scale == 1.0:
         chain.append(adamw(1.0))
     else:  # what is frozen needs no moments
-        encoder = adamw(c.encoder) if c.encoder > 0 else optax.set_to_zero()
+        encoder = adamw(c.encoder_lr_scale) if c.encoder_lr_scale > 0 else optax.set_to_zero()
         chain.append(optax.partition({"encoder": encoder, "rest": adamw(1.0)}, _groups))
-    return optax.chain(*chain, *([_averaged(c.average)] if c.average else []))
+    return optax.chain(*chain, *([_averaged(c.ema_decay)] if c.ema_decay else []))

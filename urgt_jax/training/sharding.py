@@ -13,8 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from urgt_jax import hardware
 from urgt_jax.config import Config
 from urgt_jax.errors import require
-from urgt_jax.models.placement import ANYWHERE, Placement
-from urgt_jax.models.registry import structure
+from urgt_jax.models.placement import SINGLE_DEVICE, Placement
+from urgt_jax.models.registry import abstract_params
 
 AXES = ("data", "fsdp", "patch")
 IMAGES = ("data", "fsdp")  # along which the images of a batch are cut
@@ -24,18 +24,24 @@ EASE = 0.15  # share of a device's memory that these may take where mesh.fsdp is
 # First match wins, from the path of a parameter to how it is cut. What is stacked for a loop over
 # blocks has the block's number first, which is never cut: each turn of the loop gathers one block.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"(blocks|within|across)/.*/(qkv|fc1|w12)/kernel$", PartitionSpec(None, "fsdp", None)),
-    (r"(blocks|within|across)/.*/(proj|fc2|w3)/kernel$", PartitionSpec(None, None, "fsdp")),
+    (
+        r"(blocks|within_patch|across_patches)/.*/(qkv|fc1|w12)/kernel$",
+        PartitionSpec(None, "fsdp", None),
+    ),
+    (
+        r"(blocks|within_patch|across_patches)/.*/(proj|fc2|w3)/kernel$",
+        PartitionSpec(None, None, "fsdp"),
+    ),
     (r"encoder/(image|depth|normal)/proj/kernel$", PartitionSpec(None, "fsdp")),
     (r"encoder/positions$", PartitionSpec(None, None, "fsdp")),
     (r"pyramid/projects/.*/kernel$", PartitionSpec("fsdp", None)),
-    (r"pyramid/spread\d/kernel$", PartitionSpec(None, "fsdp")),
+    (r"pyramid/upsample\d/kernel$", PartitionSpec(None, "fsdp")),
     (r"pyramid/(halve|levels/\d|fusions/.*/conv\d)/kernel$", PartitionSpec(None, None, "fsdp")),
     (r".*", WHOLE),  # norms, biases, scales, special tokens and a head's last layers: small
 )
 
 
-def mesh_of(config: Config, devices: list | None = None) -> Mesh:
+def make_mesh(config: Config, devices: list | None = None) -> Mesh:
     """The devices as a mesh of data x fsdp x patch."""
     devices = devices or jax.devices()
     c, count = config.mesh, len(devices)
@@ -49,15 +55,15 @@ def mesh_of(config: Config, devices: list | None = None) -> Mesh:
     )
     share = data * fsdp * config.optim.accumulate
     require(
-        all(config.data.images(m) % share == 0 for m in sides(config)),
+        all(config.data.images(m) % share == 0 for m in block_sides(config)),
         f"data.batch {config.data.batch} does not divide among mesh.data x mesh.fsdp = "
         f"{data * fsdp} devices and {config.optim.accumulate} parts (optim.accumulate): change "
         "one of them",
     )
     require(
         c.patch == 1 or not config.data.packed,
-        f"mesh.patch {c.patch} does not go with data.fill packed, whose patches are of several "
-        "images: set --mesh.patch 1 and share by --mesh.fsdp, or set --data.fill patches",
+        f"mesh.patch {c.patch} does not go with data.batching packed, whose patches are of several "
+        "images: set --mesh.patch 1 and share by --mesh.fsdp, or set --data.batching patches",
     )
     shape = (data, fsdp, c.patch)
     chosen = np.array(devices[: data * inner]).reshape(shape)
@@ -66,27 +72,27 @@ def mesh_of(config: Config, devices: list | None = None) -> Mesh:
 
 def _fsdp(config: Config, devices: list) -> int:
     """The fewest devices among which parameters are cut so that a device holds them with ease."""
-    chip = hardware.of(devices[0])
+    chip = hardware.chip_of(devices[0])
     if chip is None:
         return 1
-    leaves = jax.tree.leaves(structure(config.model)[1])
+    leaves = jax.tree.leaves(abstract_params(config.model)[1])
     needed = BYTES * sum(x.size for x in leaves) / (EASE * chip.hbm)
     rest = max(len(devices) // (config.mesh.patch * max(config.mesh.data, 1)), 1)
     return next((n for n in range(1, rest) if rest % n == 0 and n >= needed), rest)
 
 
-def sides(config: Config) -> list[int]:
+def block_sides(config: Config) -> list[int]:
     """The block sides M that occur in training."""
     return [m for m in (1, 2, 3, 4) if config.data.mix[m - 1]]
 
 
-def images(mesh: Mesh) -> NamedSharding:
+def image_sharding(mesh: Mesh) -> NamedSharding:
     """Cut along the first axis, the images of a batch."""
     return NamedSharding(mesh, PartitionSpec(IMAGES))
 
 
 @cache
-def share(mesh: Mesh) -> tuple[int, int]:
+def process_share(mesh: Mesh) -> tuple[int, int]:
     """Which part of a batch's images this process prepares, and of how many equal parts.
 
     Processes that share the patches of the same images prepare the same part.
@@ -106,18 +112,18 @@ def share(mesh: Mesh) -> tuple[int, int]:
     return mine[0] // len(mine), count
 
 
-def on_mesh(batch: dict, mesh: Mesh) -> dict:
+def put_on_mesh(batch: dict, mesh: Mesh) -> dict:
     """A global batch from the part that this process prepared."""
-    _, count = share(mesh)
+    _, count = process_share(mesh)
 
     def place(x):
         shape = (x.shape[0] * count, *x.shape[1:])
-        return jax.make_array_from_process_local_data(images(mesh), x, shape)
+        return jax.make_array_from_process_local_data(image_sharding(mesh), x, shape)
 
     return jax.tree.map(place, batch)
 
 
-def parts(batch: dict, count: int, mesh: Mesh) -> dict:
+def split_batch(batch: dict, count: int, mesh: Mesh) -> dict:
     """A batch in parts along a new first axis, for which no image leaves its device."""
 
     def split(x):
@@ -128,7 +134,7 @@ def parts(batch: dict, count: int, mesh: Mesh) -> dict:
     return jax.tree.map(split, batch)
 
 
-def table(tree, rules=RULES) -> dict[str, PartitionSpec]:
+def rule_table(tree, rules=RULES) -> dict[str, PartitionSpec]:
     """The rule that each leaf's path falls under; a rule without a leaf is an error."""
     found, used = {}, set()
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
@@ -148,9 +154,9 @@ def _rule(name: str, rules) -> tuple[int, PartitionSpec]:
     return next((i, spec) for i, (form, spec) in enumerate(rules) if re.search(form, name))
 
 
-def parameters(tree, mesh: Mesh):
+def param_shardings(tree, mesh: Mesh):
     """The sharding of every leaf, in the shape of the tree; what does not divide stays whole."""
-    specs = table(tree).values()
+    specs = rule_table(tree).values()
     leaves = jax.tree.leaves(tree)
     shardings = [
         NamedSharding(mesh, spec if _divides(leaf.shape, spec, mesh) else WHOLE)
@@ -179,9 +185,9 @@ def _cut_again(mesh: Mesh, own: PartitionSpec, _, gradient):
 _gathered.defvjp(lambda x, mesh, own: (_gathered(x, mesh, own), None), _cut_again)
 
 
-def placement_on(mesh: Mesh) -> Placement:
+def placement_for(mesh: Mesh) -> Placement:
     """How activations lie on a mesh; on one device there is nothing to say."""
-    return OnMesh(mesh) if mesh.devices.size > 1 else ANYWHERE
+    return OnMesh(mesh) if mesh.devices.size > 1 else SINGLE_DEVICE
 
 
 class OnMesh(Placement):

@@ -12,13 +12,13 @@ from jaxtyping import Array, Shaped, UInt
 
 from urgt_jax.config import Config, Model
 from urgt_jax.models import refiner
-from urgt_jax.models.apply import Batch, refine
-from urgt_jax.models.placement import placed
-from urgt_jax.models.registry import assemble, structure
+from urgt_jax.models.apply import Batch, refine_batch
+from urgt_jax.models.placement import use_placement
+from urgt_jax.models.registry import abstract_params, build_with_params
 from urgt_jax.training import losses, sharding
-from urgt_jax.training.optimizer import optimiser, schedule, trained
+from urgt_jax.training.optimizer import freeze_encoder, learning_rate_schedule, make_optimizer
 
-METRICS = ("loss", *losses.TERMS, "grad_norm", "rate")  # of a step
+METRICS = ("loss", *losses.TERMS, "grad_norm", "learning_rate")  # of a step
 
 
 class State(NamedTuple):
@@ -28,11 +28,9 @@ class State(NamedTuple):
     skipped: jax.Array  # steps that were left out, their gradients not being usable
     params: dict
     opt: tuple
-    # [2, 4] held-out error of each M at the start and now, where these adapt the mix.
-    errors: jax.Array | None = None
 
 
-class Verdict(NamedTuple):
+class StepVerdict(NamedTuple):
     """Whether a step could be taken, and what tells why not."""
 
     usable: jax.Array  # the loss is finite and the gradient has not exploded
@@ -49,24 +47,24 @@ def initial_params(model: Model, seed: int) -> dict:
 
 def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a state."""
-    params = structure(config.model)[1]
-    opt = jax.eval_shape(optimiser(config.optim).init, params)
-    count, errors = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((2, 4), jnp.float32)
-    return State(count, count, params, opt, errors if config.data.adapt else None)
+    params = abstract_params(config.model)[1]
+    opt = jax.eval_shape(make_optimizer(config.optim).init, params)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    return State(count, count, params, opt)
 
 
 def state_shardings(config: Config, mesh: Mesh) -> State:
     """How a state lies on the mesh."""
     whole = NamedSharding(mesh, PartitionSpec())
     state = abstract_state(config)
-    params = sharding.parameters(state.params, mesh)
+    params = sharding.param_shardings(state.params, mesh)
     # Parameters of another group of the optimiser have no moments in this one.
     masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
     opt = optax.tree_utils.tree_map_params(
-        optimiser(config.optim), lambda x, s: x if masked(x) else s, state.opt, params,
+        make_optimizer(config.optim), lambda x, s: x if masked(x) else s, state.opt, params,
         transform_non_params=lambda _: whole, is_leaf=masked,
     )  # fmt: skip
-    return State(whole, whole, params, opt, whole if config.data.adapt else None)
+    return State(whole, whole, params, opt)
 
 
 @jax.jit
@@ -81,8 +79,8 @@ def initial_state(config: Config, mesh: Mesh) -> State:
 
     def make():
         params = initial_params(config.model, config.seed)
-        none, errors = jnp.zeros((), jnp.int32), jnp.zeros((2, 4)) if config.data.adapt else None
-        return State(none, none, params, optimiser(config.optim).init(params), errors)
+        zero = jnp.zeros((), jnp.int32)
+        return State(zero, zero, params, make_optimizer(config.optim).init(params))
 
     return jax.jit(make, out_shardings=state_shardings(config, mesh))()
 
@@ -93,23 +91,25 @@ def train_step(config: Config, mesh: Mesh):
 
     A step whose gradient is not usable leaves parameters and optimiser as they were.
     """
-    layout, rows = state_shardings(config, mesh), sharding.images(mesh)
+    layout, rows = state_shardings(config, mesh), sharding.image_sharding(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def loss_of(params, batch, counts):
-        with placed(sharding.placement_on(mesh)):
-            maps = refine(assemble(config.model, trained(config.optim, params)), batch)
-            terms = losses.terms(config, maps, batch, counts)
-            far = losses.far(config, maps, batch)
-        return losses.total(config, terms), (terms, far)
+        with use_placement(sharding.placement_for(mesh)):
+            maps = refine_batch(
+                build_with_params(config.model, freeze_encoder(config.optim, params)), batch
+            )
+            terms = losses.loss_terms(config, maps, batch, counts)
+            far = losses.image_errors(config, maps, batch)
+        return losses.weighted_sum(config, terms), (terms, far)
 
     def gradient(params, batch: Batch):
         """Loss, terms and gradient, part by part where a batch is worked on in parts."""
         of_part = jax.value_and_grad(loss_of, has_aux=True)
-        counts = losses.counts(config, batch)
+        counts = losses.valid_counts(config, batch)
         if config.optim.accumulate == 1:
             return of_part(params, batch, counts)
-        parts = sharding.parts(batch, config.optim.accumulate, mesh)
+        parts = sharding.split_batch(batch, config.optim.accumulate, mesh)
 
         def add(so_far, part):
             (loss, (terms, far)), grads = of_part(params, part, counts)
@@ -124,15 +124,15 @@ def train_step(config: Config, mesh: Mesh):
     def step(state: State, batch: Batch):
         (loss, (terms, far)), grads = gradient(state.params, batch)
         norm = optax.tree.norm(grads)
-        usable = jnp.isfinite(loss) & (norm <= config.optim.explodes)  # which no NaN is
-        updates, opt = optimiser(config.optim).update(grads, state.opt, state.params)
+        usable = jnp.isfinite(loss) & (norm <= config.optim.skip_above_grad_norm)  # which no NaN is
+        updates, opt = make_optimizer(config.optim).update(grads, state.opt, state.params)
         after = optax.apply_updates(state.params, updates), opt
         before = state.params, state.opt
         kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), after, before)
         metrics = {"loss": loss, **terms, "grad_norm": norm}
-        metrics["rate"] = schedule(config.optim)(state.step - state.skipped)
-        verdict = Verdict(usable, norm, far)
-        after = State(state.step + 1, state.skipped + ~usable, *kept, state.errors)
+        metrics["learning_rate"] = learning_rate_schedule(config.optim)(state.step - state.skipped)
+        verdict = StepVerdict(usable, norm, far)
+        after = State(state.step + 1, state.skipped + ~usable, *kept)
         return after, metrics, verdict
 
     return jax.jit(
@@ -145,19 +145,6 @@ def _first(parts):
 
 
 @cache
-def held_out_error(config: Config, mesh: Mesh):
-    """(params, batch) -> the loss without a step; compiled once for each number of patches."""
-
-    def error(params, batch: Batch):
-        with placed(sharding.placement_on(mesh)):
-            maps = refine(assemble(config.model, params), batch)
-            terms = losses.terms(config, maps, batch, losses.counts(config, batch))
-        return losses.total(config, losses.errors(terms))
-
-    return jax.jit(error, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-
-@cache
 def predictions(config: Config, mesh: Mesh, side: int):
     """(params, batch) -> maps of the batch's first block as one picture, at a patch's size.
 
@@ -166,8 +153,8 @@ def predictions(config: Config, mesh: Mesh, side: int):
 
     def maps(params, batch: Batch):
         batch = {name: x[:, : side * side] for name, x in batch.items() if name != "owner"}
-        with placed(sharding.placement_on(mesh)):
-            result = refine(assemble(config.model, params), batch)
+        with use_placement(sharding.placement_for(mesh)):
+            result = refine_batch(build_with_params(config.model, params), batch)
         found = {"image": batch["image"], "valid": batch["valid"]}
         if "depth" in config.model.outputs:
             found |= {"coarse_depth": batch["coarse_depth"], "refined_depth": result["depth"]}

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from urgt_jax.errors import UserError
-from urgt_jax.images.colour import RGB, colour_normal, ramp
+from urgt_jax.images.colour import RGB, colour_normal, colour_values
 from urgt_jax.images.geometry import unit_normals
 
 
-class Board:
+class TensorBoardWriter:
     """Event files in the work directory's folder `tensorboard`; later steps of a killed run go."""
 
     def __init__(self, workdir: Path, step: int, writes: bool = True):
@@ -46,7 +46,7 @@ def strips(maps: dict[str, Float[np.ndarray, "H W ..."]]) -> dict[str, RGB]:
     if "true_depth" in maps:
         known = maps["true_depth"][maps["valid"]]
         limits = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
-        depths = [ramp(maps[f"{side}_depth"], *map(float, limits)) for side in sides]
+        depths = [colour_values(maps[f"{side}_depth"], *map(float, limits)) for side in sides]
         found["depth"] = _strip(image, depths, maps["valid"])
     if "true_normal" in maps:
         normals = [colour_normal(unit_normals(maps[f"{side}_normal"])) for side in sides]

@@ -12,16 +12,16 @@ from urgt_jax.config import Config
 from urgt_jax.hardware import peak_memory
 from urgt_jax.models import flops
 
-WAITS = ("data", "compiling", "saving", "validating")  # what a step may have to wait for
+WAITS = ("data", "compiling", "saving")  # what a step may have to wait for
 
 
-class Meter:
+class Throughput:
     """Counts from one reading to the next."""
 
     def __init__(self, config: Config, mesh: Mesh):
         self.config, self.devices = config, mesh.devices.size
         self.device = jax.local_devices()[0]
-        self.chip = hardware.of(self.device)
+        self.chip = hardware.chip_of(self.device)
         self._begin()
 
     def _begin(self) -> None:

@@ -11,20 +11,27 @@ import numpy as np
 
 from urgt_jax.config import Config
 from urgt_jax.errors import require
-from urgt_jax.files import folder
+from urgt_jax.files import make_folder
 from urgt_jax.models import refiner, registry
-from urgt_jax.models.registry import structure
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.progress import Progress
 from urgt_jax.weights import detect, torch_names
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors, write_torch
 from urgt_jax.weights.tensors import Tensor
-from urgt_jax.weights.weight_file import ENTRY, UNUSED, described, description, flat, misfits
+from urgt_jax.weights.weight_file import (
+    ENTRY,
+    UNUSED,
+    description,
+    flatten_params,
+    list_misfits,
+    read_description,
+)
 
 Read = Callable[[], np.ndarray]
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """What a file is going to hold: shapes by name, how each tensor is made, what to tell."""
 
     shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = field(default_factory=dict)
@@ -38,17 +45,20 @@ class Plan:
 
 def from_official(tensors: dict[str, Tensor], given: dict, where: str):
     """The configuration of an official checkpoint, and the plan of our file."""
-    kind, found, others = detect.recognise(tensors, where)
-    config = detect.CONFIGURATIONS[kind](found, detect.Given(given, where))
+    kind, found, others = detect.detect_family(tensors, where)
+    config = detect.CONFIGURATIONS[kind](found, detect.GivenConfig(given, where))
     title, rules = registry.FAMILIES[kind].title, torch_names.RULES[kind](config)
-    shapes = {n: x.shape for n, x in flat(structure(registry.network(config))[1]).items()}
+    shapes = {
+        n: x.shape
+        for n, x in flatten_params(abstract_params(registry.network_config(config))[1]).items()
+    }
     fresh = _fresh(config, found, shapes)
     wanted = _wanted(rules, shapes)
     drawn = {name for name, rule in wanted.items() if rule.ours in fresh}
     spare = [name for name in found if name not in wanted]
     unused = [name for name in spare if _matches(torch_names.UNUSED, name)]
     dropped = [name for name in spare if _matches(torch_names.DROPPED, name)]
-    problems = misfits(
+    problems = list_misfits(
         {
             name: torch_names.official_shape(rule, shapes[rule.ours])
             for name, rule in wanted.items()
@@ -57,7 +67,7 @@ def from_official(tensors: dict[str, Tensor], given: dict, where: str):
         {n: x.shape for n, x in found.items() if n not in {*drawn, *unused, *dropped}},
     )
     require(not problems, f"{where} is {title}, but does not fit: {problems}")
-    plan = Plan()
+    plan = ConversionPlan()
     for rule in rules:
         read = fresh.get(rule.ours) or _gathering(rule, shapes[rule.ours], found, where)
         plan.add(rule.ours, shapes[rule.ours], np.float32, read)
@@ -88,7 +98,10 @@ def _fresh(config, found: dict[str, Tensor], shapes: dict) -> dict[str, Read]:
         if f"aggregator.patch_embed.patch_embed_{kind}.proj.weight" not in found
     ]
     if len(lacking) == 2:
-        return {n: partial(np.asarray, x) for n, x in flat(refiner.fresh(config.model)).items()}
+        return {
+            n: partial(np.asarray, x)
+            for n, x in flatten_params(refiner.freshly_drawn_params(config.model)).items()
+        }
     # A model of depth alone may not see normals, which is what zeros mean.
     names = [f"encoder.{kind}.proj.{leaf}" for kind in lacking for leaf in ("kernel", "bias")]
     return {name: partial(np.zeros, shapes[name], np.float32) for name in names}
@@ -122,9 +135,9 @@ def _gathering(rule: torch_names.Rule, shape, tensors: dict[str, Tensor], where:
     return lambda: torch_names.gather(rule, shape, read_one)
 
 
-def to_official(tensors: dict[str, Tensor], config) -> Plan:
+def to_official(tensors: dict[str, Tensor], config) -> ConversionPlan:
     """The plan of a file with official names, from our tensors."""
-    plan, kind = Plan(), registry.kind_of(config)
+    plan, kind = ConversionPlan(), registry.kind_of(config)
     for rule in torch_names.RULES[kind](config):
         mine = tensors[rule.ours]
         shape = torch_names.official_shape(rule, mine.shape)
@@ -146,7 +159,7 @@ def _returning(rule: torch_names.Rule, mine: Tensor, part: int | None) -> Read:
     return lambda: np.ascontiguousarray(back(mine.read() if part is None else mine.part(part)))
 
 
-def to_half(tensors: dict[str, Tensor], where: str) -> Plan:
+def to_half(tensors: dict[str, Tensor], where: str) -> ConversionPlan:
     """The plan of the same file in float16, which rounds to a thousandth at most."""
 
     def read_one(name: str) -> np.ndarray:
@@ -155,7 +168,7 @@ def to_half(tensors: dict[str, Tensor], where: str) -> Plan:
         require(np.isfinite(half).all(), f"{name} in {where} has values that float16 cannot hold")
         return half
 
-    plan = Plan(told=[f"{len(tensors)} tensors in float16"])
+    plan = ConversionPlan(told=[f"{len(tensors)} tensors in float16"])
     for name, x in tensors.items():
         plan.add(name, x.shape, np.float16, partial(read_one, name))
     return plan
@@ -164,7 +177,7 @@ def to_half(tensors: dict[str, Tensor], where: str) -> Plan:
 def convert(source: Path, target: Path, given: dict | None = None, half: bool = False) -> None:
     """Writes the target: ours from an official checkpoint, official from one of ours, or half."""
     file = open_tensors(source)
-    folder(target.parent)
+    make_folder(target.parent)
     require(not half or ENTRY in file.metadata, "--half is for files of ours: convert first")
     require(
         not given or ENTRY not in file.metadata,
@@ -173,7 +186,7 @@ def convert(source: Path, target: Path, given: dict | None = None, half: bool = 
     if half:
         plan, metadata = to_half(file.tensors, str(source)), file.metadata
     elif ENTRY in file.metadata:
-        config = described(file, source)[1]
+        config = read_description(file, source)[1]
         plan, metadata = to_official(file.tensors, config), {"format": "pt"}
     else:
         config, plan = from_official(file.tensors, given or {}, str(source))
@@ -183,7 +196,7 @@ def convert(source: Path, target: Path, given: dict | None = None, half: bool = 
     done = iter(range(1, len(plan.shapes) + 1))
 
     def read(name: str) -> np.ndarray:
-        progress.tell(next(done))
+        progress.update(next(done))
         return plan.reads[name]()
 
     if target.suffix in (".pth", ".pt"):

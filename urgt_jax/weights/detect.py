@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from urgt_jax.config import TOKEN, Config, Data, Eval, Model, Vit
+from urgt_jax.config import TOKEN_SIZE, Config, Data, Eval, Model, Vit
 from urgt_jax.errors import UserError, require
 from urgt_jax.models.depth_anything import DepthAnythingConfig
 from urgt_jax.models.metric3d import Metric3DConfig
@@ -28,7 +28,7 @@ REMARKS = ("doc", "cases", "torch", "fp32_vs_fp64", "weights", "seed", "ln_eps",
            "patch_size", "swiglu_hidden", "encoder", "dim_in", "sd_shapes")  # fmt: skip
 
 
-def recognise(tensors: Mapping, where: str) -> tuple[str, dict, list[str]]:
+def detect_family(tensors: Mapping, where: str) -> tuple[str, dict, list[str]]:
     """The family, its tensors without levels before their names, and the names of all others."""
     for kind, mark in MARKS:
         found = [n for n in tensors if n == mark or n.endswith(f".{mark}")]
@@ -43,7 +43,7 @@ def recognise(tensors: Mapping, where: str) -> tuple[str, dict, list[str]]:
     )
 
 
-class Given:
+class GivenConfig:
     """What the user tells of a model, checked against what its shapes tell."""
 
     def __init__(self, told: dict, where: str):
@@ -94,7 +94,7 @@ def _count(shapes: Mapping, pattern: str) -> int:
 
 def _side(shapes: Mapping, name: str) -> int:
     """The side in pixels that a position embedding was made for."""
-    return math.isqrt(max(_size(shapes, (name, 1)) - 1, 0)) * TOKEN
+    return math.isqrt(max(_size(shapes, (name, 1)) - 1, 0)) * TOKEN_SIZE
 
 
 def _size(shapes: Mapping, *places: tuple[str, int]) -> int:
@@ -116,15 +116,15 @@ def _vit(shapes: Mapping, prefix: str, block: str, resample: str, heads: int) ->
     return Vit(
         width=_size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2)),
         depth=_count(shapes, re.escape(prefix) + block),
-        heads=heads,
+        num_heads=heads,
         registers=4 if registers in shapes else 0,
         ffn="swiglu" if swiglu else "mlp",
-        pretrain=_side(shapes, f"{prefix}pos_embed"),
-        resample=resample,
+        pretrain_size=_side(shapes, f"{prefix}pos_embed"),
+        position_resampling=resample,
     )
 
 
-def encoder(shapes: Mapping, given: Given) -> Vit:
+def encoder(shapes: Mapping, given: GivenConfig) -> Vit:
     """DINOv2; models with registers resample positions with antialias, those without do not."""
     width = _size(shapes, ("cls_token", 2))
     registered = "register_tokens" in shapes
@@ -156,7 +156,7 @@ def _pyramid(shapes: Mapping, head: str) -> dict:
     }
 
 
-def refiner(shapes: Mapping, given: Given) -> Config:
+def refiner(shapes: Mapping, given: GivenConfig) -> Config:
     """URGT, or VGGT as the start of one."""
     prefix, block = "aggregator.patch_embed.", r"blocks\.(\d+)\."
     width, depth = (
@@ -186,12 +186,12 @@ def refiner(shapes: Mapping, given: Given) -> Config:
     told = given.settle(facts, free)
     model = Model(
         encoder=_vit(shapes, prefix, block, "antialias", told["dino_heads"]),
-        heads=told["num_heads"],
+        num_heads=told["num_heads"],
         depth=depth,
-        layers=told["intermediate_layer_idx"],
-        process=told["patch_process_shape"],
-        features=told["features"],
-        channels=told["out_channels"],
+        dpt_layers=told["intermediate_layer_idx"],
+        patch_size=told["patch_process_shape"],
+        dpt_features=told["features"],
+        dpt_channels=told["out_channels"],
         outputs=tuple(heads),
     )
     fidelity = "exact" if plain_vggt else "official"
@@ -199,7 +199,7 @@ def refiner(shapes: Mapping, given: Given) -> Config:
     return Config(model=model, data=Data(), eval=run)
 
 
-def depth_anything(shapes: Mapping, given: Given) -> DepthAnythingConfig:
+def depth_anything(shapes: Mapping, given: GivenConfig) -> DepthAnythingConfig:
     """Depth Anything V2."""
     prefix, block = "pretrained.", r"blocks\.(\d+)\."
     width = _size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2))
@@ -225,7 +225,7 @@ def depth_anything(shapes: Mapping, given: Given) -> DepthAnythingConfig:
     )
 
 
-def metric3d(shapes: Mapping, given: Given) -> Metric3DConfig:
+def metric3d(shapes: Mapping, given: GivenConfig) -> Metric3DConfig:
     """Metric3D v2; the giant reads raw tokens of every quarter and has SwiGLU."""
     prefix, block = "depth_model.encoder.", r"blocks\.0\.(\d+)\."
     decoder, read = "depth_model.decoder.", "depth_model.decoder.token2feature.read_"
@@ -266,11 +266,11 @@ def metric3d(shapes: Mapping, given: Given) -> Metric3DConfig:
         bins=told["bins"],
         nearest=told["min_val"],
         farthest=float(told["max_val"]),
-        process=told["process_shape"],
+        input_size=told["process_shape"],
     )
 
 
-CONFIGURATIONS: dict[str, Callable[[Mapping, Given], object]] = {
+CONFIGURATIONS: dict[str, Callable[[Mapping, GivenConfig], object]] = {
     "encoder": encoder,
     "refiner": refiner,
     "depth_anything": depth_anything,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from urgt_jax.errors import UserError
-from urgt_jax.files import replacing
+from urgt_jax.files import atomic_write
 
 
 class Published(NamedTuple):
@@ -69,7 +69,7 @@ def fetch(name: str, target: Path) -> Path:
         raise UserError(
             f"{name} cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]}): "
             f"fetch {item.url} by other means and run "
-            f"`python -m urgt_jax.convert {item.file} {target}`"
+            f"`urgt convert {item.file} {target}`"
         ) from error
 
 
@@ -79,7 +79,7 @@ def _fetched(item: Published, local: Path) -> Path:
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(item.place, item.file, local_dir=local.parent))
-    with urllib.request.urlopen(item.url, timeout=30) as source, replacing(local) as file:
+    with urllib.request.urlopen(item.url, timeout=30) as source, atomic_write(local) as file:
         while part := source.read(1 << 22):
             file.write(part)
     return local

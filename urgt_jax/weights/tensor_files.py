@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from urgt_jax.errors import UserError
-from urgt_jax.files import replacing
+from urgt_jax.files import atomic_write
 from urgt_jax.weights.tensors import (
     DTYPES,
     LARGEST_INDEX,
@@ -115,7 +115,7 @@ def _safetensor(path: Path, name: str, entry: Any, start: int) -> tuple[Tensor, 
 def write_safetensors(path: Path, shapes: Shapes, read: Read, metadata: dict[str, str]) -> None:
     """Writes a safetensors file, in the order of the names."""
     header = _safetensors_header(path, shapes, metadata)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(header)
         sums = {name: _write(file, name, shapes[name], read) for name in sorted(shapes)}
         _verify(path, file, shapes, sums, "")
@@ -141,7 +141,7 @@ def write_torch(
     """Writes a file for torch.load, in the order of `shapes`, under the key `level` if any."""
     texts = {"data.pkl": _pickled(path, shapes, level), "byteorder": b"little", "version": b"3\n"}
     sums = {}
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         with zipfile.ZipFile(file, "w") as archive:
             for name, text in texts.items():
                 with _entry(archive, name, file.tell()) as out:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from urgt_jax.config import TOKEN, Config, Vit
+from urgt_jax.config import TOKEN_SIZE, Config, Vit
 from urgt_jax.models.depth_anything import DepthAnythingConfig
 from urgt_jax.models.metric3d import Metric3DConfig
 
@@ -50,11 +50,11 @@ FORMS: dict[str, Form] = {
     "conv": Form(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1),
                  lambda s: (s[3], s[2], s[0], s[1])),
     "token": Form(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
-                  lambda x: x.reshape(TOKEN, TOKEN, -1, x.shape[1]).transpose(3, 2, 0, 1),
-                  lambda s: (s[1], s[0] // TOKEN**2, TOKEN, TOKEN)),
+                  lambda x: x.reshape(TOKEN_SIZE, TOKEN_SIZE, -1, x.shape[1]).transpose(3, 2, 0, 1),
+                  lambda s: (s[1], s[0] // TOKEN_SIZE**2, TOKEN_SIZE, TOKEN_SIZE)),
     "camera": Form(lambda x: x[0], lambda x: x[None], lambda s: (1, *s)),
-    "spread2": _spread(2),
-    "spread4": _spread(4),
+    "upsample2": _spread(2),
+    "upsample4": _spread(4),
 }  # fmt: skip
 
 
@@ -98,8 +98,8 @@ def _pyramid(theirs: str, ours: str) -> list[Rule]:
     """DPT's levels and their fusion."""
     scratch = f"{theirs}scratch."
     rules = [
-        *affine(f"{theirs}resize_layers.0", f"{ours}spread4", "spread4"),
-        *affine(f"{theirs}resize_layers.1", f"{ours}spread2", "spread2"),
+        *affine(f"{theirs}resize_layers.0", f"{ours}upsample4", "upsample4"),
+        *affine(f"{theirs}resize_layers.1", f"{ours}upsample2", "upsample2"),
         *affine(f"{theirs}resize_layers.3", f"{ours}halve", "conv"),
         *affine(f"{scratch}output_conv1", f"{ours}smooth", "conv"),
         *affine(f"{scratch}output_conv2.0", f"{ours}detail", "conv"),
@@ -123,8 +123,8 @@ def refiner(c: Config) -> list[Rule]:
         Rule("aggregator.camera_token", "camera", "camera"),
         Rule("aggregator.register_token", "registers", "camera"),
         *vit(c.model.encoder, "aggregator.patch_embed.", "encoder.", priors=True),
-        *_block("aggregator.frame_blocks.{}", "within", "mlp", qk_norm=True),
-        *_block("aggregator.global_blocks.{}", "across", "mlp", qk_norm=True),
+        *_block("aggregator.frame_blocks.{}", "within_patch", "mlp", qk_norm=True),
+        *_block("aggregator.global_blocks.{}", "across_patches", "mlp", qk_norm=True),
     ]
     for kind in c.model.outputs:
         rules += affine(f"{kind}_head.norm", f"{kind}_head.norm", "same", "scale")
@@ -162,7 +162,7 @@ def _reassembly(theirs: str) -> list[Rule]:
         rules += affine(f"{read}patch", f"{mine}patch", "linear")
         rules.append(Rule(f"{read}learn.weight", f"{mine}special.kernel", "linear"))
     rules += affine(f"{theirs}read_0.sample.0", "reassembly.finest", "point")
-    return rules + affine(f"{theirs}read_1.sample", "reassembly.spread", "spread2")
+    return rules + affine(f"{theirs}read_1.sample", "reassembly.upsample", "upsample2")
 
 
 def _guess(theirs: str) -> list[Rule]:

@@ -12,19 +12,19 @@ from jax.experimental import multihost_utils
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import from_json
-from urgt_jax.distributed import first
+from urgt_jax.distributed import is_first_process
 from urgt_jax.errors import UserError, require
 from urgt_jax.models import refiner, registry
-from urgt_jax.models.registry import structure
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import TensorFile
 
 ENTRY = "urgt_jax"  # of the metadata of weight files
-SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED = Path(__file__).parents[1] / "shipped"
 UNUSED = "unused."  # before official names of tensors that only travel along
 
 
-def flat(params: dict) -> dict:
+def flatten_params(params: dict) -> dict:
     """Leaves by their dotted names."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in leaves}
@@ -42,8 +42,8 @@ def save_weights(path: Path, params: dict, config) -> None:
 
     All processes of a run must call it; the first one writes.
     """
-    arrays = {name: _whole(x) for name, x in flat(params).items()}
-    if not first():
+    arrays = {name: _whole(x) for name, x in flatten_params(params).items()}
+    if not is_first_process():
         return
     shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
     write_safetensors(path, shapes, arrays.__getitem__, description(config))
@@ -58,63 +58,65 @@ def _whole(x) -> np.ndarray:
 
 def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]:
     """Weights and configuration of a model, from a file or from a run's work directory."""
-    path = located(path)
+    path = locate_weights(path)
     file = open_tensors(path)
-    found, config = described(file, path)
+    found, config = read_description(file, path)
     if found != kind:
         titles = registry.FAMILIES[found].title, registry.FAMILIES[kind].title
         raise UserError(f"{path} holds weights of {titles[0]}, but {titles[1]} is asked for here")
-    shapes = structure(registry.network(config))[1]
+    shapes = abstract_params(registry.network_config(config))[1]
     return _fill(shapes, file.tensors, path), config
 
 
-def start_from(params: dict, config: Config) -> dict:
+def initialize_from(params: dict, config: Config) -> dict:
     """Drawn weights with those of `config.init` in their place: a whole refiner or the encoder."""
-    path = located(config.init)
-    if kind_in(path) == "refiner":
+    path = locate_weights(config.init)
+    if kind_of_file(path) == "refiner":
         return _laid_out(load_weights(path)[0], params, path)
     encoder, _ = load_weights(path, "encoder")
     # Beside pretrained weights the priors start near zero, so that they disturb nothing.
-    encoder |= refiner.fresh(config.model)["encoder"]
+    encoder |= refiner.freshly_drawn_params(config.model)["encoder"]
     return {**params, "encoder": _laid_out(encoder, params["encoder"], path)}
 
 
 def _laid_out(found: dict, params: dict, path: Path) -> dict:
     """Weights in the place of others, on their devices; fails unless names and shapes agree."""
-    problems = misfits(*({n: x.shape for n, x in flat(tree).items()} for tree in (params, found)))
+    problems = list_misfits(
+        *({n: x.shape for n, x in flatten_params(tree).items()} for tree in (params, found))
+    )
     require(not problems, f"init: {path} does not fit the model of this configuration: {problems}")
     return jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), found, params)
 
 
-def shipped() -> dict[str, Path]:
+def shipped_weights() -> dict[str, Path]:
     """The weight files that come with the package, by name."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
 
 
-def located(path: str | Path) -> Path:
+def locate_weights(path: str | Path) -> Path:
     """The weight file at a path, of a name that is shipped, or in the work directory of a run."""
     path = Path(path)
-    if not path.exists() and str(path) in shipped():
-        return shipped()[str(path)]
+    if not path.exists() and str(path) in shipped_weights():
+        return shipped_weights()[str(path)]
     path = path / "weights.safetensors" if path.is_dir() else path
-    near = difflib.get_close_matches(str(path), shipped(), 1, 0.6)
+    near = difflib.get_close_matches(str(path), shipped_weights(), 1, 0.6)
     hint = f"did you mean {near[0]}?" if near else "train or convert first, or give another file"
     require(path.is_file(), f"no weights at {path}: {hint}")
     return path
 
 
-def kind_in(path: str | Path) -> str:
+def kind_of_file(path: str | Path) -> str:
     """The kind of model in a weight file or a work directory."""
-    path = located(path)
-    return described(open_tensors(path), path)[0]
+    path = locate_weights(path)
+    return read_description(open_tensors(path), path)[0]
 
 
-def described(file: TensorFile, path: Path):
+def read_description(file: TensorFile, path: Path):
     """The kind of model and the configuration that a weight file carries."""
     if ENTRY not in file.metadata:
         raise UserError(
             f"{path} carries no configuration, so it was not written by urgt_jax: official "
-            f"weights go through `python -m urgt_jax.convert {path} NEW.safetensors` first"
+            f"weights go through `urgt convert {path} NEW.safetensors` first"
         )
     try:
         told = json.loads(file.metadata[ENTRY])
@@ -127,8 +129,8 @@ def described(file: TensorFile, path: Path):
 
 def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
     """The tensors in the model's tree; all that does not fit is told at once."""
-    wanted = flat(shapes)
-    problems = misfits(
+    wanted = flatten_params(shapes)
+    problems = list_misfits(
         {name: x.shape for name, x in wanted.items()},
         {name: x.shape for name, x in tensors.items() if not name.startswith(UNUSED)},
     )
@@ -142,7 +144,7 @@ def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def misfits(wanted: dict[str, tuple], found: dict[str, tuple]) -> str:
+def list_misfits(wanted: dict[str, tuple], found: dict[str, tuple]) -> str:
     """All missing, unexpected and mis-shaped names in one line; empty where all fits."""
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]

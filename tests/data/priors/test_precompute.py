@@ -22,7 +22,7 @@ from urgt_jax.data.priors import providers, stored
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.priors.precompute import _batches
 from urgt_jax.data.priors.stored import StoredPriors
-from urgt_jax.data.priors.units import normalise
+from urgt_jax.data.priors.units import to_network_unit
 from urgt_jax.data.samples import WHOLE, Sample
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.images import files as pictures
@@ -31,16 +31,18 @@ from urgt_jax.images.resize import resize_corners, resize_linear, resize_window
 from urgt_jax.models import registry
 from urgt_jax.models.depth_anything import DepthAnythingConfig
 from urgt_jax.models.metric3d import Metric3DConfig
-from urgt_jax.models.registry import structure
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.weights.weight_file import load_weights, save_weights
 
 ROOT = Path(__file__).parents[3]
-VIT = Vit(width=16, depth=1, heads=2, pretrain=42, registers=0, resample="offset")
+VIT = Vit(
+    width=16, depth=1, num_heads=2, pretrain_size=42, registers=0, position_resampling="offset"
+)
 CONFIGS = {
     "depth": DepthAnythingConfig(
         VIT, layers=(0, 0, 0, 0), features=8, channels=(8, 8, 8, 8), size=28
     ),
-    "normal": Metric3DConfig(VIT, channels=(8, 16), hidden=8, iters=1, bins=8, process=(28, 56)),
+    "normal": Metric3DConfig(VIT, channels=(8, 16), hidden=8, iters=1, bins=8, input_size=(28, 56)),
 }
 SIZES = [(41, 66), (44, 66), (41, 66)]  # of one shape, (28, 42), for Depth Anything
 LIMIT = 6.0  # metres; some of the truth lies beyond
@@ -84,7 +86,7 @@ def save(path: Path, config, seed: int) -> Path:
             return z / np.float32(np.sqrt(np.prod(leaf.shape[:-1])))
         return 0.1 * z + (not jax.tree_util.keystr(where).endswith("bias']"))
 
-    shapes = structure(registry.network(config))[1]
+    shapes = abstract_params(registry.network_config(config))[1]
     save_weights(path, jax.tree_util.tree_map_with_path(draw, shapes), config)
     return path
 
@@ -129,7 +131,7 @@ def test_what_is_read_back_is_what_the_networks_give(filled, weights):
     for index, size in enumerate(SIZES):
         image = source.read(index).image
         depth, normal = kept.read(source.name(index), size)
-        want, _ = normalise(disparity(image), Prior(), LIMIT)
+        want, _ = to_network_unit(disparity(image), Prior(), LIMIT)
         assert depth.dtype == normal.dtype == np.float32
         assert depth.min() == 0 and depth.max() == 1 and depth.std() > 0.05
         np.testing.assert_allclose(depth, want, rtol=0, atol=1e-6)
@@ -254,7 +256,7 @@ class Mixed(Memory):
 
 def test_only_pictures_of_one_shape_run_together(weights, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:4])
-    source, maker = Mixed(), providers.Disparity(weights["depth"])
+    source, maker = Mixed(), providers.DepthProvider(weights["depth"])
     batches = [[x for (x,) in b] for b in _batches(source, [maker], list(range(3, 20)), [])]
     assert sorted(sum(batches, [])) == list(range(3, 20))
     assert max(len(batch) for batch in batches) == 4
@@ -541,9 +543,9 @@ def copy(filled, tmp_path):
         ("picture1_depth.npy", b"", "picture1_depth.npy is damaged"),
         ("picture1_depth.npy", slice(0, 300), "picture1_depth.npy is damaged"),
         ("picture1_normal.npy", "picture1_depth.npy", "picture1_normal.npy holds .*no coarse map"),
-        ("priors.json", None, "no priors at .*: run python -m urgt_jax.fill"),
+        ("priors.json", None, "no priors at .*: run urgt priors"),
         ("priors.json", b"", "priors.json is damaged"),
-        ("priors.json", b"{}", "was not written by urgt_jax.fill"),
+        ("priors.json", b"{}", "was not written by urgt priors"),
     ],
 )
 def test_files_that_are_refused_when_read(copy, name, content, told):

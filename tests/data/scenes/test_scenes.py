@@ -8,10 +8,10 @@ import pytest
 
 from urgt_jax.config import Prior
 from urgt_jax.data.augmentation import jitter
-from urgt_jax.data.priors.degrade import STRENGTHS, WAYS, Coarse, _Draw, degrade, extreme
-from urgt_jax.data.priors.fill_holes import complete
+from urgt_jax.data.priors.degrade import STRENGTHS, WAYS, CoarseMaps, _Draw, degrade, extreme
+from urgt_jax.data.priors.fill_holes import fill_holes
 from urgt_jax.data.scenes import SPLITS, TRAINED, render, sample_scene
-from urgt_jax.data.scenes.builder import OTHER, Kit
+from urgt_jax.data.scenes.builder import OTHER, Builder
 from urgt_jax.data.scenes.shapes_heldout import STRANGE
 from urgt_jax.data.scenes.shapes_train import LARGE, SMALL, THIN, tumble
 from urgt_jax.data.scenes.shapes_varied import BENT
@@ -23,8 +23,8 @@ from urgt_jax.images.geometry import unit_normals
 FOOT = np.array([0.3, 0.4, 6.0])
 
 
-def _kit(seed: int, other: bool = False) -> Kit:
-    return Kit(np.random.default_rng(seed), other, np.full((2, 3), 0.5))
+def _kit(seed: int, other: bool = False) -> Builder:
+    return Builder(np.random.default_rng(seed), other, np.full((2, 3), 0.5))
 
 
 def _rays(view, height: int, width: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def test_every_way_of_degrading_keeps_the_picture_and_loses_its_detail(way):
     view, valid = _truth()
     truth = np.where(valid, 1 / np.maximum(view.depth, 1e-3), 1 / 80).astype(np.float32)
     draw = _Draw(Prior(), np.random.default_rng(0), 24.0, view.image)
-    found = way(draw, Coarse(truth, view.normal))
+    found = way(draw, CoarseMaps(truth, view.normal))
     assert found.disparity.shape == truth.shape and np.isfinite(found.disparity).all()
     assert np.corrcoef(found.disparity.ravel(), truth.ravel())[0, 1] > 0.6
     assert np.abs(found.disparity - truth).max() > 0.02 * truth.max()
@@ -204,7 +204,7 @@ def test_impossible_strengths_are_refused(changes):
 
 def test_extremes_are_those_of_every_square():
     rng = np.random.default_rng(0)
-    maps = Coarse(rng.random((7, 9)).astype(np.float32), rng.random((7, 9, 3)))
+    maps = CoarseMaps(rng.random((7, 9)).astype(np.float32), rng.random((7, 9, 3)))
     for sign, pick in ((1, np.argmax), (-1, np.argmin)):
         found = extreme(maps, 2, sign)
         for i, j in np.ndindex(7, 9):
@@ -220,11 +220,11 @@ def test_holes_are_filled_from_around_them_and_the_rest_stays():
     valid = rng.random(plane.shape) < 0.6
     valid[10:20, 15:30] = False
     holes = np.where(valid, plane, np.nan).astype(np.float32)
-    filled = complete(holes, valid)
+    filled = fill_holes(holes, valid)
     assert (filled[valid] == plane[valid]).all()
     assert np.abs(filled - plane).max() < 0.25
     assert filled.min() >= plane[valid].min() and filled.max() <= plane[valid].max()
-    assert (complete(holes, np.zeros_like(valid)) == 0).all()
+    assert (fill_holes(holes, np.zeros_like(valid)) == 0).all()
 
 
 def test_jitter_changes_all_patches_alike_and_repeats():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from urgt_jax.data.sets.public import LAYOUTS
+from urgt_jax.data.sets.public import DATA_SETS
 from urgt_jax.errors import UserError
-from urgt_jax.images.depth_formats import pfm, read_png16
+from urgt_jax.images.depth_formats import open_pfm, read_png16
 
 SIZE = (12, 17)
 WINDOW = (slice(3, 11), slice(5, 16))
@@ -69,7 +69,7 @@ def _folder(path, end=".npy"):
         _write_png16(file, 500 * depth)
         depth = (500 * depth).astype(np.uint16) / np.float32(500)
     (path / "dataset.json").write_text(json.dumps(told))
-    return Mini(LAYOUTS["folder"](path, ""), "kitchen", depth, told["intrinsics"], 4.0)
+    return Mini(DATA_SETS["folder"](path, ""), "kitchen", depth, told["intrinsics"], 4.0)
 
 
 def _middlebury(path):
@@ -82,7 +82,7 @@ def _middlebury(path):
     )
     depth = np.where(known, 100.5 * 0.2 / (values.astype(float) + 2.5), 0)
     camera = [100.5, 101, 8.75, 6.25]
-    return Mini(LAYOUTS["middlebury2014"](path, ""), "Piano", depth, camera, 20.1)
+    return Mini(DATA_SETS["middlebury2014"](path, ""), "Piano", depth, camera, 20.1)
 
 
 def _booster(path):
@@ -99,7 +99,7 @@ def _booster(path):
         "<baselineLR>5.0e+01</baselineLR>\n<date>monday</date>\n</opencv_storage>\n"
     )
     depth = np.where(known, 80 * 0.05 / values.astype(float), 0)
-    return Mini(LAYOUTS["booster"](path, ""), "Bathroom_im0", depth, [80, 81, 8, 6], 4.0)
+    return Mini(DATA_SETS["booster"](path, ""), "Bathroom_im0", depth, [80, 81, 8, 6], 4.0)
 
 
 def _eth3d(path):
@@ -119,7 +119,7 @@ def _eth3d(path):
         "8 1 0 0 0 1 2 3 1 dslr_images/DSC_0634.JPG\n\n"
     )
     depth, camera = np.where(known, values, 0), [34.5, 35.5, 8.5, 6.5]
-    return Mini(LAYOUTS["eth3d"](path, ""), "pipes_DSC_0634", depth, camera)
+    return Mini(DATA_SETS["eth3d"](path, ""), "pipes_DSC_0634", depth, camera)
 
 
 def _kitti(path):
@@ -134,7 +134,7 @@ def _kitti(path):
     camera.parent.mkdir()
     camera.write_text("72.1 0.0 9.0 0.0 72.2 5.0 0.0 0.0 1.0\n")
     name = f"{drive}_image_0000000008_image_02"
-    return Mini(LAYOUTS["kitti"](path, ""), name, stored / 256, [72.1, 72.2, 9.5, 5.5])
+    return Mini(DATA_SETS["kitti"](path, ""), name, stored / 256, [72.1, 72.2, 9.5, 5.5])
 
 
 def _kitti_eigen(path):
@@ -156,7 +156,7 @@ def _kitti_eigen(path):
     depth = np.zeros(size)  # the crop in pixels: 12.2 to 29.8 of 30, 1.8 to 48.2 of 50
     depth[12:29, 1:48] = stored[12:29, 1:48] / 256
     name = f"{drive}_0000000069"
-    return Mini(LAYOUTS["kitti"](path, "eigen"), name, depth, [70, 71, 25, 15], 37.5)
+    return Mini(DATA_SETS["kitti"](path, "eigen"), name, depth, [70, 71, 25, 15], 37.5)
 
 
 def _prepare_nyu(path, kept="array_record"):
@@ -193,7 +193,7 @@ def _nyu(path):
     depth = np.zeros((480, 640), np.float16)
     depth[45:471, 41:601] = np.where(known, values, 0)[45:471, 41:601]
     camera = [518.86, 519.47, 326.08, 254.24]
-    return Mini(LAYOUTS["nyu_depth_v2"](path, ""), "validation_00000", depth, camera)
+    return Mini(DATA_SETS["nyu_depth_v2"](path, ""), "validation_00000", depth, camera)
 
 
 MINIS = {
@@ -249,7 +249,7 @@ def test_every_picture_of_a_scene_counts(tmp_path):
 def test_pfm_of_either_byte_order(tmp_path, order):
     values, _ = _numbers()
     _write_pfm(tmp_path / "a.pfm", values, order)
-    np.testing.assert_array_equal(pfm(tmp_path / "a.pfm"), values)
+    np.testing.assert_array_equal(open_pfm(tmp_path / "a.pfm"), values)
 
 
 def test_png_keeps_all_sixteen_bits(tmp_path):
@@ -264,7 +264,7 @@ def test_size_is_that_of_the_upright_picture(tmp_path, turned):
     exif[0x0112] = turned
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
     np.save(tmp_path / "a_depth.npy", np.ones((10, 20) if turned < 5 else (20, 10), np.float32))
-    source = LAYOUTS["folder"](tmp_path, "")
+    source = DATA_SETS["folder"](tmp_path, "")
     assert source.size(0) == source.read(0).depth.shape == source.read(0).image.shape[:2]
 
 
@@ -274,12 +274,12 @@ def test_a_folder_tells_cameras_for_all_or_for_one(tmp_path):
         np.save(tmp_path / f"{name}_depth.npy", np.ones(SIZE, np.float16))
     (tmp_path / "dataset.json").write_text('{"intrinsics": [1, 2, 3, 4], "source": "a note"}')
     (tmp_path / "b.json").write_text('{"fx": 5, "fy": 6, "cx": 7, "cy": 8, "baseline": 0.5}')
-    source = LAYOUTS["folder"](tmp_path, "")
+    source = DATA_SETS["folder"](tmp_path, "")
     found = [source.read(i) for i in range(3)]
     assert [list(x.intrinsics) for x in found] == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4]]
     assert [x.stereo for x in found] == [None, 2.5, None]
     (tmp_path / "dataset.json").unlink()
-    assert LAYOUTS["folder"](tmp_path, "").read(0).intrinsics is None
+    assert DATA_SETS["folder"](tmp_path, "").read(0).intrinsics is None
 
 
 def test_a_window_may_be_unknown_where_the_picture_is_not(tmp_path):
@@ -287,21 +287,21 @@ def test_a_window_may_be_unknown_where_the_picture_is_not(tmp_path):
     depth = np.full(SIZE, np.nan)
     depth[0, 0] = 2
     np.save(tmp_path / "a_depth.npy", depth)
-    source = LAYOUTS["folder"](tmp_path, "")
+    source = DATA_SETS["folder"](tmp_path, "")
     assert source.read(0).valid.sum() == 1 and not source.read(0, WINDOW).valid.any()
 
 
 def _refused(layout, path, *words, split=""):
     """Opening and reading tells the words in one line."""
     with pytest.raises(UserError) as caught:
-        LAYOUTS[layout](path, split).read(0)
+        DATA_SETS[layout](path, split).read(0)
     message = str(caught.value)
     for word in words:
         assert word in message, message
     assert "\n" not in message and len(message) < 400 + 2 * len(str(path))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", DATA_SETS)
 def test_a_wrong_folder_is_told_what_was_looked_for(tmp_path, layout):
     looked = {"folder": "no picture", "middlebury2014": "*/im0.png",
               "booster": "train/balanced/*/camera_00", "eth3d": "*/images/dslr_images/*.JPG",
@@ -461,14 +461,14 @@ def test_a_damaged_data_set_is_refused_in_one_line(tmp_path, kind):
     write, file, spoil, word = BAD_FILES[kind]
     source = write(tmp_path).source
     spoil(tmp_path / file)
-    layout = next(name for name, made in LAYOUTS.items() if isinstance(source, made))
+    layout = next(name for name, made in DATA_SETS.items() if isinstance(source, made))
     _refused(layout, tmp_path, str(tmp_path / file), word, split=source.split)
 
 
 def test_nyu_must_be_prepared_as_array_record(tmp_path):
     _prepare_nyu(tmp_path)
     info = next(tmp_path.glob("nyu_depth_v2/*/dataset_info.json"))
-    assert len(LAYOUTS["nyu_depth_v2"](info.parent, "")) == 2
+    assert len(DATA_SETS["nyu_depth_v2"](info.parent, "")) == 2
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     _refused("nyu_depth_v2", tmp_path, "tfrecord", "--file_format=array_record")
     info.write_text("{")

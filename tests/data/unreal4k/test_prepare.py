@@ -78,7 +78,7 @@ def test_a_window_is_the_crop_of_the_whole_and_reads_few_tiles(tmp_path, size, m
             np.testing.assert_array_equal(getattr(part, name), expected)
         np.testing.assert_allclose(part.intrinsics, whole.intrinsics - [0, 0, left, top])
     for m in (1, 2, 3, 4):  # a block of GridMix costs its own patches
-        windows = tiles.grid.block(*size, m, 4 - m, 0)
+        windows = tiles.grid.gridmix_block(*size, m, 4 - m, 0)
         read.clear()
         frames.read(0, windows.bounds)
         assert len(read) == len(set(read)) == m * m
@@ -94,7 +94,7 @@ def test_tfds_opens_it_without_tensorflow_and_it_pickles(prepared):
     script = (
         "import sys, pickle, tensorflow_datasets as tfds\n"
         "from pathlib import Path\n"
-        "from urgt_jax.data.tiles import Tiled\n"
+        "from urgt_jax.data.unreal4k.records import Tiled\n"
         f"found = tfds.builder_from_directory({str(prepared)!r})\n"
         "print({s: i.num_examples for s, i in found.info.splits.items()})\n"
         "print(found.as_data_source(split='val')[17]['frame'].decode())\n"
@@ -121,7 +121,17 @@ def test_the_builder_prepares_what_the_command_prepares(source, prepared, tmp_pa
 
 
 def _start(source: Path, out: Path):
-    command = [sys.executable, "-m", "urgt_jax.data.unreal4k", "--source", source, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "urgt_jax",
+        "prepare",
+        "unreal4k",
+        "--source",
+        source,
+        "--out",
+        out,
+    ]
     return subprocess.Popen([*command, "--workers", "2"], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 

@@ -9,28 +9,28 @@ from PIL import Image
 
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.filters import (
-    _resized,
     _warp,
     blur,
     enlarge,
     median,
+    resize_with,
     shrink,
     smooth_noise,
 )
-from urgt_jax.data.priors.units import NEAREST, encode
+from urgt_jax.data.priors.units import MIN_DEPTH, encode_disparity
 from urgt_jax.images.geometry import unit_normals
 
 
-class Coarse(NamedTuple):
+class CoarseMaps(NamedTuple):
     """Disparity, 1 / metres, and normals of any length on the coarse network's lattice."""
 
     disparity: Float[np.ndarray, "h w"]
     normal: Float[np.ndarray, "h w 3"]
 
-    def each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Coarse":
+    def each(self, change: Callable[[np.ndarray], np.ndarray]) -> "CoarseMaps":
         """The same change of all four maps."""
         normal = [change(self.normal[..., i]).astype(np.float32) for i in range(3)]
-        return Coarse(change(self.disparity).astype(np.float32), np.stack(normal, -1))
+        return CoarseMaps(change(self.disparity).astype(np.float32), np.stack(normal, -1))
 
 
 def degrade(
@@ -46,13 +46,15 @@ def degrade(
 
     What is not valid counts as sky, as far as max_depth; holes must be filled before (`complete`).
     """
-    truth = np.where(valid, 1 / np.maximum(depth, NEAREST), 1 / max_depth).astype(np.float32)
+    truth = np.where(valid, 1 / np.maximum(depth, MIN_DEPTH), 1 / max_depth).astype(np.float32)
     ways = [way for way in WAYS if way is not _texture or image is not None]
     varied = prior.vary > 0 and rng.random() < prior.vary
     way = ways[rng.integers(len(ways))] if varied else _network
     lines = np.exp(rng.uniform(*np.log(prior.lines)))
-    found = way(_Draw(prior, rng, lines, image), Coarse(truth, normal))
-    return encode(np.maximum(found.disparity, 0), prior, max_depth), unit_normals(found.normal)
+    found = way(_Draw(prior, rng, lines, image), CoarseMaps(truth, normal))
+    return encode_disparity(np.maximum(found.disparity, 0), prior, max_depth), unit_normals(
+        found.normal
+    )
 
 
 class _Draw(NamedTuple):
@@ -73,7 +75,7 @@ class _Draw(NamedTuple):
         return tuple(min(max(3, round(n * factor)), n) for n in size)
 
 
-def _distorted(draw: _Draw, maps: Coarse, grain: np.ndarray, rough: np.ndarray) -> Coarse:
+def _distorted(draw: _Draw, maps: CoarseMaps, grain: np.ndarray, rough: np.ndarray) -> CoarseMaps:
     """Maps with low-frequency errors, and with noise of unit deviation times their strengths."""
     size, rng = maps.disparity.shape, draw.rng
     wave = smooth_noise(rng, size, int(rng.integers(2, 5)))
@@ -83,10 +85,10 @@ def _distorted(draw: _Draw, maps: Coarse, grain: np.ndarray, rough: np.ndarray) 
     tilt = np.stack([smooth_noise(rng, size, 3) for _ in range(2)], -1)
     normal = maps.normal + np.float32(np.radians(draw.one("rough"))) * rough
     normal[..., :2] += np.float32(np.radians(draw.one("tilt"))) * tilt
-    return Coarse(np.maximum(disparity, 0).astype(np.float32), normal)
+    return CoarseMaps(np.maximum(disparity, 0).astype(np.float32), normal)
 
 
-def _network(draw: _Draw, maps: Coarse) -> Coarse:
+def _network(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """Low resolution, thin things lost, edges displaced and blurred, noise of every pixel."""
     size, rng = maps.disparity.shape, draw.rng
     small, displace = draw.small(size), draw.one("displace")
@@ -98,14 +100,16 @@ def _network(draw: _Draw, maps: Coarse) -> Coarse:
     return _distorted(draw, maps, grain, rough).each(lambda x: enlarge(x, size))
 
 
-def _plain(draw: _Draw, maps: Coarse) -> Coarse:
+def _plain(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """A good map of low resolution: averages, bicubically enlarged."""
     size = maps.disparity.shape
     small = draw.small(size)
-    return maps.each(lambda x: _resized(shrink(x, small), size, Image.Resampling.BICUBIC))
+    return maps.each(lambda x: resize_with(shrink(x, small), size, Image.Resampling.BICUBIC))
 
 
-def _finely(draw: _Draw, maps: Coarse, change: Callable[[Coarse], Coarse]) -> Coarse:
+def _finely(
+    draw: _Draw, maps: CoarseMaps, change: Callable[[CoarseMaps], CoarseMaps]
+) -> CoarseMaps:
     """Changed and blurred at four times the coarse lines, where a coarse pixel is four pixels."""
     size = maps.disparity.shape
     fine = draw.small(size, 4.0)
@@ -122,44 +126,44 @@ def _correlated(rng: np.random.Generator, size: tuple[int, int], sigma: float) -
     return noise / max(float(noise.std()), 1e-6)
 
 
-def _smooth(draw: _Draw, maps: Coarse) -> Coarse:
+def _smooth(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """Blur alone, with noise that is alike over several pixels."""
     return _finely(draw, maps, lambda fine: fine)
 
 
-def _bleeding(draw: _Draw, maps: Coarse) -> Coarse:
+def _bleeding(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """Things too fat, or too thin."""
     radius, sign = int(draw.rng.integers(1, 5)), draw.rng.choice([-1, 1])
     return _finely(draw, maps, lambda fine: extreme(fine, radius, sign))
 
 
-def _missing(draw: _Draw, maps: Coarse) -> Coarse:
+def _missing(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """Whole things left out, here and there: what is smaller than a square, if it is nearer."""
     radius = int(draw.rng.integers(4, 13))
 
-    def change(fine: Coarse) -> Coarse:
+    def change(fine: CoarseMaps) -> CoarseMaps:
         opened = extreme(extreme(fine, radius, -1), radius, 1)
         gone = smooth_noise(draw.rng, fine.disparity.shape, 5) > draw.rng.uniform(-0.8, 0.5)
         normal = np.where(gone[..., None], opened.normal, fine.normal)
-        return Coarse(np.where(gone, opened.disparity, fine.disparity), normal)
+        return CoarseMaps(np.where(gone, opened.disparity, fine.disparity), normal)
 
     return _finely(draw, maps, change)
 
 
-def _blotchy(draw: _Draw, maps: Coarse) -> Coarse:
+def _blotchy(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """Piecewise flat: blocks of a coarse pixel, in few levels of disparity."""
     size, levels = maps.disparity.shape, int(draw.rng.integers(10, 40))
     small = draw.small(size)
-    coarse = maps.each(lambda x: _resized(shrink(x, small), size, Image.Resampling.NEAREST))
+    coarse = maps.each(lambda x: resize_with(shrink(x, small), size, Image.Resampling.NEAREST))
     low, high = coarse.disparity.min(), coarse.disparity.max()
     step = np.float32(max((high - low) / levels, 1e-8))
     disparity = np.round((coarse.disparity - low) / step) * step + low
     rough = np.radians(draw.one("rough")) * draw.rng.standard_normal((*small, 3))
     rough = [enlarge(rough[..., i].astype(np.float32), size) for i in range(3)]
-    return Coarse(disparity, coarse.normal + np.stack(rough, -1))
+    return CoarseMaps(disparity, coarse.normal + np.stack(rough, -1))
 
 
-def _texture(draw: _Draw, maps: Coarse) -> Coarse:
+def _texture(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     """The usual way, with some of the picture's own texture copied into disparity."""
     found, size = _network(draw, maps), maps.disparity.shape
     fine = draw.small(size, 4.0)
@@ -172,7 +176,7 @@ def _texture(draw: _Draw, maps: Coarse) -> Coarse:
 WAYS = (_plain, _smooth, _bleeding, _blotchy, _texture, _missing)
 
 
-def extreme(maps: Coarse, radius: int, sign: int) -> Coarse:
+def extreme(maps: CoarseMaps, radius: int, sign: int) -> CoarseMaps:
     """The nearest (sign 1) or farthest (-1) of a square around every pixel, with its normal."""
     best, winner = sign * maps.disparity, np.arange(maps.disparity.size).reshape(maps[0].shape)
     for axis in (0, 1):
@@ -183,7 +187,7 @@ def extreme(maps: Coarse, radius: int, sign: int) -> Coarse:
             better = values[rows] > best
             best = np.where(better, values[rows], best)
             winner = np.where(better, places[rows], winner)
-    return Coarse(sign * best, maps.normal.reshape(-1, 3)[winner])
+    return CoarseMaps(sign * best, maps.normal.reshape(-1, 3)[winner])
 
 
 STRENGTHS = {

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from urgt_jax.data.priors.filters import enlarge
 
 
-def complete(
+def fill_holes(
     disparity: Float[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "H W"]:
     """Disparity with its holes filled from around them, by averages at ever coarser scales."""

@@ -6,22 +6,22 @@ from PIL import Image
 
 def shrink(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Area average of a [H, W] float map."""
-    return _resized(x, size, Image.Resampling.BOX)
+    return resize_with(x, size, Image.Resampling.BOX)
 
 
 def enlarge(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear enlargement of a [H, W] float map, pixel centres at one half."""
-    return _resized(x, size, Image.Resampling.BILINEAR)
+    return resize_with(x, size, Image.Resampling.BILINEAR)
 
 
-def _resized(x: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+def resize_with(x: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
     return np.asarray(Image.fromarray(x.astype(np.float32), "F").resize(size[::-1], how))
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
     """Noise of unit deviation whose features are a `cells`-th of the picture."""
     knots = rng.standard_normal((cells + 1, cells + 1)).astype(np.float32)
-    return _resized(knots, size, Image.Resampling.BICUBIC)
+    return resize_with(knots, size, Image.Resampling.BICUBIC)
 
 
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from urgt_jax.models import depth_anything, metric3d
-from urgt_jax.models.registry import assemble
+from urgt_jax.models.registry import build_with_params
 from urgt_jax.weights.weight_file import load_weights
 
 Image = UInt8[np.ndarray, "H W 3"]
@@ -17,10 +17,10 @@ Image = UInt8[np.ndarray, "H W 3"]
 @partial(jax.jit, static_argnames="network")
 def run(params, image, network):
     """Any network on prepared pictures, compiled once for each shape."""
-    return assemble(network, params)(image)
+    return build_with_params(network, params)(image)
 
 
-class Disparity:
+class DepthNetwork:
     """Depth Anything V2."""
 
     def __init__(self, params: dict, config: depth_anything.DepthAnythingConfig):
@@ -38,7 +38,7 @@ class Disparity:
         return (found - low) / (high - low + np.float32(1e-8))
 
 
-class Normals:
+class NormalNetwork:
     """Metric3D v2."""
 
     def __init__(self, params: dict, config: metric3d.Metric3DConfig):
@@ -46,14 +46,14 @@ class Normals:
 
     def __call__(self, image: Image) -> Float[np.ndarray, "H W 3"]:
         """Normals towards the camera, not of length one; all pictures share one program."""
-        small, place = metric3d.prepare(image, self.config.process)
+        small, place = metric3d.prepare(image, self.config.input_size)
         _, _, normal = run(self.params, small, self.config)
         return metric3d.finish(np.asarray(normal), place, image.shape[:2])
 
 
-MODELS = {"depth_anything": Disparity, "metric3d": Normals}
+NETWORKS = {"depth_anything": DepthNetwork, "metric3d": NormalNetwork}
 
 
 def load(path: str | Path, kind: str):
     """The model of a kind in a weight file."""
-    return MODELS[kind](*load_weights(path, kind))
+    return NETWORKS[kind](*load_weights(path, kind))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from urgt_jax.data.priors.providers import Input, Maker
+from urgt_jax.data.priors.providers import Input, Provider
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.samples import Source
 from urgt_jax.errors import UserError, require
@@ -31,8 +31,8 @@ class Ready(NamedTuple):
     valid: Bool[np.ndarray, "H W"]
 
 
-def fill(
-    source: Source, makers: list[Maker], stored: StoredPriors, host: int = 0, hosts: int = 1
+def precompute(
+    source: Source, makers: list[Provider], stored: StoredPriors, host: int = 0, hosts: int = 1
 ) -> list[str]:
     """Makes what a host's share still lacks; returns a line for each picture that was skipped."""
     mine, there, skipped = range(host, len(source), hosts), stored.finished(), []
@@ -50,7 +50,7 @@ def fill(
             for future in written:
                 future.result()
             done += len(written)
-            progress.tell(done + len(skipped))
+            progress.update(done + len(skipped))
     return skipped
 
 
@@ -79,7 +79,7 @@ def _ahead(pool: ThreadPoolExecutor, call, batches) -> Iterator[list[Future]]:
     yield from queue
 
 
-def _read(source: Source, makers: list[Maker], index: int) -> Ready:
+def _read(source: Source, makers: list[Provider], index: int) -> Ready:
     """A picture from its files to what the makers want."""
     name, sample, size = source.name(index), source.read(index), source.size(index)
     found = sample.image.shape[:2]
@@ -88,7 +88,9 @@ def _read(source: Source, makers: list[Maker], index: int) -> Ready:
     return Ready(name, inputs, sample.depth, sample.valid)
 
 
-def _made(makers: list[Maker], read: Iterator[list[Future]], skipped: list[str]) -> Iterator[list]:
+def _made(
+    makers: list[Provider], read: Iterator[list[Future]], skipped: list[str]
+) -> Iterator[list]:
     """Batches of what `StoredPriors.write` takes."""
     for futures in read:
         batch = []

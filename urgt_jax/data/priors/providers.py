@@ -13,15 +13,15 @@ from jaxtyping import Float
 
 from urgt_jax.data.priors import networks
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade
-from urgt_jax.data.priors.fill_holes import complete
+from urgt_jax.data.priors.fill_holes import fill_holes
 from urgt_jax.data.priors.stored import checked
-from urgt_jax.data.priors.units import NEAREST
+from urgt_jax.data.priors.units import MIN_DEPTH
 from urgt_jax.data.samples import Sample
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.files import load_map
+from urgt_jax.images.files import read_map
 from urgt_jax.images.geometry import normals_from_depth, unit_normals
 from urgt_jax.models import depth_anything, metric3d, registry
-from urgt_jax.weights.weight_file import load_weights, located
+from urgt_jax.weights.weight_file import load_weights, locate_weights
 
 Size = tuple[int, int]
 
@@ -33,7 +33,7 @@ class Input(NamedTuple):
     place: metric3d.Place | None = None  # of the picture in them
 
 
-class Maker(Protocol):
+class Provider(Protocol):
     """What makes coarse maps of one kind, at its own size."""
 
     origin: dict  # what tells its maps from another's
@@ -52,7 +52,7 @@ class Network:
     """A network on all devices of this host, one picture each; subclasses tell how it is fed."""
 
     def __init__(self, path: Path, kind: str):
-        self.path = located(path)
+        self.path = locate_weights(path)
         params, self.config = load_weights(path, kind)
         mesh = Mesh(np.array(jax.local_devices()), ("data",))
         self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
@@ -78,7 +78,7 @@ class Network:
         return maps
 
 
-class Disparity(Network):
+class DepthProvider(Network):
     """Depth Anything V2, as `urgt_jax.coarse.Disparity` before it enlarges."""
 
     def __init__(self, path: Path, size: int | None = None):
@@ -99,7 +99,7 @@ class Disparity(Network):
         return found
 
 
-class Normals(Network):
+class NormalProvider(Network):
     """Metric3D v2, as `urgt_jax.coarse.Normals` before it enlarges."""
 
     def __init__(self, path: Path):
@@ -107,11 +107,11 @@ class Normals(Network):
 
     def shape(self, size: Size) -> Size:
         """The same for all."""
-        return self.config.process
+        return self.config.input_size
 
     def prepare(self, name: str, sample: Sample) -> Input:
         """The picture with a border, normalised."""
-        return Input(*metric3d.prepare(sample.image, self.config.process))
+        return Input(*metric3d.prepare(sample.image, self.config.input_size))
 
     def finish(self, found: Float[np.ndarray, "h w 4"], given: Input) -> Float[np.ndarray, "y x 3"]:
         """The normals without the border."""
@@ -119,7 +119,7 @@ class Normals(Network):
         return found[top : top + height, left : left + width, :3]
 
 
-class Given:
+class ReadyMaps:
     """Makes no map by a network: each is ready once it is prepared."""
 
     def shape(self, size: Size) -> Size:
@@ -131,7 +131,7 @@ class Given:
         return [x.values for x in inputs]
 
 
-class Maps(Given):
+class StoredFolder(ReadyMaps):
     """Any model's maps, from a folder of .npy files."""
 
     def __init__(self, path: Path, what: str):
@@ -143,11 +143,11 @@ class Maps(Given):
         """The map of that picture, checked."""
         named = self.path / f"{name}_{self.what}.npy"
         path = named if named.is_file() else self.path / f"{name}.npy"
-        values = load_map(path, f"coarse {self.what}")
+        values = read_map(path, f"coarse {self.what}")
         return Input(checked(values, sample.depth.shape, self.what, path))
 
 
-class Degraded(Given):
+class Degraded(ReadyMaps):
     """What is measured, made worse: one of a picture's two maps; both share the same errors."""
 
     def __init__(self, what: str, strength: str, max_depth: float):
@@ -157,14 +157,14 @@ class Degraded(Given):
 
     def prepare(self, name: str, sample: Sample) -> Input:
         """Drawn from the picture's name, so that both maps are of one draw."""
-        known = sample.valid & (sample.depth > NEAREST) & (sample.depth < self.max_depth)
+        known = sample.valid & (sample.depth > MIN_DEPTH) & (sample.depth < self.max_depth)
         require(known.any(), f"{name}: no depth is known, so there is nothing to degrade")
         require(sample.intrinsics is not None, f"{name} has no intrinsics, which normals need")
         disparity = np.where(known, 1 / np.where(known, sample.depth, 1), 0).astype(np.float32)
-        depth = 1 / complete(disparity, known)
+        depth = 1 / fill_holes(disparity, known)
         everywhere = np.ones_like(known)
         normal, sure = normals_from_depth(depth, sample.intrinsics, everywhere)
-        whole = [complete(np.asarray(normal[..., i]), np.asarray(sure)) for i in range(3)]
+        whole = [fill_holes(np.asarray(normal[..., i]), np.asarray(sure)) for i in range(3)]
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         maps = degrade(
             depth, unit_normals(np.stack(whole, -1)), everywhere, self.prior, rng, self.max_depth

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from urgt_jax.config import Prior
-from urgt_jax.config_files import flattened
+from urgt_jax.config_files import flatten
 from urgt_jax.data.priors import units
-from urgt_jax.data.priors.units import Fit, Unit, normalise
+from urgt_jax.data.priors.units import DisparityFit, PriorUnit, to_network_unit
 from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import write_text
@@ -25,7 +25,7 @@ from urgt_jax.images.resize import resize_window
 
 ORIGIN = "priors.json"
 ENDINGS = ("_depth.npy", "_normal.npy", "_fit.json")
-AGAIN = "remove it and run python -m urgt_jax.fill again"
+AGAIN = "remove it and run urgt priors again"
 ASPECT = 0.03  # by which a map's may differ from its picture's: networks round sides
 INFORMATION = {"program"}  # of an origin; may differ between jobs that share a folder
 
@@ -34,26 +34,24 @@ class Record(NamedTuple):
     """What must be known of a whole picture to read a window of its coarse maps."""
 
     size: tuple[int, int]  # height and width of the picture, pixels
-    unit: Unit  # of the enlarged coarse depth
-    fit: Fit
+    unit: PriorUnit  # of the enlarged coarse depth
+    fit: DisparityFit
 
 
 class StoredPriors:
-    """The coarse maps in a folder that `python -m urgt_jax.fill` wrote."""
+    """The coarse maps in a folder that `urgt priors` wrote."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         path = self.folder / ORIGIN
         if not path.is_file():
-            raise UserError(
-                f"no priors at {self.folder}: run python -m urgt_jax.fill for this data set first"
-            )
+            raise UserError(f"no priors at {self.folder}: run urgt priors for this data set first")
         origin = _load_json(path)
         try:
             self.kind, self.max_depth = origin["kind"], float(origin["max_depth"])
             self.corners = [origin[what]["geometry"] == "corners" for what in ("depth", "normal")]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} was not written by urgt_jax.fill: {error!r}") from error
+            raise UserError(f"{path} was not written by urgt priors: {error!r}") from error
 
     def read(
         self, name: str, size: tuple[int, int], window: Window = WHOLE
@@ -69,7 +67,7 @@ class StoredPriors:
         low, scale = (np.float32(x) for x in record.unit)
         return (depth - low) / scale, unit_normals(self._window(name, size, window, 1))
 
-    def fit(self, name: str) -> Fit:
+    def fit(self, name: str) -> DisparityFit:
         """From true disparity in 1/metres to the picture's coarse disparity as it is read."""
         return self._record(name).fit
 
@@ -83,8 +81,8 @@ class StoredPriors:
     ) -> None:
         """Stores the coarse maps of a picture whose depth in metres is known where `valid` says."""
         whole = resize_window(depth, *truth.shape, WHOLE, self.corners[0])
-        coarse, unit = normalise(whole, Prior(kind=self.kind), self.max_depth)
-        found = units.fit(truth, valid & (truth < self.max_depth), coarse)
+        coarse, unit = to_network_unit(whole, Prior(kind=self.kind), self.max_depth)
+        found = units.fit_disparity(truth, valid & (truth < self.max_depth), coarse)
         for values, ending in zip((depth, normal), ENDINGS, strict=False):
             write_map(self.folder / f"{name}{ending}", values)
         record = Record(truth.shape, unit, found)._asdict()
@@ -105,12 +103,12 @@ class StoredPriors:
         path = self.folder / f"{name}{ENDINGS[-1]}"
         if not path.is_file():
             raise UserError(
-                f"no priors of picture {name} at {path}: run python -m urgt_jax.fill again, "
+                f"no priors of picture {name} at {path}: run urgt priors again, "
                 "which makes what is missing"
             )
         told = _load_json(path)
         try:
-            return Record(tuple(told["size"]), Unit(*told["unit"]), Fit(*told["fit"]))
+            return Record(tuple(told["size"]), PriorUnit(*told["unit"]), DisparityFit(*told["fit"]))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error!r}): {AGAIN}") from error
 
@@ -125,7 +123,7 @@ def _load_json(path: Path) -> dict:
 def _mapped(path: Path, rank: int) -> np.ndarray:
     """The array of a file, of which only what is used is read."""
     if not path.is_file():
-        raise UserError(f"no coarse map at {path}: run python -m urgt_jax.fill again")
+        raise UserError(f"no coarse map at {path}: run urgt priors again")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -160,7 +158,7 @@ def claim(folder: Path, origin: dict) -> StoredPriors:
     if not path.is_file():
         write_text(path, json.dumps(origin, indent=1) + "\n")
     # Through JSON, where tuples become lists.
-    there, here = flattened(_load_json(path)), flattened(json.loads(json.dumps(origin)))
+    there, here = flatten(_load_json(path)), flatten(json.loads(json.dumps(origin)))
     for name in sorted({*there, *here}):
         one, two = there.get(name), here.get(name)
         if one != two and name not in INFORMATION:

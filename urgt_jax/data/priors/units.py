@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 
 from urgt_jax.config import Prior
 
-NEAREST = 1e-3  # metres; what is nearer is no depth (PatchFusion's valid mask)
+MIN_DEPTH = 1e-3  # metres; what is nearer is no depth (PatchFusion's valid mask)
 
 
-class Unit(NamedTuple):
+class PriorUnit(NamedTuple):
     """How a coarse map in its own unit was brought into the network's."""
 
     low: float
@@ -21,54 +21,56 @@ class Unit(NamedTuple):
         return (x * np.float32(self.scale) + np.float32(self.low)).astype(np.float32)
 
 
-def normalise(coarse: np.ndarray, prior: Prior, max_depth: float) -> tuple[np.ndarray, Unit]:
+def to_network_unit(
+    coarse: np.ndarray, prior: Prior, max_depth: float
+) -> tuple[np.ndarray, PriorUnit]:
     """The map as the network takes it: disparity stretched to [0, 1], metres over max_depth."""
     if prior.kind == "depth":
-        unit = Unit(0.0, max_depth)
+        unit = PriorUnit(0.0, max_depth)
     else:
         low, high = float(coarse.min()), float(coarse.max())
-        unit = Unit(low, max(high - low, 1e-8))
+        unit = PriorUnit(low, max(high - low, 1e-8))
     return ((coarse - np.float32(unit.low)) / np.float32(unit.scale)).astype(np.float32), unit
 
 
-def encode(disparity: np.ndarray, prior: Prior, max_depth: float) -> np.ndarray:
+def encode_disparity(disparity: np.ndarray, prior: Prior, max_depth: float) -> np.ndarray:
     """A disparity map, 1 / metres, as the network takes it."""
     metric = 1 / np.maximum(disparity, 1 / max_depth)
-    return normalise(metric if prior.kind == "depth" else disparity, prior, max_depth)[0]
+    return to_network_unit(metric if prior.kind == "depth" else disparity, prior, max_depth)[0]
 
 
-class Fit(NamedTuple):
+class DisparityFit(NamedTuple):
     """From true disparity in 1/metres to the unit of a coarse map, the same all over a picture."""
 
     scale: float
     shift: float
 
 
-def fit(
+def fit_disparity(
     depth: Float[np.ndarray, "H W"],
     valid: Bool[np.ndarray, "H W"],
     coarse: Float[np.ndarray, "H W"],
-) -> Fit:
+) -> DisparityFit:
     """Least squares fit of 1/depth onto the coarse disparity of the whole picture."""
-    known = valid & (depth > NEAREST)
+    known = valid & (depth > MIN_DEPTH)
     count = max(int(known.sum()), 1)
-    disparity = np.where(known, 1 / np.maximum(depth, NEAREST), 0).astype(np.float64)
+    disparity = np.where(known, 1 / np.maximum(depth, MIN_DEPTH), 0).astype(np.float64)
     mean, goal = disparity.sum() / count, (coarse * known).sum(dtype=np.float64) / count
     spread = ((disparity - mean) ** 2 * known).sum()
     shared = ((disparity - mean) * (coarse - goal) * known).sum()
     scale = float(shared / spread) if spread > 0 else 0.0
-    return Fit(scale, float(goal - scale * mean))
+    return DisparityFit(scale, float(goal - scale * mean))
 
 
-def target(
+def depth_target(
     depth: Float[np.ndarray, "h w"],
     valid: Bool[np.ndarray, "h w"],
-    found: Fit,
+    found: DisparityFit,
     kind: str,
     max_depth: float,
 ) -> Float[np.ndarray, "h w"]:
     """True depth of a window in the network's unit, 0 where it is unknown."""
     if kind == "depth":
         return np.where(valid, depth / np.float32(max_depth), 0).astype(np.float32)
-    disparity = 1 / np.maximum(depth, NEAREST).astype(np.float64)
+    disparity = 1 / np.maximum(depth, MIN_DEPTH).astype(np.float64)
     return np.where(valid, found.scale * disparity + found.shift, 0).astype(np.float32)

@@ -16,7 +16,7 @@ UP = np.array([0.0, -1.0, 0.0])  # worlds have y downwards, as cameras do
 
 
 @dataclass
-class Kit:
+class Builder:
     """Draws a scene's solids, in world axes: x to the right, y down, z ahead."""
 
     rng: np.random.Generator

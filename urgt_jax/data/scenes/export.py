@@ -10,7 +10,9 @@ from urgt_jax.data.scenes import render, sample_scene
 from urgt_jax.images.files import write_image, write_map
 
 
-def write(out: Path, name: str, seed: int, split: str, size: tuple[int, int], prior: Prior) -> None:
+def write_scene(
+    out: Path, name: str, seed: int, split: str, size: tuple[int, int], prior: Prior
+) -> None:
     """Saves NAME.png, its coarse maps where predict looks for them, and NAME_true_*.npy."""
     view, limit = render(sample_scene(seed, split), *size, workers=2), Config().data.max_depth
     rng = np.random.default_rng([seed, len(split)])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from urgt_jax.data.scenes.builder import FLOORS, UP, WALLS, Kit, sample_palette
+from urgt_jax.data.scenes.builder import FLOORS, UP, WALLS, Builder, sample_palette
 from urgt_jax.data.scenes.camera import sample_camera
 from urgt_jax.data.scenes.render import Scene
 from urgt_jax.data.scenes.shapes_heldout import STRANGE
@@ -36,7 +36,7 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([zlib.crc32(split.encode()), seed])
-    kit = Kit(rng, split == "other", sample_palette(rng), split == "varied")
+    kit = Builder(rng, split == "other", sample_palette(rng), split == "varied")
     view = np.radians(rng.uniform(25, 85))
     families = {"other": OTHER, "varied": VARIED}.get(split, FAMILIES)
     stage = families[rng.integers(len(families))](kit)
@@ -45,7 +45,7 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     return _lighted(kit, stage, [_seen(solid, turn) for solid in solids], view, turn)
 
 
-def _things(kit: Kit, stage: Stage, view: float, turn: np.ndarray) -> list[Solid]:
+def _things(kit: Builder, stage: Stage, view: float, turn: np.ndarray) -> list[Solid]:
     """Things spread over the picture and over depths, some in groups that hide each other."""
     found, place, most = [], None, kit.rng.integers(15, MOST)
     thin = kit.chance(0.4) and not kit.other
@@ -67,7 +67,7 @@ def _things(kit: Kit, stage: Stage, view: float, turn: np.ndarray) -> list[Solid
     return found
 
 
-def _place(kit: Kit, stage: Stage, view: float, turn: np.ndarray) -> np.ndarray:
+def _place(kit: Builder, stage: Stage, view: float, turn: np.ndarray) -> np.ndarray:
     """A point of the floor, drawn over the picture or over depths."""
     wide = np.tan(view / 2)
     for _ in range(8 if kit.chance(0.6) else 0):
@@ -79,7 +79,7 @@ def _place(kit: Kit, stage: Stage, view: float, turn: np.ndarray) -> np.ndarray:
     return np.array([kit.rng.uniform(-1.3, 1.3) * wide * z, stage.floor, z])
 
 
-def _aim(kit: Kit, stage: Stage, view: float) -> np.ndarray:
+def _aim(kit: Builder, stage: Stage, view: float) -> np.ndarray:
     """The camera's turn, by which it looks past a point of the floor."""
     down = np.arctan2(stage.floor, kit.among(stage.near, stage.far) * 1.5)
     return _turn(down + kit.rng.uniform(-0.3, 0.15) * view, kit.rng.normal(0, 0.05))
@@ -97,7 +97,7 @@ def _seen(solid: Solid, turn: np.ndarray) -> Solid:
     return replace(solid, centre=turn @ solid.centre, axes=solid.axes @ turn.T)
 
 
-def _lighted(kit: Kit, stage: Stage, solids: list[Solid], view: float, turn) -> Scene:
+def _lighted(kit: Builder, stage: Stage, solids: list[Solid], view: float, turn) -> Scene:
     """The scene with lights, fog and a camera."""
     rng, count = kit.rng, int(kit.rng.integers(1, 4))
     lights = rng.normal(size=(count, 3)) * [1, 0.4, 1] + [0, -rng.uniform(0.6, 2), -0.5]
@@ -127,7 +127,7 @@ def _turned(angle: float, x: float, z: float) -> np.ndarray:
     return np.array([c * x + s * z, 0.0, c * z - s * x])
 
 
-def _closed(kit: Kit, floor: float, sides, back: float, angle: float) -> list[Solid]:
+def _closed(kit: Builder, floor: float, sides, back: float, angle: float) -> list[Solid]:
     """Floor, ceiling and walls to the left, right and back, turned about the vertical."""
     up = floor - kit.rng.uniform(2.3, 4.0) * max(1.0, floor / 1.6)
     wall = kit.look(3, WALLS)
@@ -143,7 +143,9 @@ def _closed(kit: Kit, floor: float, sides, back: float, angle: float) -> list[So
     return found
 
 
-def _hung(kit: Kit, wall: np.ndarray, normal: np.ndarray, up: float, floor: float) -> list[Solid]:
+def _hung(
+    kit: Builder, wall: np.ndarray, normal: np.ndarray, up: float, floor: float
+) -> list[Solid]:
     """Pictures, doors and boards on a wall: edges of texture that are hardly edges of depth."""
     side, found = np.cross(normal, UP), []
     axes, reach = np.stack([side, UP, normal]), np.linalg.norm(wall)
@@ -156,14 +158,14 @@ def _hung(kit: Kit, wall: np.ndarray, normal: np.ndarray, up: float, floor: floa
     return found
 
 
-def room(kit: Kit) -> Stage:
+def room(kit: Builder) -> Stage:
     """A room with furniture, seen from any corner of it."""
     far, floor = kit.among(3, 12), kit.rng.uniform(0.7, 2.2)
     around = _closed(kit, floor, kit.rng.uniform(1.5, 5, 2), far, kit.rng.uniform(-0.7, 0.7))
     return Stage(around, floor, far * 0.2, far * 0.95, things=LARGE)
 
 
-def corridor(kit: Kit) -> Stage:
+def corridor(kit: Builder) -> Stage:
     """A long and narrow room with pillars."""
     far, floor, wide = kit.among(8, 40), kit.rng.uniform(1.0, 1.9), kit.rng.uniform(0.8, 2.2, 2)
     around, angle = _closed(kit, floor, wide, far, 0.0), kit.rng.uniform(-0.12, 0.12)
@@ -182,7 +184,7 @@ def _about(angle: float) -> np.ndarray:
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def tabletop(kit: Kit) -> Stage:
+def tabletop(kit: Builder) -> Stage:
     """Things on a table close to the camera, before a wall, a cloth or nothing."""
     floor, far = kit.rng.uniform(0.15, 0.7), kit.rng.uniform(1.0, 3.0)
     around = [kit.plane([0, floor, 0], UP, kit.look(0.6, FLOORS))]
@@ -198,7 +200,7 @@ def tabletop(kit: Kit) -> Stage:
     return Stage(around, floor, 0.45, far * 0.9, things=small)
 
 
-def street(kit: Kit) -> Stage:
+def street(kit: Builder) -> Stage:
     """A ground under the sky, with blocks far away."""
     floor, far = kit.rng.uniform(1.0, 4.0), kit.among(10, 45)
     around = [kit.plane([0, floor, 0], UP + kit.rng.normal(0, 0.02, 3), kit.look(4, FLOORS))]
@@ -210,7 +212,7 @@ def street(kit: Kit) -> Stage:
     return Stage(around, floor, 2.0, far, open=True, things=LARGE)
 
 
-def mounds(kit: Kit) -> Stage:
+def mounds(kit: Builder) -> Stage:
     """Ground with mounds, small and large, up to far away under the sky."""
     floor, far = kit.rng.uniform(1.0, 4.0), kit.among(8, 45)
     around = [kit.plane([0, floor, 0], UP + kit.rng.normal(0, 0.03, 3), kit.look(4, FLOORS))]
@@ -222,7 +224,7 @@ def mounds(kit: Kit) -> Stage:
     return Stage(around, floor, 2.0, far, open=True, things=(*LARGE, *BENT))
 
 
-def valley(kit: Kit) -> Stage:
+def valley(kit: Builder) -> Stage:
     """Ground between slopes that meet at edges, under the sky."""
     floor, far = kit.rng.uniform(1.0, 4.0), kit.among(8, 40)
     around = [kit.plane([0, floor, 0], UP, kit.look(4, FLOORS))]
@@ -234,7 +236,7 @@ def valley(kit: Kit) -> Stage:
     return Stage(around, floor, 2.0, far, open=True, things=(*LARGE, *BENT))
 
 
-def studio(kit: Kit) -> Stage:
+def studio(kit: Builder) -> Stage:
     """Bent things close by, before screens that lean."""
     floor, far = kit.rng.uniform(0.2, 1.2), kit.among(1.0, 4.0)
     around = [kit.plane([0, floor, 0], UP, kit.look(1, FLOORS))]
@@ -244,7 +246,7 @@ def studio(kit: Kit) -> Stage:
     return Stage(around, floor, 0.45, far, things=(*SMALL, *BENT, *BENT))
 
 
-def hall(kit: Kit) -> Stage:
+def hall(kit: Builder) -> Stage:
     """A many-sided hall with steps and strange things."""
     floor, far = kit.rng.uniform(0.8, 2.5), kit.among(4, 14)
     around = [kit.plane([0, floor, 0], UP, kit.look(2)), kit.plane([0, -2.5, 0], -UP, kit.look(3))]
@@ -255,7 +257,7 @@ def hall(kit: Kit) -> Stage:
     return Stage(around, floor, far * 0.25, far * 0.9, things=STRANGE)
 
 
-def hills(kit: Kit) -> Stage:
+def hills(kit: Builder) -> Stage:
     """Bumpy ground under the sky."""
     floor, far = kit.rng.uniform(1.0, 3.0), kit.among(8, 30)
     bumps = kit.rng.uniform(0.1, 0.35) * floor
@@ -265,7 +267,7 @@ def hills(kit: Kit) -> Stage:
     return Stage([ground], floor, 2.0, far, open=True, things=STRANGE)
 
 
-def pedestal(kit: Kit) -> Stage:
+def pedestal(kit: Builder) -> Stage:
     """Strange things close by on a round table, before a wall far behind."""
     floor, far = kit.rng.uniform(0.2, 0.7), kit.rng.uniform(1.0, 2.5)
     top = kit.rod([0, floor, far * 0.6], [0, floor + 0.05, far * 0.6], far * 0.7)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from urgt_jax.data.scenes.builder import UP, Kit, along
+from urgt_jax.data.scenes.builder import UP, Builder, along
 from urgt_jax.data.scenes.solids import Solid
 
 
-def _hull(kit: Kit, foot, axes, faces, half) -> Solid:
+def _hull(kit: Builder, foot, axes, faces, half) -> Solid:
     """A convex body within a box that stands on a point; faces are told in half sizes."""
     faces, half = np.array(faces, float), np.array(half, float)
     around = np.concatenate([np.eye(3), -np.eye(3)])
@@ -16,13 +16,13 @@ def _hull(kit: Kit, foot, axes, faces, half) -> Solid:
     return Solid("hull", foot + UP * half[1], axes, half, kit.look(half.max()), faces)
 
 
-def cone(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def cone(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A cone on its base."""
     half = size / 2 * np.array([*[kit.rng.uniform(0.2, 0.7)] * 2, kit.rng.uniform(0.6, 1.2)])
     return [Solid("cone", foot + UP * half[2], along(-UP), half, kit.look(size))]
 
 
-def ring(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def ring(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A torus that lies, stands or leans."""
     tube, outer = kit.rng.uniform(0.1, 0.4), size * kit.rng.uniform(0.3, 0.6)
     thick = outer * tube / (1 + tube)
@@ -33,7 +33,7 @@ def ring(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [Solid("torus", centre, axes, half, kit.look(size), np.array([tube]))]
 
 
-def pebble(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def pebble(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A superellipsoid, from a pillow to a rounded box."""
     half = size / 2 * kit.rng.uniform(0.4, 1, 3)
     axes = kit.yaw()[[0, 2, 1]]
@@ -41,7 +41,7 @@ def pebble(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [Solid("super", foot + UP * half[2], axes, half, kit.look(size), exponents)]
 
 
-def gable(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def gable(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A house: walls and a pitched roof."""
     half = size / 2 * kit.rng.uniform(0.5, 1, 3)
     steep = kit.rng.uniform(0.5, 1)
@@ -49,14 +49,14 @@ def gable(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [_hull(kit, foot, kit.yaw(), faces, half)]
 
 
-def pyramid(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def pyramid(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A pyramid, whole or cut off."""
     half, top = size / 2 * kit.rng.uniform(0.5, 1.1, 3), kit.rng.uniform(0.5, 0.8)
     faces = [[x, 1 - top, z, top] for x, z in ((1, 0), (-1, 0), (0, 1), (0, -1))]
     return [_hull(kit, foot, kit.yaw(), faces, half)]
 
 
-def prism(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def prism(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """An upright prism of five to eight sides."""
     count, half = (
         int(kit.rng.integers(5, 9)),
@@ -67,7 +67,7 @@ def prism(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [_hull(kit, foot, kit.yaw(), faces, half)]
 
 
-def angle(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def angle(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """An L-shaped block, upright or lying."""
     axes, look, thick = kit.yaw(), kit.look(size), size * kit.rng.uniform(0.06, 0.2)
     long, deep = size / 2, size * kit.rng.uniform(0.1, 0.4)
@@ -78,7 +78,7 @@ def angle(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     ]
 
 
-def stairs(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def stairs(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Steps that rise along one side."""
     axes, look, count = kit.yaw(), kit.look(size), int(kit.rng.integers(4, 9))
     run, rise, wide = size / count, size * kit.rng.uniform(0.4, 0.8) / count, size * 0.4
@@ -89,7 +89,7 @@ def stairs(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def spokes(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def spokes(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Thin rods from one point, as of an umbrella."""
     middle, radius, look = foot + UP * size * 0.6, size * kit.among(0.004, 0.015), kit.look(size)
     ways = kit.rng.normal(size=(kit.rng.integers(5, 12), 3))

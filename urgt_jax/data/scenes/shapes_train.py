@@ -2,24 +2,24 @@
 
 import numpy as np
 
-from urgt_jax.data.scenes.builder import UP, Kit
+from urgt_jax.data.scenes.builder import UP, Builder
 from urgt_jax.data.scenes.solids import Solid
 
 
-def crate(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def crate(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A box."""
     half = size / 2 * kit.rng.uniform(0.3, 1, 3)
     return [kit.box(foot + UP * half[1], half, kit.yaw())]
 
 
-def ball(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def ball(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A sphere or an egg."""
     half = size / 2 * (kit.rng.uniform(0.4, 1, 3) if kit.chance(0.5) else kit.rng.uniform(0.4, 1))
     half = np.broadcast_to(half, 3)
     return [kit.ball(foot + UP * half[1], half, kit.yaw())]
 
 
-def can(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def can(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A cylinder that stands, or lies."""
     radius, length = size * kit.rng.uniform(0.1, 0.35), size * kit.rng.uniform(0.4, 1.2)
     if kit.chance(0.7):
@@ -28,7 +28,7 @@ def can(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [kit.rod(foot + UP * radius - side, foot + UP * radius + side, radius)]
 
 
-def bottle(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def bottle(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A wide cylinder, a dome and a neck."""
     radius, tall, look = size * kit.rng.uniform(0.1, 0.2), size * 0.6, kit.look(size)
     neck = foot + UP * tall
@@ -38,7 +38,7 @@ def bottle(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     ]  # fmt: skip
 
 
-def stack(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def stack(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Boxes or books on each other."""
     found, axes, wide = [], kit.yaw(), size * kit.rng.uniform(0.3, 0.6)
     flat = kit.chance(0.5)
@@ -51,7 +51,7 @@ def stack(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def books(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def books(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A row of upright books."""
     axes, at, found = kit.yaw(), -size / 2, []
     for _ in range(kit.rng.integers(4, 10)):
@@ -61,7 +61,7 @@ def books(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def table(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def table(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A top on four legs, with things on it."""
     axes, look = kit.yaw(), kit.look(size)
     half = size / 2 * kit.rng.uniform([0.7, 0.03, 0.5], [1.2, 0.06, 0.9])
@@ -77,7 +77,7 @@ def table(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def chair(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def chair(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A seat, legs and a back of bars or one board."""
     axes, look, leg = kit.yaw(), kit.look(size), size * kit.rng.uniform(0.012, 0.035)
     wide, seat = size * 0.25, size * 0.5
@@ -93,7 +93,7 @@ def chair(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def shelf(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def shelf(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Boards between sides, with books and boxes on them."""
     axes, look, thick = kit.yaw(), kit.look(size), size * 0.015
     if axes[2, 2] > 0:
@@ -117,7 +117,7 @@ def shelf(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def fence(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def fence(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Posts and rails, or a grille of thin rods."""
     axes, look, gap = kit.yaw(), kit.look(size), size * kit.rng.uniform(0.06, 0.2)
     count, thick, tall = int(kit.rng.integers(5, 14)), gap * kit.rng.uniform(0.05, 0.25), size * 0.6
@@ -134,7 +134,7 @@ def fence(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def pole(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def pole(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A thin post with a lamp, a sign, or nothing on it."""
     tall, radius, look = (
         size * kit.rng.uniform(1, 2.2),
@@ -155,7 +155,7 @@ def pole(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def wires(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def wires(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Nearly parallel wires overhead, which sag."""
     along = kit.yaw()[0] * size * kit.rng.uniform(0.7, 2)
     start, look = foot + UP * size * kit.rng.uniform(0.4, 1.3), kit.look(size)
@@ -168,7 +168,7 @@ def wires(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def leaves(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def leaves(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Small tilted discs or rectangles scattered through a ball."""
     found, middle = [], foot + UP * size * 0.5
     looks = [kit.look(size / 3) for _ in range(2)]
@@ -181,14 +181,14 @@ def leaves(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def plant(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def plant(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A pot or a trunk below leaves."""
     thick = size * kit.rng.uniform(0.02, 0.15)
     top = foot + UP * size * kit.rng.uniform(0.15, 0.6)
     return [kit.rod(foot, top, thick), *leaves(kit, top - UP * size * 0.1, size * 0.8)]
 
 
-def board(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def board(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A thin panel that leans, often covered with print."""
     half = size / 2 * kit.rng.uniform([0.4, 0.4, 0.01], [1.2, 1, 0.03])
     axes = kit.yaw() + kit.rng.normal(0, 0.1, (3, 3))
@@ -197,7 +197,7 @@ def board(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [kit.box(foot + UP * half[1], half, axes, look)]
 
 
-def tumble(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def tumble(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A box, egg or can in the air, turned any way."""
     centre, half = (
         foot + UP * size * kit.rng.uniform(0.2, 2),

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from urgt_jax.data.scenes.builder import UP, Kit, along
+from urgt_jax.data.scenes.builder import UP, Builder, along
 from urgt_jax.data.scenes.solids import Solid
 
 
-def vase(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def vase(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A body of revolution with a wavy outline, upright or lying."""
     half = size / 2 * np.array([*[kit.rng.uniform(0.25, 0.7)] * 2, kit.rng.uniform(0.5, 1.2)])
     waves = [[kit.rng.uniform(0, 0.3), kit.rng.uniform(1, 6), kit.rng.uniform(0, 6)] for _ in "ab"]
@@ -16,7 +16,7 @@ def vase(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [Solid("vase", centre, axes, half, kit.look(size), np.array(waves))]
 
 
-def blob(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def blob(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Balls that melt into each other."""
     half = size / 2 * kit.rng.uniform(0.5, 1, 3)
     count = int(kit.rng.integers(2, 6))
@@ -26,13 +26,13 @@ def blob(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return [Solid("blob", foot + UP * half[1] * 0.9, kit.tumbled(), half, kit.look(size), balls)]
 
 
-def mound(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def mound(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """An ellipsoid that is buried to its middle or deeper."""
     half = size / 2 * kit.rng.uniform([0.5, 0.15, 0.5], [1.5, 0.8, 1.5])
     return [kit.ball(foot - UP * half[1] * kit.rng.uniform(0, 0.6), half, kit.yaw())]
 
 
-def bush(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def bush(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A cloud of balls and eggs."""
     looks, found = [kit.look(size / 2) for _ in range(2)], []
     for _ in range(kit.rng.integers(5, 14)):
@@ -42,7 +42,7 @@ def bush(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def vine(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def vine(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A tube that wanders: rods with balls where they meet."""
     radius, look, found = size * kit.among(0.015, 0.08), kit.look(size), []
     way, start = UP + kit.rng.normal(0, 0.4, 3), foot
@@ -54,13 +54,13 @@ def vine(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
     return found
 
 
-def ramp(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def ramp(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A box turned any way and half in the ground."""
     half = size / 2 * kit.rng.uniform(0.3, 1.2, 3)
     return [kit.box(foot, half, kit.tumbled())]
 
 
-def fan(kit: Kit, foot: np.ndarray, size: float) -> list[Solid]:
+def fan(kit: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Sheets turned more and more about one edge, as of a screen or an open book."""
     axes, look, found = kit.yaw(), kit.look(size), []
     turn, wide = kit.rng.uniform(0, 6), size * kit.rng.uniform(0.15, 0.4)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from urgt_jax.errors import require
-from urgt_jax.images.depth_formats import _reading, _text, words
+from urgt_jax.images.depth_formats import read_text, read_words, reading
 
 COLMAP = ("PINHOLE", "OPENCV", "THIN_PRISM_FISHEYE")  # begin with fx, fy, cx, cy
 
@@ -57,20 +57,20 @@ def _calibration(path: Path, told: Iterable[tuple[str, str]]) -> Calibration:
 
 def calibration(path: Path) -> Calibration:
     """Lines of `name=numbers` (Middlebury) or `name: numbers` (KITTI); other lines are skipped."""
-    lines = _text(path, "calibration").splitlines()
+    lines = read_text(path, "calibration").splitlines()
     return _calibration(path, (line.replace("=", ":", 1).partition(":")[::2] for line in lines))
 
 
 def opencv_xml(path: Path) -> Calibration:
     """Matrices and numbers of an OpenCV FileStorage."""
-    with _reading(path, "XML calibration"):
+    with reading(path, "XML calibration"):
         root = ElementTree.parse(path).getroot()
     return _calibration(path, ((x.tag, x.findtext("data") or x.text or "") for x in root))
 
 
 def matrix(path: Path, name: str) -> Calibration:
     """A file with the numbers of one matrix and nothing else."""
-    return _calibration(path, [(name, _text(path, "camera matrix"))])
+    return _calibration(path, [(name, read_text(path, "camera matrix"))])
 
 
 class Colmap(NamedTuple):
@@ -83,11 +83,11 @@ class Colmap(NamedTuple):
 def colmap_camera(folder: Path, picture: str) -> Colmap:
     """The camera that took a picture, from the cameras.txt and images.txt of a COLMAP model."""
     images, cameras = folder / "images.txt", folder / "cameras.txt"
-    lines = _text(images, "list of COLMAP images").splitlines()
+    lines = read_text(images, "list of COLMAP images").splitlines()
     rows = [line.split() for line in lines if line.endswith(f" {picture}")]
     own = next((row[8] for row in rows if len(row) == 10), None)
     require(own is not None, f"{images} does not list {picture}: take both from one archive")
-    rows = words(cameras, "list of COLMAP cameras")
+    rows = read_words(cameras, "list of COLMAP cameras")
     row = next((row for row in rows if row[0] == own), [])
     require(
         len(row) > 1 and row[1] in COLMAP,

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from urgt_jax.data.samples import WHOLE, Sample, Window, moved
+from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.depth_formats import picture_size
+from urgt_jax.images.depth_formats import image_size
 from urgt_jax.images.files import read_image
 
 
-class Item(NamedTuple):
+class ImageFiles(NamedTuple):
     """The files of one picture."""
 
     name: str
@@ -21,7 +21,7 @@ class Item(NamedTuple):
     camera: Path | None = None
 
 
-class Camera(NamedTuple):
+class DepthCamera(NamedTuple):
     """What turns the numbers of a depth file into metres and pixels into rays."""
 
     intrinsics: Float[np.ndarray, "4"] | None = None  # fx, fy, cx, cy; pixel centres at one half
@@ -29,7 +29,7 @@ class Camera(NamedTuple):
     offset: float = 0.0  # pixels, what a stored disparity lacks
 
 
-class Files:
+class FileDataSet:
     """Pictures in files; a subclass says where they lie and what their depth files hold."""
 
     disparity = False  # whether depth files hold disparity in pixels, else metres
@@ -56,7 +56,7 @@ class Files:
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
-        return picture_size(self.items[index].image)
+        return image_size(self.items[index].image)
 
     def read(self, index: int, window: Window = WHOLE) -> Sample:
         """The window of a picture; only a whole picture must have a pixel of known depth."""
@@ -74,25 +74,25 @@ class Files:
             depth = np.asarray(values[window], np.float32)
             if self.disparity:
                 depth = np.float32(camera.stereo) / (depth + np.float32(camera.offset))
-        return sample(image, depth, camera, window, self._scored(size), str(item.depth))
+        return make_sample(image, depth, camera, window, self._scored(size), str(item.depth))
 
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[ImageFiles]:
         raise NotImplementedError
 
-    def _values(self, item: Item, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
         raise NotImplementedError
 
-    def _camera(self, item: Item, size: tuple[int, int]) -> Camera:
+    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         raise NotImplementedError
 
     def _scored(self, size: tuple[int, int]) -> Window:
         return WHOLE
 
 
-def sample(
+def make_sample(
     image: UInt8[np.ndarray, "H W 3"],
     depth: Float[np.ndarray, "h w"],
-    camera: Camera,
+    camera: DepthCamera,
     window: Window,
     scored: Window,
     source: str,
@@ -110,12 +110,12 @@ def sample(
     )
     intrinsics = None
     if camera.intrinsics is not None:
-        intrinsics = moved(camera.intrinsics, window, inside.shape)
+        intrinsics = crop_intrinsics(camera.intrinsics, window, inside.shape)
     depth = np.where(valid, depth, 0).astype(np.float32)
     return Sample(np.ascontiguousarray(image[window]), depth, valid, intrinsics, camera.stereo)
 
 
-def found(path: Path, pattern: str) -> list[Path]:
+def find_files(path: Path, pattern: str) -> list[Path]:
     """The files of a pattern, of which there must be some."""
     files = sorted(p for p in path.glob(pattern) if not p.name.startswith("."))
     if not files:
@@ -126,6 +126,6 @@ def found(path: Path, pattern: str) -> list[Path]:
     return files
 
 
-def one_split(layout: str, split: str) -> None:
+def reject_split(layout: str, split: str) -> None:
     """Fails if a split is asked for where there is none."""
     require(not split, f"{layout} has no splits: leave out the split {split}")

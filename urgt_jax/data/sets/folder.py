@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from urgt_jax.data.sets.files import Camera, Files, Item, one_split
+from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles, reject_split
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.depth_formats import json_object, npy, pfm, read_png16
+from urgt_jax.images.depth_formats import open_npy, open_pfm, read_json_object, read_png16
 from urgt_jax.images.files import SUFFIXES
 
 
-class Folder(Files):
+class Folder(FileDataSet):
     """Pictures of one's own, NAME.png or .jpg, with NAME_depth.npy, .pfm or .png beside them.
 
     Cameras and the scale of PNGs stand in dataset.json for all, in NAME.json for one.
@@ -28,8 +28,8 @@ class Folder(Files):
         "cy": "a number",
     }
 
-    def _items(self) -> list[Item]:
-        one_split("a folder of pictures", self.split)
+    def _items(self) -> list[ImageFiles]:
+        reject_split("a folder of pictures", self.split)
         images = [p for p in sorted(self.path.iterdir()) if self._is_picture(p)]
         if not images:
             raise UserError(f"{self.path} holds no picture ({', '.join(SUFFIXES)})")
@@ -37,7 +37,7 @@ class Folder(Files):
         twice = next((s for s in stems if stems.count(s) > 1), None)
         require(twice is None, f"two pictures in {self.path} are named {twice}: rename one")
         self.common = self._told(self.path / "dataset.json")
-        return [Item(p.stem, p, self._beside(p)) for p in images]
+        return [ImageFiles(p.stem, p, self._beside(p)) for p in images]
 
     def _is_picture(self, path: Path) -> bool:
         other = path.name.startswith(".") or path.stem.endswith("_depth")
@@ -58,7 +58,7 @@ class Folder(Files):
         if not path.exists():
             return {}
         told = {}
-        for key, value in json_object(path).items():
+        for key, value in read_json_object(path).items():
             if key in self.NUMBERS:
                 told[key] = self._number(path, key, value)
             elif not isinstance(value, str):
@@ -80,14 +80,14 @@ class Folder(Files):
         require(fits, f"{path}: {key} must be {self.NUMBERS[key]}, not {str(value)[:60]}")
         return numbers.astype(np.float64)
 
-    def _all_told(self, item: Item) -> dict[str, np.ndarray]:
+    def _all_told(self, item: ImageFiles) -> dict[str, np.ndarray]:
         return self.common | self._told(item.image.with_suffix(".json"))
 
-    def _values(self, item: Item, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
         if item.depth.suffix == ".npy":
-            return npy(item.depth)
+            return open_npy(item.depth)
         if item.depth.suffix == ".pfm":
-            return pfm(item.depth)
+            return open_pfm(item.depth)
         scale = self._all_told(item).get("depth_scale")
         require(
             scale is not None,
@@ -96,11 +96,13 @@ class Folder(Files):
         )
         return read_png16(item.depth) / np.float32(scale)
 
-    def _camera(self, item: Item, size: tuple[int, int]) -> Camera:
+    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         told = self._all_told(item)
         intrinsics, baseline = told.get("intrinsics"), told.get("baseline")
         require(
             baseline is None or intrinsics is not None,
             f"{item.image}: a baseline is told, but no intrinsics",
         )
-        return Camera(intrinsics, None if baseline is None else float(intrinsics[0] * baseline))
+        return DepthCamera(
+            intrinsics, None if baseline is None else float(intrinsics[0] * baseline)
+        )

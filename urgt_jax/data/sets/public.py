@@ -10,10 +10,17 @@ from PIL import Image
 
 from urgt_jax.data.samples import WHOLE, Sample, Source, Window
 from urgt_jax.data.sets.cameras import calibration, colmap_camera, matrix, opencv_xml
-from urgt_jax.data.sets.files import Camera, Files, Item, found, one_split, sample
+from urgt_jax.data.sets.files import (
+    DepthCamera,
+    FileDataSet,
+    ImageFiles,
+    find_files,
+    make_sample,
+    reject_split,
+)
 from urgt_jax.data.sets.folder import Folder
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.depth_formats import npy, pfm, raw32, read_png16, words
+from urgt_jax.images.depth_formats import open_npy, open_pfm, open_raw32, read_png16, read_words
 
 # From pixel centres at integers, as OpenCV and MATLAB have them, to pixel centres at one half.
 CENTRED = np.array([0, 0, 0.5, 0.5])
@@ -25,85 +32,85 @@ PREPARE = (
 )
 
 
-class Middlebury2014(Files):
+class Middlebury2014(FileDataSet):
     """The left pictures of Middlebury Stereo 2014 (Scharstein et al., GCPR 2014)."""
 
     disparity = True
 
-    def _items(self) -> list[Item]:
-        one_split("middlebury2014", self.split)
+    def _items(self) -> list[ImageFiles]:
+        reject_split("middlebury2014", self.split)
         return [
-            Item(p.parent.name, p, p.with_name("disp0.pfm"), p.with_name("calib.txt"))
-            for p in found(self.path, "*/im0.png")
+            ImageFiles(p.parent.name, p, p.with_name("disp0.pfm"), p.with_name("calib.txt"))
+            for p in find_files(self.path, "*/im0.png")
         ]
 
-    def _values(self, item: Item, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        return pfm(item.depth)
+    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+        return open_pfm(item.depth)
 
-    def _camera(self, item: Item, size: tuple[int, int]) -> Camera:
+    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         told = calibration(item.camera)
         camera, millimetres = told.camera("cam0"), told.positive("baseline")
         offset = float(told.numbers("doffs", 1)[0])
-        return Camera(camera + CENTRED, float(camera[0] * millimetres / 1000), offset)
+        return DepthCamera(camera + CENTRED, float(camera[0] * millimetres / 1000), offset)
 
 
-class Booster(Files):
+class Booster(FileDataSet):
     """The left pictures of Booster's training scenes (Zama Ramirez et al., CVPR 2022)."""
 
     disparity = True
 
-    def _items(self) -> list[Item]:
-        one_split("booster", self.split)
+    def _items(self) -> list[ImageFiles]:
+        reject_split("booster", self.split)
         items = []
-        for image in found(self.path, "train/balanced/*/camera_00/*.png"):
+        for image in find_files(self.path, "train/balanced/*/camera_00/*.png"):
             scene = image.parents[1]
             files = scene / "disp_00.npy", scene / "calib_00-02.xml"
-            items.append(Item(f"{scene.name}_{image.stem}", image, *files))
+            items.append(ImageFiles(f"{scene.name}_{image.stem}", image, *files))
         return items
 
-    def _values(self, item: Item, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        return npy(item.depth)
+    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+        return open_npy(item.depth)
 
-    def _camera(self, item: Item, size: tuple[int, int]) -> Camera:
+    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         told = opencv_xml(item.camera)
         # Pictures are rectified: their camera is the projection, not mtxL, which took them.
         camera, millimetres = told.camera("proj_matL", 4), told.positive("baselineLR")
-        return Camera(camera + CENTRED, float(camera[0] * millimetres / 1000))
+        return DepthCamera(camera + CENTRED, float(camera[0] * millimetres / 1000))
 
 
-class Eth3d(Files):
+class Eth3d(FileDataSet):
     """The training scenes of ETH3D's high-resolution multi-view set (Schöps et al., CVPR 2017)."""
 
-    def _items(self) -> list[Item]:
-        one_split("eth3d", self.split)
+    def _items(self) -> list[ImageFiles]:
+        reject_split("eth3d", self.split)
         items = []
-        for image in found(self.path, "*/images/dslr_images/*.JPG"):
+        for image in find_files(self.path, "*/images/dslr_images/*.JPG"):
             scene = image.parents[2]
             depth = scene / "ground_truth_depth/dslr_images" / image.name
             camera = scene / "dslr_calibration_jpg/cameras.txt"
-            items.append(Item(f"{scene.name}_{image.stem}", image, depth, camera))
+            items.append(ImageFiles(f"{scene.name}_{image.stem}", image, depth, camera))
         return items
 
-    def _values(self, item: Item, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        return raw32(item.depth, size)
+    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+        return open_raw32(item.depth, size)
 
-    def _camera(self, item: Item, size: tuple[int, int]) -> Camera:
+    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         camera = colmap_camera(item.camera.parent, f"dslr_images/{item.image.name}")
         require(
             camera.size == size,
             f"{item.image} is {size[0]} x {size[1]}, but {item.camera} says {camera.size[0]} x "
             f"{camera.size[1]}: take pictures and cameras from one dslr_jpg archive",
         )
-        return Camera(camera.intrinsics)  # COLMAP's pixel centres lie at one half
+        return DepthCamera(camera.intrinsics)  # COLMAP's pixel centres lie at one half
 
 
-class Kitti(Files):
+class Kitti(FileDataSet):
     """KITTI's depth prediction set (Uhrig et al., 3DV 2017), 1000 pictures, or Eigen's split."""
 
     SELECTION, EIGEN = "val_selection_cropped", "eigen"
     LIST = "eigen_test_files_with_gt.txt"
 
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[ImageFiles]:
         self.split = self.split or self.SELECTION
         if self.split == self.EIGEN:
             return self._eigen()
@@ -112,16 +119,16 @@ class Kitti(Files):
             f"kitti has the splits {self.SELECTION} and {self.EIGEN}, not {self.split}",
         )
         items = []
-        for image in found(self.path, f"depth_selection/{self.SELECTION}/image/*.png"):
+        for image in find_files(self.path, f"depth_selection/{self.SELECTION}/image/*.png"):
             root, truth = image.parents[1], image.name.replace("_image_", "_groundtruth_depth_", 1)
             camera = root / f"intrinsics/{image.stem}.txt"
-            items.append(Item(image.stem, image, root / "groundtruth_depth" / truth, camera))
+            items.append(ImageFiles(image.stem, image, root / "groundtruth_depth" / truth, camera))
         return items
 
-    def _eigen(self) -> list[Item]:
+    def _eigen(self) -> list[ImageFiles]:
         """The pictures of the list that have depth: 652 of the 697."""
         listed, items = self.path / self.LIST, []
-        for line in words(listed, "list of pictures"):
+        for line in read_words(listed, "list of pictures"):
             require(len(line) >= 2, f"{listed}: a line must be PICTURE DEPTH FOCAL")
             if line[1] == "None":
                 continue
@@ -130,19 +137,19 @@ class Kitti(Files):
             if not depth.exists():
                 depth = self.path / "val" / line[1]
             camera = image.parents[3] / "calib_cam_to_cam.txt"
-            items.append(Item(f"{drive}_{image.stem}", image, depth, camera))
+            items.append(ImageFiles(f"{drive}_{image.stem}", image, depth, camera))
         require(bool(items), f"{listed} lists no picture with depth")
         return items
 
-    def _values(self, item: Item, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
         return read_png16(item.depth) / np.float32(256)
 
-    def _camera(self, item: Item, size: tuple[int, int]) -> Camera:
+    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         if self.split == self.SELECTION:
-            return Camera(matrix(item.camera, "the matrix").camera("the matrix") + CENTRED)
+            return DepthCamera(matrix(item.camera, "the matrix").camera("the matrix") + CENTRED)
         told = calibration(item.camera)
         left, right = (told.numbers(f"P_rect_0{i}", 12)[3] for i in (2, 3))
-        return Camera(told.camera("P_rect_02", 4) + CENTRED, float(left - right))
+        return DepthCamera(told.camera("P_rect_02", 4) + CENTRED, float(left - right))
 
     def _scored(self, size: tuple[int, int]) -> Window:
         if self.split == self.SELECTION:
@@ -157,7 +164,7 @@ class Nyu:
 
     SIZE = (480, 640)
     # The colour camera of the Kinect, from the authors' toolbox.
-    CAMERA = Camera(np.array([518.86, 519.47, 325.58, 253.74]) + CENTRED)
+    CAMERA = DepthCamera(np.array([518.86, 519.47, 325.58, 253.74]) + CENTRED)
     # What Eigen et al. keep: farther out the picture is blank and depth is made up.
     SCORED = (slice(45, 471), slice(41, 601))
 
@@ -191,7 +198,7 @@ class Nyu:
             "prepare it as TFDS does",
         )
         depth = depth[window].astype(np.float32)
-        return sample(image, depth, self.CAMERA, window, self.SCORED, source)
+        return make_sample(image, depth, self.CAMERA, window, self.SCORED, source)
 
 
 def _records(path: Path, split: str) -> Sequence[dict]:
@@ -212,7 +219,7 @@ def _records(path: Path, split: str) -> Sequence[dict]:
     return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
-LAYOUTS: dict[str, type[Source]] = {
+DATA_SETS: dict[str, type[Source]] = {
     "folder": Folder,
     "middlebury2014": Middlebury2014,
     "booster": Booster,

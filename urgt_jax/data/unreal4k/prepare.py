@@ -17,9 +17,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from urgt_jax.data.unreal4k import records
 from urgt_jax.data.unreal4k.records import INDEX, OPTIONS, SKIPPED, TILES
-from urgt_jax.data.unreal4k.source_files import Place, read_frame, read_splits
+from urgt_jax.data.unreal4k.source_files import FrameFiles, read_frame, read_splits
 from urgt_jax.errors import UserError
-from urgt_jax.files import folder, write_text
+from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
 
 NAME, VERSION = "unreal4k", "1.0.0"
@@ -36,7 +36,7 @@ class Job(NamedTuple):
     split: str
     number: int
     count: int
-    frames: tuple[Place, ...]
+    frames: tuple[FrameFiles, ...]
 
     @property
     def path(self) -> Path:
@@ -65,7 +65,7 @@ def write_shard(job: Job) -> dict:
     return told
 
 
-def _write_frames(path: Path, places: tuple[Place, ...]) -> tuple[list, dict[str, str]]:
+def _write_frames(path: Path, places: tuple[FrameFiles, ...]) -> tuple[list, dict[str, str]]:
     """Names and sizes of the frames that were written, and why others were not."""
     frames, skipped = [], {}
     writer = ArrayRecordWriter(str(path), OPTIONS)
@@ -90,7 +90,7 @@ def prepare(
     if not source.is_dir():
         raise UserError(f"no folder at {source}: --source is where the scenes were extracted")
     found = read_splits(splits or _default_splits(source), source)
-    jobs = _jobs(found, folder(out))
+    jobs = _jobs(found, make_folder(out))
     for part in out.glob(f".{NAME}-*.tmp"):  # of a job that was killed
         part.unlink()
     missing = [job for job in jobs if not _whole(job)]
@@ -112,7 +112,7 @@ def _default_splits(source: Path) -> Path:
     return next((d for d in (source / "splits", source / "filenames") if d.is_dir()), source)
 
 
-def _jobs(found: dict[str, list[Place]], out: Path) -> list[Job]:
+def _jobs(found: dict[str, list[FrameFiles]], out: Path) -> list[Job]:
     """The files of all splits; fails if the folder was begun with other frames."""
     text = json.dumps({s: [p.name for p in places] for s, places in found.items()})
     job = {"frames": hashlib.sha256(text.encode()).hexdigest(), "version": VERSION, "shard": SHARD}
@@ -154,7 +154,7 @@ def _write_all(missing: list[Job], jobs: list[Job], workers: int) -> None:
         for job in missing:
             write_shard(job)
             done += len(job.frames)
-            progress.tell(done)
+            progress.update(done)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(write_shard, job): job for job in missing}
@@ -162,7 +162,7 @@ def _write_all(missing: list[Job], jobs: list[Job], workers: int) -> None:
             for future in as_completed(running):
                 future.result()
                 done += len(running[future].frames)
-                progress.tell(done)
+                progress.update(done)
         except BrokenProcessPool as error:
             raise UserError("a worker was killed, for lack of memory? fewer --workers") from error
         finally:
@@ -230,7 +230,7 @@ class Unreal4k(tfds.core.GeneratorBasedBuilder):
         found = read_splits(_default_splits(source), source)
         return {split: self._generate_examples(places) for split, places in found.items()}
 
-    def _generate_examples(self, places: list[Place]):
+    def _generate_examples(self, places: list[FrameFiles]):
         for i, place in enumerate(places):
             yield from (
                 (TILES * i + k, r) for k, r in enumerate(records.records(read_frame(place)))

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
-from urgt_jax.data.samples import WHOLE, Sample, Window, moved
+from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 from urgt_jax.images.grid import Grid
@@ -62,7 +62,7 @@ def serialized(frame: Frame) -> Iterator[bytes]:
 
 def records(frame: Frame) -> Iterator[dict]:
     """The tiles of a frame, row by row."""
-    windows = grid.cover(*frame.disparity.shape, SIDE, SIDE)
+    windows = grid.cover_image(*frame.disparity.shape, SIDE, SIDE)
     for number in range(TILES):
         here = windows.window(number)
         yield {
@@ -111,12 +111,12 @@ class Tiled:
         if min(shape) < 1:
             raise UserError(f"the window {rows} x {cols} of {self.name(index)} is empty")
         image, disparity = np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32)
-        windows = grid.cover(height, width, SIDE, SIDE)
+        windows = grid.cover_image(height, width, SIDE, SIDE)
         for number in _touched(windows, rows, cols):
             tile = self._tile(index, number)
             there, here = _overlap(windows, number, rows, cols)
             image[there], disparity[there] = tile["image"][here], tile["disparity"][here]
-        camera = moved(tile["intrinsics"], window, (height, width))
+        camera = crop_intrinsics(tile["intrinsics"], window, (height, width))
         return _sample(image, disparity, camera, float(tile["baseline"]))
 
     def _tile(self, index: int, number: int) -> dict:

@@ -7,7 +7,7 @@ import numpy as np
 
 from urgt_jax.data.unreal4k.records import Frame
 from urgt_jax.errors import UserError
-from urgt_jax.images.files import SMALLEST, load_map, read_image
+from urgt_jax.images.files import SMALLEST, read_image, read_map
 
 # Of a split file: PatchFusion's name, then SMD-Nets'.
 SPLITS = {
@@ -18,7 +18,7 @@ SPLITS = {
 }
 
 
-class Place(NamedTuple):
+class FrameFiles(NamedTuple):
     """Where a frame's files lie."""
 
     source: str
@@ -35,7 +35,7 @@ class Place(NamedTuple):
         return Path(self.source) / self.scene / kind / f"{self.number}{ending}"
 
 
-def read_splits(path: Path, source: Path) -> dict[str, list[Place]]:
+def read_splits(path: Path, source: Path) -> dict[str, list[FrameFiles]]:
     """The frames of every split that has a file in the folder, or of the one split file."""
     files = [path] if path.is_file() else sorted(path.glob("*.txt"))
     known = {file.name: file for file in files}
@@ -50,7 +50,7 @@ def read_splits(path: Path, source: Path) -> dict[str, list[Place]]:
     return found
 
 
-def _places(path: Path, source: Path) -> list[Place]:
+def _places(path: Path, source: Path) -> list[FrameFiles]:
     """The frames of a split file, of which each line names S/Image0/N.png first."""
     found, seen = [], set()
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
@@ -58,7 +58,7 @@ def _places(path: Path, source: Path) -> list[Place]:
             continue
         parts = line.split()[0].split("/")
         right = len(parts) == 3 and parts[1] == "Image0" and "." in parts[2]
-        place = Place(str(source), parts[0], parts[2].rsplit(".", 1)[0]) if right else None
+        place = FrameFiles(str(source), parts[0], parts[2].rsplit(".", 1)[0]) if right else None
         if place is None or place in seen:
             why = "names a frame twice" if right else "is no 'S/Image0/N.png S/Image1/N.png ...'"
             raise UserError(f"{path}, line {number} {why}: {line[:60]!r}")
@@ -69,10 +69,10 @@ def _places(path: Path, source: Path) -> list[Place]:
     return found
 
 
-def read_frame(place: Place) -> Frame:
+def read_frame(place: FrameFiles) -> Frame:
     """A frame from its files, all of it checked; fails in one line that names the file."""
     path = place.file("Disp0", ".npy")
-    disparity = load_map(path, "disparity")
+    disparity = read_map(path, "disparity")
     if disparity.ndim != 2 or disparity.dtype.kind != "f":
         raise UserError(f"{path} has shape {disparity.shape} and dtype {disparity.dtype}, not "
             "float [H, W]")  # fmt: skip
@@ -92,7 +92,7 @@ def read_frame(place: Place) -> Frame:
     return Frame(place.name, image, disparity, intrinsics, baseline)
 
 
-def _image(place: Place, size: tuple[int, int]) -> np.ndarray:
+def _image(place: FrameFiles, size: tuple[int, int]) -> np.ndarray:
     """The left picture: PNG, or PatchFusion's .raw bytes in the order blue, green, red."""
     path, raw = place.file("Image0", ".png"), place.file("Image0", ".raw")
     if path.is_file() or not raw.is_file():

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from urgt_jax.data.priors.units import NEAREST
+from urgt_jax.data.priors.units import MIN_DEPTH
 from urgt_jax.errors import UserError
 
-MIN_DEPTH = NEAREST
+MIN_DEPTH = MIN_DEPTH
 STRIP = 1 << 20  # pixels that float64 sums take at a time
 
 

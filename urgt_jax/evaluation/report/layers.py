@@ -13,7 +13,7 @@ from PIL import Image
 
 from urgt_jax import files
 from urgt_jax.errors import UserError
-from urgt_jax.images.colour import RGB, colour_normal, ramp
+from urgt_jax.images.colour import RGB, colour_normal, colour_values
 
 HOME = "report"  # the folder beside report.html
 INDEX, THUMBNAIL, CONTENTS = "index.html", "thumbnail.jpg", "layers.json"
@@ -21,7 +21,9 @@ OURS = re.compile(  # also what a kill left of one
     r"\.?(index\.html|thumbnail\.jpg|layers\.json|(image|(depth|normal)\w*)\.png)(\.\w+\.tmp)?"
 )
 UNKNOWN = (128, 128, 128)
-PALETTE = np.concatenate([[UNKNOWN], ramp(np.linspace(0, 1, 255)[None], 0, 1)[0]]).astype(np.uint8)
+PALETTE = np.concatenate([[UNKNOWN], colour_values(np.linspace(0, 1, 255)[None], 0, 1)[0]]).astype(
+    np.uint8
+)
 DEPTH_LIMIT, ANGLE_LIMIT = 0.2, 45.0  # errors from which the colour no longer changes
 THUMBNAIL_WIDTH = 240
 GAP = 4  # white pixels between pictures of a sheet
@@ -49,7 +51,7 @@ def write_thumbnail(folder: Path, name: str, image: RGB) -> None:
     """Saves the small picture that stands in the report's list."""
     small = Image.fromarray(image)
     small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.BILINEAR, reducing_gap=2)
-    with files.replacing(files.folder(place(folder, name)) / THUMBNAIL) as file:
+    with files.atomic_write(files.make_folder(place(folder, name)) / THUMBNAIL) as file:
         small.save(file, "JPEG", quality=85)
 
 
@@ -191,7 +193,7 @@ def _write_png(path: Path, layer: RGB | Shades) -> None:
     picture = Image.fromarray(layer)
     if layer.ndim == 2:
         picture.putpalette(PALETTE.tobytes())
-    with files.replacing(path) as file:
+    with files.atomic_write(path) as file:
         picture.save(file, "PNG", compress_level=1)
 
 

@@ -45,7 +45,7 @@ def write_pages(folder: Path, summary: dict, pictures: list[Scored]) -> Path:
     """
     if not pictures:
         raise UserError("there is nothing to report: no picture was scored")
-    home = files.folder(folder / HOME)
+    home = files.make_folder(folder / HOME)
     for name in ASSETS:
         asset = resources.files("urgt_jax.report") / name
         files.write_text(home / name, asset.read_text("utf-8"))

@@ -1,9 +1,10 @@
-"""How fast blocks of patches are read: python -m urgt_jax.data.benchmark
+"""How fast blocks of patches are read: urgt prepare unreal4k-benchmark
 
 Makes frames in UnrealStereo4K's own form, prepares them, and reads random M x M blocks from both in
 turn: from the prepared tiles, and by decoding the whole PNG and loading the whole .npy.
 """
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from urgt_jax.data.scenes import render, sample_scene
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import SIDE, Tiled
-from urgt_jax.errors import Parser, UserError
+from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 from urgt_jax.images.files import read_image
 from urgt_jax.progress import Progress
@@ -39,7 +40,7 @@ def make(folder: Path, frames: int, size: tuple[int, int]) -> None:
         for side in (0, 1):
             text = f"{fx} 0 {cx} 0 {fy} {cy} 0 0 1\n1 0 0 {side * BASELINE} 0 1 0 0 0 0 1 0\n"
             (scene / f"Extrinsics{side}" / f"{i:05}.txt").write_text(text)
-        progress.tell(i + 1)
+        progress.update(i + 1)
     lines = [f"00000/Image0/{i:05}.png\n" for i in range(frames)]
     (folder / "train.txt").write_text("".join(lines))
 
@@ -57,7 +58,7 @@ def measure(source: Path, tiled: Tiled, m: int, repeat: int) -> tuple[float, flo
     for _ in range(repeat):
         number = int(rng.integers(len(tiled)))
         row, col = rng.integers(0, SIDE + 1 - m, 2)
-        window = grid.block(*tiled.size(number), m, row, col).bounds
+        window = grid.gridmix_block(*tiled.size(number), m, row, col).bounds
         start = time.perf_counter()
         image, _ = whole(source, number, window)
         middle = time.perf_counter()
@@ -68,32 +69,35 @@ def measure(source: Path, tiled: Tiled, m: int, repeat: int) -> tuple[float, flo
     return float(one), float(two)
 
 
-def main() -> None:
-    """The command line."""
-    parser = Parser(prog="python -m urgt_jax.data.benchmark", description=__doc__.split("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the benchmark."""
     add = parser.add_argument
-    add("--frames", type=int, default=6, metavar="N", help="frames that are made")
-    add("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"))
-    add("--repeat", type=int, default=20, metavar="N", help="blocks of each size that are read")
-    told = parser.parse_args()
-    if min(told.frames, told.repeat, min(told.size) // 16) < 1:
+    add("--frames", type=int, default=6, metavar="N", help="frames to make (default: 6)")
+    add("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"), help="their size")
+    add("--repeat", type=int, default=20, metavar="N", help="blocks of each size to read")
+
+
+def run(frames: int, size: tuple[int, int], repeat: int) -> None:
+    """Makes some frames, prepares them, and prints how many blocks a second are read."""
+    if min(frames, repeat, min(size) // 16) < 1:
         raise UserError("--frames and --repeat must be at least 1, --size at least 16 16")
-    with tempfile.TemporaryDirectory() as place:
-        source, out = Path(place) / "source", Path(place) / "tiles"
-        make(source, told.frames, tuple(told.size))
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "source", Path(folder) / "tiles"
+        make(source, frames, size)
         start = time.perf_counter()
         prepare(source, out)
-        spent = (time.perf_counter() - start) / told.frames
-        megabytes = lambda pattern: sum(f.stat().st_size for f in pattern) / told.frames / 1e6  # noqa: E731
+        seconds = (time.perf_counter() - start) / frames
+        png, npy, tiles = (
+            sum(file.stat().st_size for file in files) / frames / 1e6
+            for files in (source.rglob("*.png"), source.rglob("*.npy"), out.glob("unreal4k-*"))
+        )
         print(
-            f"a frame of {told.size[0]} x {told.size[1]} pixels: "
-            f"PNG {megabytes(source.rglob('*.png')):.1f} MB and .npy "
-            f"{megabytes(source.rglob('*.npy')):.1f} MB, as tiles "
-            f"{megabytes(out.glob('unreal4k-*')):.1f} MB, prepared in {spent:.2f} s by one process"
+            f"a frame of {size[0]} x {size[1]} pixels: PNG {png:.1f} MB and .npy {npy:.1f} MB, "
+            f"as tiles {tiles:.1f} MB, prepared in {seconds:.2f} s by one process"
         )
         print(" M  whole frame/s  tiles/s   ratio  target")
         tiled = Tiled(out, "train")
         for m in range(1, SIDE + 1):
-            one, two = measure(source, tiled, m, told.repeat)
+            one, two = measure(source, tiled, m, repeat)
             target = f"{TARGETS[m]:6.0f}" if m in TARGETS else "      "
             print(f"{m:2}  {1 / one:13.2f}  {1 / two:7.1f}  {one / two:6.1f}  {target}", flush=True)
