@@ -1,13 +1,10 @@
 """Blocks of several images packed into one row: the same results as one by one, in one program."""
 
-import json
-import shutil
 from functools import cache
 
 import jax
 import numpy as np
 import pytest
-from urgt_jax.training.validation import Validation
 
 from urgt_jax.config import Config, Model
 from urgt_jax.config_files import with_changes
@@ -20,7 +17,7 @@ from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params, build_with_params
 from urgt_jax.scaling import tpu_plan
 from urgt_jax.training import losses, sharding
-from urgt_jax.training.loop import StepWatch, train
+from urgt_jax.training.loop import StepWatch
 from urgt_jax.training.step import StepVerdict, initial_state, train_step
 
 PAIRS = ("camera", "registers", "within_patch", "across_patches")  # parameters that attention uses
@@ -257,7 +254,7 @@ def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
 
     def of_images(params, batch):
         maps = refine_batch(build_with_params(config.model, params), batch)
-        terms = losses.loss_terms(config, maps, batch, counts)
+        terms = losses.compute_terms(config, maps, batch, counts)
         return terms, losses.image_errors(config, maps, batch)
 
     terms, far = jax.jit(of_images)(params, apart)
@@ -271,86 +268,3 @@ def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
         batch = pipeline.Batches(packed)[k]
         state, *_ = run(state, sharding.put_on_mesh(batch, mesh))
     assert run._cache_size() == compiled
-
-
-@pytest.mark.parametrize(
-    "errors,wanted",
-    [
-        ([2, 2, 2, 2], PAPER),  # as at the start
-        ([1, 1, 1, 1], PAPER),  # all alike
-        ([2, 1, 1, 1], np.array([2, 2, 3, 4]) / 11),
-        ([0.02, 2, 2, 2], np.array([0.05, 0.95 * 2 / 9, 0.95 * 3 / 9, 0.95 * 4 / 9])),
-        ([0.002, 0.002, 2, 0.002], [0.05, 0.05, 0.85, 0.05]),
-        ([0.2, 0.45, 0.02, 4], [0.05, 0.05, 0.05, 0.85]),  # lifting two puts the third below
-        ([np.nan, 2, 2, 2], PAPER),
-        ([np.inf, 2, 2, 2], PAPER),
-    ],
-)
-def test_the_mix_follows_errors_over_those_at_the_start(errors, wanted):
-    found = gridmix.adapted(PAPER, np.array([[2, 2, 2, 2], errors], np.float32))
-    np.testing.assert_allclose(found, wanted, atol=1e-3)
-    assert sum(found) == pytest.approx(1)
-
-
-def test_a_side_that_the_mix_has_not_stays_away_and_a_rare_one_keeps_its_chance():
-    mix = (0.0, 0.02, 0.48, 0.5)
-    found = gridmix.adapted(mix, np.array([[0, 1, 1, 1], [0, 1e-3, 1, 1]], np.float32))
-    np.testing.assert_allclose(found, [0, 0.02, 0.98 * 0.48 / 0.98, 0.98 * 0.5 / 0.98], atol=1e-6)
-
-
-def test_held_out_blocks_are_the_same_ones_whoever_asks(packed):
-    config = with_changes(packed, {"data.adapt": 4, "data.batching": "images", "data.batch": 4})
-    one, other = (Validation(config, sharding.make_mesh(config)) for _ in range(2))
-    first, again = (jax.device_get(v._batch(4, 4, 2)) for v in (one, other))
-    for name, x in first.items():
-        np.testing.assert_array_equal(x, again[name], name)
-    assert first["valid"].shape[:2] == (4, 4)
-    assert [one.pictures.name(i) for i in range(2)] == ["val_00000", "val_00001"]
-
-
-def test_steps_between_adaptions_must_not_be_negative(packed):
-    with pytest.raises(UserError, match="data.adapt -1 must not be negative"):
-        with_changes(packed, {"data.adapt": -1})
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The mixes by which steps were drawn, as they are."""
-    found, sides = {}, gridmix.row_sides
-
-    def note(config, step, row):
-        found.setdefault(step, set()).add(config.data.mix)
-        return sides(config, step, row)
-
-    monkeypatch.setattr(pipeline, "row_sides", note)
-    return found
-
-
-@pytest.mark.slow
-def test_a_resumed_run_adapts_its_mix_with_the_same_bits(packed, tmp_path, drawn):
-    """One that ended between two adaptions, and one that ended at an adaption."""
-    config = with_changes(packed, {
-        "data.mix": (0.4, 0.6, 0.0, 0.0), "data.adapt": 4, "optim.steps": 9, "optim.learning_rate": 0.03,
-        "train.save_every": 2, "train.keep": 9,
-    })  # fmt: skip
-    train(config, tmp_path / "run")
-    alone, weights, told = dict(drawn), *_left(tmp_path / "run")
-    assert told[0]["mix_1"] == 0.4 and len({line["mix_1"] for line in told}) == 3
-    assert all(mixes == {tuple(told[k][f"mix_{m}"] for m in (1, 2, 3, 4))}
-        for k, mixes in alone.items())  # fmt: skip
-    for start, later in ((6, (8, 9)), (4, (6, 8, 9))):
-        drawn.clear()
-        (tmp_path / "run/weights.safetensors").unlink()
-        for k in later:
-            shutil.rmtree(tmp_path / f"run/checkpoints/step_{k}")
-        train(config, tmp_path / "run")
-        assert drawn == {k: mixes for k, mixes in alone.items() if k >= start}
-        assert _left(tmp_path / "run") == (weights, told)
-
-
-def _left(workdir) -> tuple[bytes, list[dict]]:
-    """Weights, and what the log tells of each step that does not depend on the clock."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
-    kept = ("step", "loss", "mix_", "error_")
-    told = [{n: x for n, x in line.items() if n.startswith(kept)} for line in lines]
-    return (workdir / "weights.safetensors").read_bytes(), told

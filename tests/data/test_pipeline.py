@@ -166,7 +166,7 @@ def test_a_failing_disk_is_told_like_a_damaged_file(micro):
 
 
 def test_each_picture_that_cannot_be_read_is_told_once(micro, photos):
-    unread = pipeline.UnreadableImages(_with(micro, unreadable=2), photos)
+    unread = pipeline.UnreadableImages(_with(micro, max_unreadable=2), photos)
     batch = {"image": 0, UNREAD: [Failure(4, "why"), Failure(4, "why"), Failure(1, "other")]}
     told = list(unread.take(batch))
     assert batch == {"image": 0}
@@ -180,7 +180,7 @@ def test_each_picture_that_cannot_be_read_is_told_once(micro, photos):
 
 @pytest.mark.parametrize("limit", [0, 2])
 def test_too_many_pictures_that_cannot_be_read_end_the_run(micro, photos, limit):
-    unread = pipeline.UnreadableImages(_with(micro, unreadable=limit), photos)
+    unread = pipeline.UnreadableImages(_with(micro, max_unreadable=limit), photos)
     lines = unread.take({UNREAD: [Failure(i, f"reason {i}") for i in range(PHOTOS)]})
     for i in range(limit):
         assert f"photo{i} " in next(lines)

@@ -19,7 +19,7 @@ from urgt_jax.commands.eval import main
 from urgt_jax.config_files import with_changes
 from urgt_jax.data import sources
 from urgt_jax.errors import UserError
-from urgt_jax.evaluation import metrics, report, resume
+from urgt_jax.evaluation import examples, metrics, report, resume
 from urgt_jax.evaluation import run as evaluation
 from urgt_jax.evaluation.candidates import RefinerCandidates, SavedPredictions
 from urgt_jax.evaluation.examples import ExampleSheets
@@ -74,8 +74,9 @@ def whole(words, tmp_path_factory):
 def quick():
     """Scores are computed once, and two pictures on the sheets are enough."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "EXAMPLES", 2)
         patch.setattr(evaluation, "EXAMPLES", 2)
-        for owner, name in ((evaluation, "score"), (evaluation, "truth_of"),
+        for owner, name in ((evaluation, "score"), (evaluation, "ground_truth"),
                             (metrics, "true_normals")):  # fmt: skip
             patch.setattr(owner, name, remembering(getattr(owner, name)))
         yield
@@ -285,15 +286,18 @@ KILLS = """
 import os, signal, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)  # as here: sums over tiles are rounded otherwise
-from urgt_jax import evaluation, files
-evaluation.EXAMPLES, left, replace = 2, [int(sys.argv.pop(1))], os.replace
+from urgt_jax import files
+from urgt_jax.commands.eval import main
+from urgt_jax.evaluation import examples, run
+examples.EXAMPLES = run.EXAMPLES = 2
+left, replace = [int(sys.argv.pop(1))], os.replace
 def deadly(*paths):
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
 files.os.replace = deadly
-evaluation.main()
+main(sys.argv[1:])
 """
 
 

@@ -62,7 +62,7 @@ def test_the_truth_scores_perfectly_as_metres(truth, maps, capsys):
 
 def test_disparity_of_any_scale_scores_perfectly_once_aligned(truth, maps, tmp_path):
     for file in maps.iterdir():
-        depth = np.load_config(file)
+        depth = np.load(file)
         disparity = np.where(depth > 0, 3 / np.maximum(depth, 0.1) + 0.5, 0.5)
         np.save(file, disparity.astype(np.float32))
     out = tmp_path / "out"
@@ -75,7 +75,7 @@ def test_png_of_16_bits_is_read_at_its_scale(truth, tmp_path):
     maps, out = tmp_path / "maps", tmp_path / "out"
     maps.mkdir()
     for file in truth.glob("*_depth.npy"):
-        steps = np.round(np.load_config(file) * 500).astype(np.uint16)
+        steps = np.round(np.load(file) * 500).astype(np.uint16)
         Image.fromarray(steps).save(maps / file.with_suffix(".png").name)
     told = ("--predictions", maps, "--kind", "depth", "--data", "folder", truth, "--out", out)
     call(*told, "--scale", 500)
@@ -108,7 +108,7 @@ def test_missing_and_extra_maps_are_told_and_the_rest_is_scored(truth, maps, tmp
 
 def _spoil(kind: str, maps) -> None:
     for file in maps.glob("*.npy"):
-        values = np.load_config(file)
+        values = np.load(file)
         if kind == "truncated":
             file.write_bytes(file.read_bytes()[:200])
         elif kind == "empty":

@@ -39,14 +39,11 @@ def test_positions_of_touching_patches_make_one_lattice():
     ],
 )
 def test_a_grid_of_0_x_0_shows_the_picture_at_its_own_resolution(size, rows, cols):
-    def split(size, asked=(0, 0), zoom=1.0, limit=256):
-        return grid.choose_grid(size, asked, (518, 518), zoom, limit)
+    def split(size, asked=(0, 0), limit=256):
+        return grid.choose_grid(size, asked, (518, 518), limit)
 
     assert split(size) == (rows, cols)
     assert split(size, (3, 5)) == (3, 5)
-    halved = tuple(round(side / 2) for side in size)
-    if min(halved) > 500:  # where neither the least of one patch nor the limit hides it
-        assert split(halved, zoom=2.0) == (rows, cols)
     few = split(size, limit=20)
     assert np.prod(few) <= 20 and np.prod(few) >= min(rows * cols, 10)
     assert rows * cols <= 256 and grid.cover_image(*size, rows, cols).count == rows * cols

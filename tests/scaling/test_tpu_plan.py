@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from urgt_jax import hardware
+from urgt_jax.commands import scale
 from urgt_jax.config_files import with_changes
 from urgt_jax.data.gridmix import block_side
 from urgt_jax.data.pipeline import Batches

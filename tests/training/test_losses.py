@@ -18,7 +18,7 @@ from urgt_jax.training import losses
 def joint(micro) -> Config:
     """Pictures whose patches need no resizing; neighbours share halves, and both terms count."""
     fields = {"data.size": (112, 168), "data.overlap": 0.5, "loss.normal_target": "exact"}
-    return with_changes(micro, fields | {"loss.agreement": 1.0, "loss.seam": 1.0})
+    return with_changes(micro, fields | {"loss.seam": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,17 @@ def seen(joint) -> dict:
 
 def _terms(config: Config, batch: dict, depth, normal) -> dict:
     maps = {"depth": depth, "normal": normal}
-    return losses.loss_terms(config, maps, batch, losses.valid_counts(config, batch))
+    return losses.compute_terms(config, maps, batch, losses.valid_counts(config, batch))
 
 
 def test_all_terms_are_least_where_maps_are_the_truth(joint, seen):
     best = _terms(joint, seen, seen["target"], seen["normal"])
     assert best["depth"] == best["gradient"] == best["seam"] == 0
-    assert best["agreement"] < 0.02  # windows of 5 x 5 pixels know no edges
-    flat = jnp.zeros_like(seen["normal"]).at[..., 2].set(-1)
-    assert _terms(joint, seen, seen["target"], flat)["agreement"] > 5 * best["agreement"]
     noisy = seen["target"] + 0.05 * np.random.default_rng(0).random(
         seen["target"].shape, np.float32
     )
-    assert _terms(joint, seen, noisy, seen["normal"])["agreement"] > 5 * best["agreement"]
+    worse = _terms(joint, seen, noisy, seen["normal"])
+    assert worse["depth"] > 0 and worse["gradient"] > 0 and worse["seam"] > 0
 
 
 def test_a_patch_that_is_off_differs_from_its_neighbours_by_as_much(joint, seen):
@@ -88,9 +86,7 @@ def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
         ({"data.overlap": 0.3}, "data.overlap 0.3"),
         ({"loss.seam": 1.0}, "data.overlap 0.5"),
         ({"loss.seam": 1.0, "data.overlap": 0.5, "data.batching": "packed"}, "loss.seam"),
-        ({"loss.agreement": 1.0, "model.outputs": ("depth",)}, "loss.agreement"),
-        ({"loss.confidence": -1.0}, "loss.confidence must not be negative"),
-        ({"eval.blend": "confidence", "eval.fidelity": "official"}, "eval.blend"),
+        ({"loss.confidence": -1.0}, "loss.confidence -1.0 must not be negative"),
     ],
 )
 def test_terms_that_cannot_be_had_are_refused(micro, fields, named):

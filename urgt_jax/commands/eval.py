@@ -73,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--degrade", choices=STRENGTHS, help="how much worse than the truth coarse maps of scenes "
         "are; else as in training")  # fmt: skip
-    add("--pages", type=int, default=6, metavar="N", help="worst images that get a page of their own")
+    add(
+        "--pages",
+        type=int,
+        default=6,
+        metavar="N",
+        help="worst images that get a page of their own",
+    )
     add("--scale", type=float, help=f"of 16-bit .png predictions: steps a metre ({PNG_SCALE:g})")
     add("--out", type=Path, help="folder for what is made; else the work directory, or NAME_scores")
     add_options(parser)

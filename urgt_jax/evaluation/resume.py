@@ -121,7 +121,7 @@ def evaluation_identity(subject: RefinerCandidates | SavedPredictions, config: C
     told = {name: dataclasses.asdict(getattr(config, name)) for name in ("model", "prior", "data")}
     how = dataclasses.asdict(config.eval)
     told["eval"] = {name: x for name, x in how.items() if name not in ("images", "examples")}
-    for name in ("path", "priors"):
+    for name in ("path", "priors_path"):
         told["data"][name] = told["data"][name] and str(Path(told["data"][name]).absolute())
     told["data"]["files"] = _times(Path(config.data.path).glob("*")) if config.data.path else ""
     program = {"program": _program(), "jax": jax.__version__, "backend": jax.default_backend()}

@@ -31,7 +31,7 @@ class SharedPixels(NamedTuple):
     valid: Bool[Array, "*B"]
 
 
-def loss_terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
+def compute_terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
     """All terms that the configuration weights, unweighted.
 
     They are means over the `counts` of a whole batch: those of its parts add up.

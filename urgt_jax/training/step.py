@@ -99,7 +99,7 @@ def train_step(config: Config, mesh: Mesh):
             maps = refine_batch(
                 build_with_params(config.model, freeze_encoder(config.optim, params)), batch
             )
-            terms = losses.loss_terms(config, maps, batch, counts)
+            terms = losses.compute_terms(config, maps, batch, counts)
             far = losses.image_errors(config, maps, batch)
         return losses.weighted_sum(config, terms), (terms, far)
 

@@ -14,10 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from urgt_jax.commands.priors import main
+from urgt_jax.commands import priors as priors_command
 from urgt_jax.config import Prior, Vit
 from urgt_jax.data.priors import networks as coarse
-from urgt_jax.data.priors import precompute as fill
 from urgt_jax.data.priors import providers, stored
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.priors.precompute import _batches
@@ -115,9 +114,9 @@ def run(options: dict, out: Path, *more, source=None) -> None:
     told = [x for pair in options.items() for x in pair]
     argv = ["fill", "--data", "memory", ".", "--out", out, "--max-depth", LIMIT, *told, *more]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fill, "open_source", lambda name, path, split: source or Memory())
+        patch.setattr(priors_command, "open_source", lambda name, path, split: source or Memory())
         patch.setattr(sys, "argv", [str(x) for x in argv])
-        main()
+        priors_command.main()
 
 
 def contents(out: Path) -> dict[str, bytes]:

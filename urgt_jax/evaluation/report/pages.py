@@ -47,7 +47,7 @@ def write_pages(folder: Path, summary: dict, pictures: list[Scored]) -> Path:
         raise UserError("there is nothing to report: no picture was scored")
     home = files.make_folder(folder / HOME)
     for name in ASSETS:
-        asset = resources.files("urgt_jax.report") / name
+        asset = resources.files("urgt_jax.evaluation.report") / name
         files.write_text(home / name, asset.read_text("utf-8"))
     column = _ranking(pictures)
     ranked = sorted(pictures, key=lambda x: _rank(x, column))
