@@ -45,15 +45,15 @@ def test_rows_are_full_and_have_as_many_blocks_of_each_side_as_is_told(packed, m
     rows = [gridmix.row_sides(config, k, row) for k in range(250) for row in range(2)]
     assert {sum(m * m for m in sides) for sides in rows} == {16}
     found = np.mean([np.bincount(sides, minlength=5)[1:] for sides in rows], 0)
-    np.testing.assert_allclose(found, gridmix.packed_blocks(mix), atol=0.3)
-    assert gridmix.packed_blocks(mix) @ [1, 4, 9, 16] == pytest.approx(16)
+    np.testing.assert_allclose(found, gridmix.mean_blocks_per_row(mix), atol=0.3)
+    assert gridmix.mean_blocks_per_row(mix) @ [1, 4, 9, 16] == pytest.approx(16)
 
 
 def test_the_first_block_of_a_row_follows_the_mix_and_the_others_what_fits():
     np.testing.assert_allclose(gridmix.mix_that_fits(PAPER, 16), PAPER)
     np.testing.assert_allclose(gridmix.mix_that_fits(PAPER, 7), [1 / 3, 2 / 3, 0, 0])
     assert gridmix.mix_that_fits((0, 0, 1, 0), 7).tolist() == [0, 1, 0, 0]
-    shares = gridmix.packed_blocks(PAPER) * [1, 4, 9, 16] / 16
+    shares = gridmix.mean_blocks_per_row(PAPER) * [1, 4, 9, 16] / 16
     np.testing.assert_allclose(shares, [0.113, 0.204, 0.283, 0.4], atol=5e-4)
 
 
@@ -62,7 +62,7 @@ def test_a_packed_row_is_its_blocks_one_after_the_other(packed):
     batches = pipeline.Batches(packed)
     batch = batches[k]
     assert batch["owner"].dtype == np.int32 and batch["owner"].shape == (2, 16)
-    start, names = 0, iter(batches.pictures(k))
+    start, names = 0, iter(batches.drawn_images(k))
     for place, m in enumerate(sides):
         part = slice(start, start + m * m)
         (index,) = {next(names)[0] for _ in range(m * m)}
@@ -119,7 +119,7 @@ def row(micro):
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     count = model.tokens[0] * model.tokens[1]
     spots = rng.uniform(1, 9, (1, 16, count, 2)).astype(np.float32)
-    owner = gridmix.owners([2, 1, 2, 1, 2, 1, 1])[None]
+    owner = gridmix.patch_owners([2, 1, 2, 1, 2, 1, 1])[None]
     kept = len(kept_blocks(model.dpt_layers))
     weights = draw(kept, 1, 16, tokens_per_patch(model), 2 * model.width)
     params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), abstract_params(model)[1])
@@ -234,7 +234,7 @@ def test_the_pictures_that_spoil_a_packed_step_are_named_once(packed):
     far = np.zeros(32, np.float32)
     bad = slice(sides[0] ** 2, sides[0] ** 2 + sides[1] ** 2)  # the second block's patches
     far[bad] = np.nan
-    (named,) = {f"{index} ({name})" for index, name in batches.pictures(k)[bad]}
+    (named,) = {f"{index} ({name})" for index, name in batches.drawn_images(k)[bad]}
     watch = StepWatch(packed, batches, skipped=0)
     watch.step(k, StepVerdict(np.False_, np.float32("nan"), far))
     with pytest.raises(UserError) as told:

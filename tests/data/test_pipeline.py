@@ -10,7 +10,7 @@ from PIL import Image
 
 from urgt_jax.config import Config
 from urgt_jax.data import gridmix, pipeline
-from urgt_jax.data.pipeline import UNREAD, Failure
+from urgt_jax.data.pipeline import UNREAD, UnreadImage
 from urgt_jax.data.priors import stored
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.units import to_network_unit
@@ -50,7 +50,7 @@ def _photos(folder):
     origin = {name: {"geometry": "centres"} for name in ("depth", "normal")}
     priors = folder / "priors" / "all"
     priors.mkdir(parents=True)
-    kept = stored.claim(priors, {"kind": "disparity", "max_depth": 80.0, **origin})
+    kept = stored.claim_folder(priors, {"kind": "disparity", "max_depth": 80.0, **origin})
     rng = np.random.default_rng(0)
     for i in range(PHOTOS):
         pixels = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
@@ -89,7 +89,7 @@ def _row(photos: DataSetSource, config: Config, index: int, step: int, row: int)
 def test_only_rows_of_a_damaged_picture_are_read_from_others(micro, photos, name):
     batches = pipeline.Batches(micro, source=photos)
     sound = batches[1]
-    rows = np.array([index for index, _ in batches.pictures(1)]) == 3
+    rows = np.array([index for index, _ in batches.drawn_images(1)]) == 3
     _damage(photos, 3, name)
     batch = batches[1]
     failed = batch.pop(UNREAD)
@@ -103,7 +103,7 @@ def test_a_damaged_picture_is_replaced_by_any_of_the_others(micro, photos):
     rows = {
         (step, row): [_row(photos, micro, i, step, row) for i in range(PHOTOS)]
         for step in steps
-        for row, (index, _) in enumerate(pipeline.Batches(micro, source=photos).pictures(step))
+        for row, (index, _) in enumerate(pipeline.Batches(micro, source=photos).drawn_images(step))
         if index == 3
     }
     _damage(photos, 3)
@@ -162,26 +162,29 @@ def test_a_failing_disk_is_told_like_a_damaged_file(micro):
             return super().read(index, window)
 
     batch = pipeline.Batches(micro, source=Failing(micro, "train"))[0]
-    assert set(batch[UNREAD]) == {Failure(2, "the disk failed")}
+    assert set(batch[UNREAD]) == {UnreadImage(2, "the disk failed")}
 
 
 def test_each_picture_that_cannot_be_read_is_told_once(micro, photos):
     unread = pipeline.UnreadableImages(_with(micro, max_unreadable=2), photos)
-    batch = {"image": 0, UNREAD: [Failure(4, "why"), Failure(4, "why"), Failure(1, "other")]}
-    told = list(unread.take(batch))
+    batch = {
+        "image": 0,
+        UNREAD: [UnreadImage(4, "why"), UnreadImage(4, "why"), UnreadImage(1, "other")],
+    }
+    told = list(unread.report(batch))
     assert batch == {"image": 0}
     assert [line.split(",")[0] for line in told] == [
         f"picture photo{i} cannot be read" for i in (4, 1)
     ]
     assert told[0].endswith("(1 of at most 2): why") and told[1].endswith("(2 of at most 2): other")
-    assert list(unread.take(batch)) == []
-    assert list(unread.take({UNREAD: [Failure(1, "other")]})) == []
+    assert list(unread.report(batch)) == []
+    assert list(unread.report({UNREAD: [UnreadImage(1, "other")]})) == []
 
 
 @pytest.mark.parametrize("limit", [0, 2])
 def test_too_many_pictures_that_cannot_be_read_end_the_run(micro, photos, limit):
     unread = pipeline.UnreadableImages(_with(micro, max_unreadable=limit), photos)
-    lines = unread.take({UNREAD: [Failure(i, f"reason {i}") for i in range(PHOTOS)]})
+    lines = unread.report({UNREAD: [UnreadImage(i, f"reason {i}") for i in range(PHOTOS)]})
     for i in range(limit):
         assert f"photo{i} " in next(lines)
     wanted = rf"photo{limit} .*reason {limit}; .*: {limit + 1}, .* allows {limit}: repair"
@@ -192,13 +195,13 @@ def test_too_many_pictures_that_cannot_be_read_end_the_run(micro, photos, limit)
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_the_pictures_of_a_step_are_those_of_its_rows(micro, photos, hosts):
     batches = pipeline.Batches(micro, hosts - 1, hosts, photos)
-    drawn = [index for k in range(3) for index, _ in batches.pictures(k)]
+    drawn = [index for k in range(3) for index, _ in batches.drawn_images(k)]
     for epoch in np.split(np.array(drawn), 4):  # three steps of eight rows
         assert sorted(epoch) == list(range(PHOTOS))
-    assert all(name == f"photo{index}" for index, name in batches.pictures(2))
+    assert all(name == f"photo{index}" for index, name in batches.drawn_images(2))
     share = 8 // hosts
     for row, image in enumerate(batches[2]["image"], (hosts - 1) * share):
-        wanted = _row(photos, micro, batches.pictures(2)[row][0], 2, row)
+        wanted = _row(photos, micro, batches.drawn_images(2)[row][0], 2, row)
         np.testing.assert_array_equal(image, wanted)
 
 
@@ -232,7 +235,7 @@ def test_a_flip_mirrors_normals_and_camera(micro):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_scenes_stay_in_memory_only_where_they_are_read_again(micro, keep):
-    pictures = open_prior_source(micro, "val", keep=keep)
+    pictures = open_prior_source(micro, "val", cache=keep)
     assert (pictures.read(0) is pictures.read(0)) == keep
 
 
@@ -270,4 +273,4 @@ def test_units_go_there_and_back(micro, kind):
     coarse = np.random.default_rng(0).uniform(3, 70, (8, 9)).astype(np.float32)
     inside, unit = to_network_unit(coarse, dataclasses.replace(micro.prior, kind=kind), 80.0)
     assert inside.min() >= 0 and inside.max() <= 1
-    np.testing.assert_allclose(unit.back(inside), coarse, rtol=1e-5)
+    np.testing.assert_allclose(unit.restore(inside), coarse, rtol=1e-5)

@@ -140,7 +140,7 @@ def test_a_folder_of_pictures_compiles_once(pipeline, monkeypatch, tmp_path):
     (tmp_path / "in").mkdir()
     for number, size in enumerate([(170, 121), (170, 121), (121, 170)]):
         photo.resize(size).save(tmp_path / "in" / f"{number}.png")
-    before = networks.run._cache_size()
+    before = networks.run_network._cache_size()
     weights = [x for name in ("weights:urgt", "depth-weights:dav2", "normal-weights:metric3d")
                for x in (f"--{name.split(':')[0]}",
                          str(pipeline / f"{name.split(':')[1]}.safetensors"))]  # fmt: skip
@@ -153,7 +153,7 @@ def test_a_folder_of_pictures_compiles_once(pipeline, monkeypatch, tmp_path):
         return np.load(tmp_path / "out" / "1_depth.npy")
 
     together = refine(tmp_path / "in")
-    assert networks.run._cache_size() - before <= 3  # two aspects of depth, one of normals
+    assert networks.run_network._cache_size() - before <= 3  # two aspects of depth, one of normals
     np.testing.assert_array_equal(together, refine(tmp_path / "in" / "1.png"))
 
 

@@ -74,7 +74,7 @@ BAD = StepVerdict(np.False_, np.float32("nan"), np.array([1.0, np.nan] + [0.5] *
 
 def test_a_run_stops_at_a_step_that_cannot_be_taken_and_names_the_picture(short):
     watch = _watch(short)
-    index, name = pipeline.Batches(short).pictures(5)[1]
+    index, name = pipeline.Batches(short).drawn_images(5)[1]
     watch.step(5, BAD)
     with pytest.raises(UserError, match=rf"step 6: .* not finite; .*: {index} \({name}\); .* 0:"):
         watch.read()
@@ -95,7 +95,7 @@ def test_some_such_steps_may_be_left_out(short, capsys):
 
 
 def test_an_exploded_gradient_is_told_with_the_farthest_picture_first(short):
-    watch, pictures = _watch(short), pipeline.Batches(short).pictures(0)
+    watch, pictures = _watch(short), pipeline.Batches(short).drawn_images(0)
     watch.step(0, StepVerdict(np.False_, np.float32(2e5), np.arange(8, dtype=np.float32)))
     with pytest.raises(UserError, match=rf"exploded \(norm 2e\+05.*first: {pictures[7][0]} \("):
         watch.read()

@@ -75,7 +75,7 @@ def test_gradients_are_finite_also_where_nothing_is_valid(joint, seen):
 
 def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
     rng, size = np.random.default_rng(0), joint.data.size
-    blocks = [gridmix._drawn(size, joint, 2, rng) for _ in range(200)]
+    blocks = [gridmix.draw_windows(size, joint, 2, rng) for _ in range(200)]
     assert {b.tops for b in blocks} == {(14 * k, 14 * k + 14) for k in range(6)}
     assert {b.patch for b in blocks} == {(28, 42)}
 

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     subject, config, out = _subject(told, rest)
     protocol_for(config)  # fails where kind and alignment do not go together
     found = open_prior_source(
-        config, config.data.split, coarse=isinstance(subject, RefinerCandidates)
+        config, config.data.split, with_priors=isinstance(subject, RefinerCandidates)
     )
     journal = ScoreJournal(make_folder(out), evaluation_identity(subject, config))
     tally, sheets = Tally(subject.sides), ExampleSheets()

@@ -16,7 +16,7 @@ from urgt_jax.data.priors.providers import (
     Provider,
     StoredFolder,
 )
-from urgt_jax.data.priors.stored import claim
+from urgt_jax.data.priors.stored import claim_folder
 from urgt_jax.data.sources import default_split, open_source, priors_folder
 from urgt_jax.errors import Parser, require
 from urgt_jax.files import make_folder
@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     makers = _makers(told)
     reports = []
     for source, split in zip(sources, splits, strict=True):
-        stored = claim(make_folder(priors_folder(path, split, told.out)), _origin(makers, told))
+        stored = claim_folder(
+            make_folder(priors_folder(path, split, told.out)), _origin(makers, told)
+        )
         skipped = precompute(source, makers, stored, host, hosts)
         reports += _report(stored, skipped, len(range(host, len(source), hosts)), host, hosts)
     require(not reports, "; ".join(reports))

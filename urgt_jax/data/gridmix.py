@@ -11,7 +11,7 @@ from urgt_jax.errors import WrongChoice
 from urgt_jax.images import grid
 from urgt_jax.images.resize import resize_map
 
-SIDES = np.array([1, 2, 3, 4])
+BLOCK_SIDES = np.array([1, 2, 3, 4])
 Batch = dict[str, np.ndarray]
 Mix = tuple[float, float, float, float] | Float[np.ndarray, "4"]  # chance of each M
 
@@ -36,7 +36,7 @@ def row_sides(config: Config, step: int, row: int) -> list[int]:
     return sides
 
 
-def owners(sides: list[int]) -> Int[np.ndarray, "P"]:
+def patch_owners(sides: list[int]) -> Int[np.ndarray, "P"]:
     """Which of a row's blocks every patch is of, counted from 0."""
     return np.repeat(np.arange(len(sides), dtype=np.int32), np.square(sides))
 
@@ -46,14 +46,14 @@ def mix_that_fits(mix: Mix, left: int) -> Float[np.ndarray, "4"]:
 
     Where it has none of those, the largest fills what nothing else would.
     """
-    fits = SIDES**2 <= left
+    fits = BLOCK_SIDES**2 <= left
     chances = np.where(fits, mix, 0.0)
     if not chances.any():
         chances[fits.sum() - 1] = 1.0
     return chances / chances.sum()
 
 
-def packed_blocks(mix: Mix) -> Float[np.ndarray, "4"]:
+def mean_blocks_per_row(mix: Mix) -> Float[np.ndarray, "4"]:
     """How many blocks of each M a packed row has in the mean.
 
     Those of the paper's mix hold 11, 20, 28 and 40 % of the patches: close to the mix itself, as
@@ -63,7 +63,7 @@ def packed_blocks(mix: Mix) -> Float[np.ndarray, "4"]:
     for left in range(1, MAX_BLOCK_PATCHES + 1):
         chances = mix_that_fits(mix, left)
         drawn = np.flatnonzero(chances)
-        means[left] = chances + chances[drawn] @ means[left - SIDES[drawn] ** 2]
+        means[left] = chances + chances[drawn] @ means[left - BLOCK_SIDES[drawn] ** 2]
     return means[MAX_BLOCK_PATCHES]
 
 
@@ -86,13 +86,17 @@ def draw_block(
 ) -> Batch:
     """A block of m x m patches of a picture at the process shape, with targets."""
     flip = rng.random() < 0.5
-    batch = read_block(pictures, index, config, _drawn(pictures.size(index), config, m, rng), flip)
+    batch = read_block(
+        pictures, index, config, draw_windows(pictures.size(index), config, m, rng), flip
+    )
     if config.data.jitter:
         batch["image"] = jitter(batch["image"], rng, config.data.jitter)
     return batch
 
 
-def _drawn(size: tuple[int, int], config: Config, m: int, rng: np.random.Generator) -> grid.Grid:
+def draw_windows(
+    size: tuple[int, int], config: Config, m: int, rng: np.random.Generator
+) -> grid.Grid:
     """One of the blocks of m x m patches of a picture."""
     row, col = rng.integers(0, grid.count_block_positions(*size, m, config.data.overlap))
     return grid.gridmix_block(*size, m, row, col, config.data.overlap)

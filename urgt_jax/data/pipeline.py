@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from urgt_jax.config import MAX_BLOCK_PATCHES, Config
-from urgt_jax.data.gridmix import Batch, block_side, draw_block, owners, row_sides
+from urgt_jax.data.gridmix import Batch, block_side, draw_block, patch_owners, row_sides
 from urgt_jax.data.sources import PriorSource, open_training_source
 from urgt_jax.errors import UserError, WrongChoice, require
 
@@ -18,7 +18,7 @@ TRIES = 8  # pictures that are tried for a block before the run stops
 UNREAD = "unread"  # where a batch tells of pictures that could not be read, if there were any
 
 
-class Failure(NamedTuple):
+class UnreadImage(NamedTuple):
     """A picture that could not be read."""
 
     index: int
@@ -53,11 +53,11 @@ class Batches:
         """Rows of a step's batch, over all hosts."""
         return self.config.data.images(block_side(self.config, step))
 
-    def sides(self, step: int) -> list[int]:
+    def block_sides(self, step: int) -> list[int]:
         """M of every block of a step, over all hosts."""
         return [m for row in range(self._count(step)) for m in row_sides(self.config, step, row)]
 
-    def pictures(self, step: int) -> list[tuple[int, str]]:
+    def drawn_images(self, step: int) -> list[tuple[int, str]]:
         """Number and name of the picture drawn for each row, or packed each patch, of a step.
 
         They are those of all hosts. Where one could not be read there is another one instead,
@@ -76,7 +76,7 @@ class Batches:
         start = row * MAX_BLOCK_PATCHES if self.config.data.packed else row
         return list(enumerate(row_sides(self.config, step, row), start))
 
-    def _row(self, step: int, row: int) -> tuple[Batch, list[Failure]]:
+    def _row(self, step: int, row: int) -> tuple[Batch, list[UnreadImage]]:
         """A row of the global batch: neither hosts nor workers enter the draw."""
         blocks = self._blocks(step, row)
         found = [self._block(step, *block) for block in blocks]
@@ -84,10 +84,10 @@ class Batches:
             return found[0]
         parts = [part for part, _ in found]
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        batch["owner"] = owners([m for _, m in blocks])
+        batch["owner"] = patch_owners([m for _, m in blocks])
         return batch, [failure for _, failures in found for failure in failures]
 
-    def _block(self, step: int, place: int, m: int) -> tuple[Batch, list[Failure]]:
+    def _block(self, step: int, place: int, m: int) -> tuple[Batch, list[UnreadImage]]:
         """The patches of one picture, and what could not be read instead."""
         failed = []
         for index in self._candidates(step, place):
@@ -97,7 +97,7 @@ class Batches:
             except WrongChoice:
                 raise
             except (UserError, OSError) as error:
-                failed.append(Failure(index, " ".join(str(error).split())))
+                failed.append(UnreadImage(index, " ".join(str(error).split())))
         raise UserError(f"{failed[0].why} (others tried instead, in vain: {len(failed) - 1})")
 
     def _drawn(self, step: int, place: int) -> int:
@@ -126,7 +126,7 @@ class UnreadableImages:
         self.limit, self.source = config.data.max_unreadable, source
         self.seen: set[int] = set()  # the same ones come back in every epoch
 
-    def take(self, batch: Batch) -> Iterator[str]:
+    def report(self, batch: Batch) -> Iterator[str]:
         """Removes the batch's note of failures and tells of new ones; fails beyond the limit."""
         for index, why in batch.pop(UNREAD, []):
             if index not in self.seen:

@@ -7,6 +7,17 @@ from jaxtyping import Bool, Float, UInt8
 
 Window = tuple[slice, slice]  # rows and columns
 WHOLE: Window = (slice(None), slice(None))
+MIN_DEPTH = 1e-3  # metres; nearer values are not depth (as PatchFusion's valid mask)
+
+
+def valid_depth(
+    depth: Float[np.ndarray, "*S"],
+    valid: Bool[np.ndarray, "*S"],
+    max_depth: float = float("inf"),
+    min_depth: float = MIN_DEPTH,
+) -> Bool[np.ndarray, "*S"]:
+    """Pixels that are valid and whose depth is strictly inside the range, metres."""
+    return valid & (depth > min_depth) & (depth < max_depth)
 
 
 def crop_intrinsics(

@@ -12,8 +12,8 @@ from urgt_jax.data import scenes
 from urgt_jax.data.priors import units
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
-from urgt_jax.data.priors.units import MIN_DEPTH, DisparityFit
-from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics
+from urgt_jax.data.priors.units import DisparityFit
+from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics, valid_depth
 from urgt_jax.errors import require
 
 TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
@@ -55,7 +55,7 @@ class PriorSource(Protocol):
 class SceneSource:
     """Analytic scenes with degraded truth as priors; picture i is a function of (split, i)."""
 
-    def __init__(self, config: Config, split: str, keep: bool = True):
+    def __init__(self, config: Config, split: str, cache: bool = True):
         require(
             split in scenes.SPLITS,
             f"data.split {split}: scenes have {', '.join(scenes.SPLITS)}",
@@ -64,7 +64,7 @@ class SceneSource:
         self.kept: dict[int, PriorSample] = {}  # few scenes are soon only read
         # A cap, since neither other processes of this machine nor their number is known here.
         room = min(CACHE, SHARE * hardware.total_memory()) / max(config.data.workers, 1)
-        self.room = room if keep else 0
+        self.room = room if cache else 0
 
     def __len__(self) -> int:
         trained = self.split in scenes.TRAINED
@@ -131,7 +131,7 @@ class DataSetSource:
     def read(self, index: int, window: Window = WHOLE) -> PriorSample:
         """Only the window's own pixels are read, where the data set's files allow it."""
         sample = self.source.read(index, window)
-        valid = sample.valid & (sample.depth > MIN_DEPTH) & (sample.depth < self.max_depth)
+        valid = valid_depth(sample.depth, sample.valid, self.max_depth)
         coarse, found = (None, None), None
         if self.stored:
             name = self.source.name(index)
@@ -152,7 +152,7 @@ def open_training_source(config: Config) -> PriorSource:
         f"leave it out for {config.data.source}",
     )
     return open_prior_source(
-        config, config.data.train_split if config.data.source in TRAINED else "", keep=True
+        config, config.data.train_split if config.data.source in TRAINED else "", cache=True
     )
 
 
@@ -183,7 +183,7 @@ def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
 
 
 def open_prior_source(
-    config: Config, split: str, coarse: bool = True, keep: bool = False
+    config: Config, split: str, with_priors: bool = True, cache: bool = False
 ) -> PriorSource:
     """The pictures that a configuration names, with priors unless told otherwise.
 
@@ -191,10 +191,10 @@ def open_prior_source(
     """
     data, split = config.data, default_split(config.data.source, split)
     if data.source == "scenes":
-        return SceneSource(config, split, keep=keep)
+        return SceneSource(config, split, cache=cache)
     source = open_source(data.source, data.path, split)
     stored = None
-    if coarse:
+    if with_priors:
         stored = StoredPriors(priors_folder(data.path, split, data.priors_path))
         require(
             stored.kind == config.prior.kind,

@@ -137,7 +137,7 @@ def _maps(subject: RefinerCandidates | SavedPredictions, config: Config) -> dict
     found, data = {"weights": _parameters(subject.refiner.params)}, config.data
     if data.path:
         folder = priors_folder(data.path, default_split(data.source, data.split), data.priors_path)
-        found["coarse maps"] = _digest((folder / stored.ORIGIN).read_bytes())
+        found["coarse maps"] = _digest((folder / stored.ORIGIN_FILE).read_bytes())
     return found
 
 

@@ -130,7 +130,7 @@ class Refiner:
             finished = (x if x is None else self.way.finish(x, size) for x in whole)
             found = [(slice(0, size[0]), Result(*finished))]
         for rows, (depth, normal, *sure) in found:
-            yield rows, Result(maps.unit.back(depth), self.way.unit(normal), *sure)
+            yield rows, Result(maps.unit.restore(depth), self.way.unit(normal), *sure)
 
     def split(
         self, size: tuple[int, int], grid: tuple[int, int] | None, overlap: float | None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from urgt_jax.config import Config
-from urgt_jax.data.gridmix import owners, row_sides
+from urgt_jax.data.gridmix import patch_owners, row_sides
 from urgt_jax.hardware import peak_memory
 from urgt_jax.scaling.tpu_plan import abstract_batch, needed
 from urgt_jax.training import sharding
@@ -77,7 +77,7 @@ def noise(config: Config, side: int) -> dict[str, np.ndarray]:
         if name == "valid":
             return np.ones(x.shape, bool)
         if name == "owner":
-            return np.stack([owners(row_sides(config, 0, row)) for row in range(len(x))])
+            return np.stack([patch_owners(row_sides(config, 0, row)) for row in range(len(x))])
         return (1 + draws.random(x.shape, np.float32)).astype(x.dtype)
 
     return {name: draw(name, x) for name, x in abstract_batch(config, side).items()}

@@ -180,7 +180,9 @@ def abstract_batch(config: Config, side: int) -> Batch:
 
 def needed(config: Config, side: int) -> float:
     """Operations that a training step needs; packed for the blocks of rows in the mean."""
-    blocks = gridmix.packed_blocks(config.data.mix) if config.data.packed else np.eye(4)[side - 1]
+    blocks = (
+        gridmix.mean_blocks_per_row(config.data.mix) if config.data.packed else np.eye(4)[side - 1]
+    )
     row = sum(n * flops.training(config, m * m).total for m, n in enumerate(blocks, 1))
     return config.data.images(side) * row
 

@@ -160,15 +160,15 @@ class TrainingRun:
         """The next batch, on its way to the devices."""
         with self.meter.losing("data"):
             batch = next(self.ahead)
-        for line in self.unread.take(batch):
+        for line in self.unread.report(batch):
             report(line, everyone=True)
-        for m, count in Counter(self.batches.sides(step)).items():
+        for m, count in Counter(self.batches.block_sides(step)).items():
             self.meter.step(count, m * m)
         return sharding.put_on_mesh(batch, self.mesh)
 
     def _pictures(self, step: int, state: State, batch: dict) -> dict:
         """Maps of the batch's first block."""
-        side = self.batches.sides(step)[0]
+        side = self.batches.block_sides(step)[0]
         return predictions(self.config, self.mesh, side)(state.params, batch)
 
     def _step(self, state: State, batch: dict):
@@ -221,7 +221,7 @@ class StepWatch:
 
     def _where(self, step: int, far: np.ndarray) -> str:
         """The batch's pictures by number and name: those without a finite result, or all."""
-        pictures = self.batches.pictures(step)
+        pictures = self.batches.drawn_images(step)
         bad = [i for i in range(len(far)) if not np.isfinite(far[i])]
         rows = bad or list(np.argsort(-far))
         names = list(dict.fromkeys(f"{pictures[i][0]} ({pictures[i][1]})" for i in rows))

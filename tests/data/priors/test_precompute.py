@@ -427,7 +427,7 @@ def test_hosts_with_one_process_id_begin_a_shared_folder_together(tmp_path, monk
 
     monkeypatch.setattr(os, "replace", together)
     with ThreadPoolExecutor(2) as hosts:  # threads, which have one process id too
-        jobs = [hosts.submit(stored.claim, tmp_path, origin) for _ in range(2)]
+        jobs = [hosts.submit(stored.claim_folder, tmp_path, origin) for _ in range(2)]
     assert [job.result().kind for job in jobs] == ["disparity"] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["priors.json"]
 

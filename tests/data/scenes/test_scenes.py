@@ -8,7 +8,14 @@ import pytest
 
 from urgt_jax.config import Prior
 from urgt_jax.data.augmentation import jitter
-from urgt_jax.data.priors.degrade import STRENGTHS, WAYS, CoarseMaps, _Draw, degrade, extreme
+from urgt_jax.data.priors.degrade import (
+    STRENGTHS,
+    DEGRADATIONS,
+    CoarseMaps,
+    _Draw,
+    degrade,
+    extreme,
+)
 from urgt_jax.data.priors.fill_holes import fill_holes
 from urgt_jax.data.scenes import SPLITS, TRAINED, render, sample_scene
 from urgt_jax.data.scenes.builder import OTHER, Builder
@@ -157,7 +164,7 @@ def _truth():
     return view, view.valid & (view.depth < 80)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", DEGRADATIONS, ids=lambda way: way.__name__)
 def test_every_way_of_degrading_keeps_the_picture_and_loses_its_detail(way):
     view, valid = _truth()
     truth = np.where(valid, 1 / np.maximum(view.depth, 1e-3), 1 / 80).astype(np.float32)

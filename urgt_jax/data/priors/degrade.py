@@ -9,7 +9,7 @@ from PIL import Image
 
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.filters import (
-    _warp,
+    warp,
     blur,
     enlarge,
     median,
@@ -17,7 +17,8 @@ from urgt_jax.data.priors.filters import (
     shrink,
     smooth_noise,
 )
-from urgt_jax.data.priors.units import MIN_DEPTH, encode_disparity
+from urgt_jax.data.priors.units import encode_disparity
+from urgt_jax.data.samples import MIN_DEPTH
 from urgt_jax.images.geometry import unit_normals
 
 
@@ -47,7 +48,7 @@ def degrade(
     What is not valid counts as sky, as far as max_depth; holes must be filled before (`complete`).
     """
     truth = np.where(valid, 1 / np.maximum(depth, MIN_DEPTH), 1 / max_depth).astype(np.float32)
-    ways = [way for way in WAYS if way is not _texture or image is not None]
+    ways = [way for way in DEGRADATIONS if way is not _texture or image is not None]
     varied = prior.vary > 0 and rng.random() < prior.vary
     way = ways[rng.integers(len(ways))] if varied else _network
     lines = np.exp(rng.uniform(*np.log(prior.lines)))
@@ -95,7 +96,7 @@ def _network(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     # Blurring by 2 pixels leaves about a seventh of the deviation.
     flow = [displace * blur(rng.standard_normal(small), 2.0) * 7.0 for _ in range(2)]
     flow, sigma = np.stack(flow), draw.one("blur")
-    maps = maps.each(lambda x: blur(median(_warp(shrink(x, small), flow)), sigma))
+    maps = maps.each(lambda x: blur(median(warp(shrink(x, small), flow)), sigma))
     grain, rough = rng.standard_normal(small), rng.standard_normal((*small, 3), np.float32)
     return _distorted(draw, maps, grain, rough).each(lambda x: enlarge(x, size))
 
@@ -173,7 +174,7 @@ def _texture(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
     return found._replace(disparity=found.disparity * (1 + enlarge(detail, size)))
 
 
-WAYS = (_plain, _smooth, _bleeding, _blotchy, _texture, _missing)
+DEGRADATIONS = (_plain, _smooth, _bleeding, _blotchy, _texture, _missing)
 
 
 def extreme(maps: CoarseMaps, radius: int, sign: int) -> CoarseMaps:

@@ -43,7 +43,7 @@ def median(x: np.ndarray) -> np.ndarray:
     return np.median([pad[i : i + h, j : j + w] for i in range(3) for j in range(3)], 0)
 
 
-def _warp(x: np.ndarray, flow: np.ndarray) -> np.ndarray:
+def warp(x: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """The [H, W] map sampled bilinearly where the [2, H, W] flow points, in pixels."""
     h, w = x.shape
     row = np.clip(np.arange(h)[:, None] + flow[0], 0, h - 1)

@@ -15,7 +15,7 @@ Image = UInt8[np.ndarray, "H W 3"]
 
 
 @partial(jax.jit, static_argnames="network")
-def run(params, image, network):
+def run_network(params, image, network):
     """Any network on prepared pictures, compiled once for each shape."""
     return build_with_params(network, params)(image)
 
@@ -32,7 +32,7 @@ class DepthNetwork:
         Pictures of one aspect share a compiled program; nothing is padded.
         """
         small = depth_anything.prepare(image, size or self.config.size)
-        found = np.asarray(run(self.params, small, self.config))
+        found = np.asarray(run_network(self.params, small, self.config))
         found = depth_anything.finish(found, *image.shape[:2])
         low, high = found.min(), found.max()
         return (found - low) / (high - low + np.float32(1e-8))
@@ -47,7 +47,7 @@ class NormalNetwork:
     def __call__(self, image: Image) -> Float[np.ndarray, "H W 3"]:
         """Normals towards the camera, not of length one; all pictures share one program."""
         small, place = metric3d.prepare(image, self.config.input_size)
-        _, _, normal = run(self.params, small, self.config)
+        _, _, normal = run_network(self.params, small, self.config)
         return metric3d.finish(np.asarray(normal), place, image.shape[:2])
 
 

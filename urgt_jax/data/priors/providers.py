@@ -15,8 +15,7 @@ from urgt_jax.data.priors import networks
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade
 from urgt_jax.data.priors.fill_holes import fill_holes
 from urgt_jax.data.priors.stored import checked
-from urgt_jax.data.priors.units import MIN_DEPTH
-from urgt_jax.data.samples import Sample
+from urgt_jax.data.samples import Sample, valid_depth
 from urgt_jax.errors import UserError, require
 from urgt_jax.images.files import read_map
 from urgt_jax.images.geometry import normals_from_depth, unit_normals
@@ -70,7 +69,7 @@ class Network:
         """The maps of at most as many pictures as there are devices."""
         missing = len(self.cut.mesh.devices) - len(inputs)
         whole = np.concatenate([x.values for x in (*inputs, *inputs[-1:] * missing)])
-        found = networks.run(self.params, jax.device_put(whole, self.cut), self.config)
+        found = networks.run_network(self.params, jax.device_put(whole, self.cut), self.config)
         found = jax.device_get(found[-1] if isinstance(found, tuple) else found)
         maps = [self.finish(x, one) for x, one in zip(found, inputs, strict=False)]
         if not all(np.isfinite(x).all() for x in maps):
@@ -157,7 +156,7 @@ class Degraded(ReadyMaps):
 
     def prepare(self, name: str, sample: Sample) -> Input:
         """Drawn from the picture's name, so that both maps are of one draw."""
-        known = sample.valid & (sample.depth > MIN_DEPTH) & (sample.depth < self.max_depth)
+        known = valid_depth(sample.depth, sample.valid, self.max_depth)
         require(known.any(), f"{name}: no depth is known, so there is nothing to degrade")
         require(sample.intrinsics is not None, f"{name} has no intrinsics, which normals need")
         disparity = np.where(known, 1 / np.where(known, sample.depth, 1), 0).astype(np.float32)

@@ -23,7 +23,7 @@ from urgt_jax.images.files import check_map, write_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.resize import resize_window
 
-ORIGIN = "priors.json"
+ORIGIN_FILE = "priors.json"
 ENDINGS = ("_depth.npy", "_normal.npy", "_fit.json")
 AGAIN = "remove it and run urgt priors again"
 ASPECT = 0.03  # by which a map's may differ from its picture's: networks round sides
@@ -43,7 +43,7 @@ class StoredPriors:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        path = self.folder / ORIGIN
+        path = self.folder / ORIGIN_FILE
         if not path.is_file():
             raise UserError(f"no priors at {self.folder}: run urgt priors for this data set first")
         origin = _load_json(path)
@@ -152,9 +152,9 @@ def checked(values: np.ndarray, size: tuple[int, int], what: str, path: Path) ->
     return check_map(values, values.shape, str(path))
 
 
-def claim(folder: Path, origin: dict) -> StoredPriors:
+def claim_folder(folder: Path, origin: dict) -> StoredPriors:
     """A folder for maps of this origin, new or begun before; fails if it holds others."""
-    path = folder / ORIGIN
+    path = folder / ORIGIN_FILE
     if not path.is_file():
         write_text(path, json.dumps(origin, indent=1) + "\n")
     # Through JSON, where tuples become lists.

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from urgt_jax.config import Prior
-
-MIN_DEPTH = 1e-3  # metres; what is nearer is no depth (PatchFusion's valid mask)
+from urgt_jax.data.samples import MIN_DEPTH, valid_depth
 
 
 class PriorUnit(NamedTuple):
@@ -16,7 +15,7 @@ class PriorUnit(NamedTuple):
     low: float
     scale: float
 
-    def back(self, x: np.ndarray) -> np.ndarray:
+    def restore(self, x: np.ndarray) -> np.ndarray:
         """A map of the network in the coarse map's own unit."""
         return (x * np.float32(self.scale) + np.float32(self.low)).astype(np.float32)
 
@@ -52,7 +51,7 @@ def fit_disparity(
     coarse: Float[np.ndarray, "H W"],
 ) -> DisparityFit:
     """Least squares fit of 1/depth onto the coarse disparity of the whole picture."""
-    known = valid & (depth > MIN_DEPTH)
+    known = valid_depth(depth, valid)
     count = max(int(known.sum()), 1)
     disparity = np.where(known, 1 / np.maximum(depth, MIN_DEPTH), 0).astype(np.float64)
     mean, goal = disparity.sum() / count, (coarse * known).sum(dtype=np.float64) / count

@@ -7,10 +7,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from urgt_jax.data.priors.units import MIN_DEPTH
+from urgt_jax.data.samples import MIN_DEPTH, valid_depth
 from urgt_jax.errors import UserError
 
-MIN_DEPTH = MIN_DEPTH
 STRIP = 1 << 20  # pixels that float64 sums take at a time
 
 
@@ -26,7 +25,7 @@ class Truth(NamedTuple):
     @property
     def known(self) -> Bool[np.ndarray, "H W"]:
         """The valid pixels whose depth is one: finite, more than a millimetre."""
-        return self.valid & (self.depth > MIN_DEPTH) & (self.depth < np.inf)
+        return valid_depth(self.depth, self.valid)
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class Protocol:
 
     def limit(self, truth: Truth) -> Truth:
         """The truth whose valid pixels lie strictly inside the range of depths."""
-        inside = (truth.depth > self.min_depth) & (truth.depth < self.max_depth)
-        return truth._replace(valid=truth.valid & inside)
+        valid = valid_depth(truth.depth, truth.valid, self.max_depth, self.min_depth)
+        return truth._replace(valid=valid)
 
 
 class Alignment(NamedTuple):
