@@ -1,22 +1,10 @@
 """Scenes and their priors: functions of their seed, at any resolution and in any window."""
 
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pytest
 
-from urgt_jax.config import Prior
-from urgt_jax.data.augmentation import jitter
-from urgt_jax.data.priors.degrade import (
-    STRENGTHS,
-    DEGRADATIONS,
-    CoarseMaps,
-    _Draw,
-    degrade,
-    extreme,
-)
-from urgt_jax.data.priors.fill_holes import fill_holes
 from urgt_jax.data.scenes import SPLITS, TRAINED, render, sample_scene
 from urgt_jax.data.scenes.builder import OTHER, Builder
 from urgt_jax.data.scenes.shapes_heldout import STRANGE
@@ -24,8 +12,6 @@ from urgt_jax.data.scenes.shapes_train import LARGE, SMALL, THIN, tumble
 from urgt_jax.data.scenes.shapes_varied import BENT
 from urgt_jax.data.scenes.solids import Solid, local, meet, meet_rays, normals
 from urgt_jax.data.scenes.textures import PATTERNS, paint, tables
-from urgt_jax.errors import UserError
-from urgt_jax.images.geometry import unit_normals
 
 FOOT = np.array([0.3, 0.4, 6.0])
 
@@ -153,94 +139,3 @@ def test_textures_are_finite_and_fade_where_a_pixel_covers_much(pattern):
     assert np.isfinite(near).all() and near.min() >= 0
     if pattern not in ("plain", "poster", "voronoi"):  # cells keep their own colours
         assert far.std(0).max() <= near.std(0).max() + 0.05
-
-
-@lru_cache
-def _truth():
-    """The most cluttered of a few pictures, and where its depth is known."""
-    views = [render(sample_scene(seed), 56, 84) for seed in range(6)]
-    jumps = [np.abs(np.diff(1 / np.maximum(view.depth, 0.1))).mean() for view in views]
-    view = views[int(np.argmax(jumps))]
-    return view, view.valid & (view.depth < 80)
-
-
-@pytest.mark.parametrize("way", DEGRADATIONS, ids=lambda way: way.__name__)
-def test_every_way_of_degrading_keeps_the_picture_and_loses_its_detail(way):
-    view, valid = _truth()
-    truth = np.where(valid, 1 / np.maximum(view.depth, 1e-3), 1 / 80).astype(np.float32)
-    draw = _Draw(Prior(), np.random.default_rng(0), 24.0, view.image)
-    found = way(draw, CoarseMaps(truth, view.normal))
-    assert found.disparity.shape == truth.shape and np.isfinite(found.disparity).all()
-    assert np.corrcoef(found.disparity.ravel(), truth.ravel())[0, 1] > 0.6
-    assert np.abs(found.disparity - truth).max() > 0.02 * truth.max()
-    alike = (unit_normals(found.normal) * view.normal).sum(-1)[valid]
-    assert 0.5 < alike.mean() < 0.9999
-
-
-def test_strengths_grow():
-    view, valid = _truth()
-    truth = 1 / np.maximum(view.depth, 1e-3)
-    alike = []
-    for prior in STRENGTHS.values():
-        rng = np.random.default_rng(0)
-        depth, _ = degrade(view.depth, view.normal, valid, prior, rng, 80.0)
-        alike.append(np.corrcoef(depth[valid], truth[valid])[0, 1])
-    assert list(STRENGTHS) == ["weak", "middle", "strong"]
-    assert alike == sorted(alike, reverse=True)
-
-
-def test_varied_priors_differ_from_the_usual_one_and_repeat():
-    view, valid = _truth()
-
-    def made(vary: float, seed: int, image=view.image) -> np.ndarray:
-        rng, prior = np.random.default_rng(seed), Prior(vary=vary)
-        return degrade(view.depth, view.normal, valid, prior, rng, 80.0, image)[0]
-
-    assert all((made(1.0, seed) != made(0.0, seed)).any() for seed in range(6))
-    assert (made(1.0, 1) == made(1.0, 1)).all()
-    assert all(np.isfinite(made(1.0, seed, None)).all() for seed in range(8))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"grain": (0.2, 0.1)}, {"tilt": (-1.0, 1.0)}, {"blur": (0.0, 1.0)}, {"vary": 1.5}]
-)
-def test_impossible_strengths_are_refused(changes):
-    with pytest.raises(UserError, match=f"prior.{next(iter(changes))}"):
-        Prior(**changes)
-
-
-def test_extremes_are_those_of_every_square():
-    rng = np.random.default_rng(0)
-    maps = CoarseMaps(rng.random((7, 9)).astype(np.float32), rng.random((7, 9, 3)))
-    for sign, pick in ((1, np.argmax), (-1, np.argmin)):
-        found = extreme(maps, 2, sign)
-        for i, j in np.ndindex(7, 9):
-            square = (slice(max(i - 2, 0), i + 3), slice(max(j - 2, 0), j + 3))
-            k = pick(maps.disparity[square])
-            assert found.disparity[i, j] == maps.disparity[square].flat[k]
-            assert (found.normal[i, j] == maps.normal[square].reshape(-1, 3)[k]).all()
-
-
-def test_holes_are_filled_from_around_them_and_the_rest_stays():
-    rng = np.random.default_rng(1)
-    plane = np.add.outer(np.linspace(1, 2, 37), np.linspace(0, 1, 53)).astype(np.float32)
-    valid = rng.random(plane.shape) < 0.6
-    valid[10:20, 15:30] = False
-    holes = np.where(valid, plane, np.nan).astype(np.float32)
-    filled = fill_holes(holes, valid)
-    assert (filled[valid] == plane[valid]).all()
-    assert np.abs(filled - plane).max() < 0.25
-    assert filled.min() >= plane[valid].min() and filled.max() <= plane[valid].max()
-    assert (fill_holes(holes, np.zeros_like(valid)) == 0).all()
-
-
-def test_jitter_changes_all_patches_alike_and_repeats():
-    image = np.random.default_rng(0).integers(0, 256, (1, 12, 16, 3), np.uint8)
-    twice = np.concatenate([image, image])
-    for seed in range(12):
-        found = jitter(twice, np.random.default_rng(seed))
-        assert found.dtype == np.uint8 and found.shape == twice.shape
-        again = jitter(twice, np.random.default_rng(seed))
-        assert (found == again).all() and (found != twice).any()
-        assert np.abs(found[0].astype(int) - found[1]).mean() < 12  # but for noise
-    assert jitter(image, np.random.default_rng(0), 0.0) is image

@@ -9,13 +9,13 @@ from PIL import Image
 
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.filters import (
-    warp,
     blur,
     enlarge,
     median,
     resize_with,
     shrink,
     smooth_noise,
+    warp,
 )
 from urgt_jax.data.priors.units import encode_disparity
 from urgt_jax.data.samples import MIN_DEPTH
