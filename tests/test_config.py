@@ -1,65 +1,53 @@
-"""Configurations: overrides, files, and what is refused."""
+"""Configurations: fields, bad values, JSON."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from urgt_jax.commands.fields import override
-from urgt_jax.config import Config
-from urgt_jax.config_files import from_json, load_config, to_json
+from urgt_jax.config import SIZES, Config
+from urgt_jax.config_files import from_json, to_json, with_changes
 from urgt_jax.errors import UserError
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda p: p.stem)
-def test_every_configuration_loads_and_goes_through_json(path):
-    config = load_config(path)
-    assert from_json(Config, to_json(config), "here") == config
-
-
-def test_weights_made_before_strengths_were_ranges_still_tell_their_configuration():
-    told = json.loads(to_json(Config()))
-    told["prior"]["grain"] = 0.12
-    assert from_json(Config, json.dumps(told), "here").prior.grain == (0.12, 0.12)
-
-
-def test_overrides():
-    config = override(Config(), ["--model.depth", "30", "--data.size", "64", "96"])
-    assert config.model.depth == 30 and config.data.size == (64, 96)
 
 
 @pytest.mark.parametrize(
-    "arguments,told",
+    ("changes", "message"),
     [
-        (["--model.dept", "12"], "did you mean --model.depth"),
-        (["--model.depth", "many"], "depth"),
-        (["--model.encoder.width", "48"], "model.encoder.width 48"),
-        (["--model.patch_size", "50", "56"], "multiples of 14"),
-        (["--data.mix", "1", "1", "0", "0"], "sum to 1"),
-        (["--optim.learning_rate", "-1"], "optim.learning_rate"),
-        (["--prior.lines", "9", "3"], "prior.lines"),
-        (["--seed", "-1"], "seed"),
-        (["--eval.overlap", "1.0"], "eval.overlap"),
-        (["stray"], "stray"),
+        ({"model.encoder.width": 48}, "model.encoder.width 48"),
+        ({"model.patch_size": (50, 56)}, "multiples of 14"),
+        ({"model.dpt_layers": (3, 2, 1, 0)}, "model.dpt_layers .* rising order"),
+        ({"model.dpt_layers": (0, 1, 2, 24)}, "reads beyond the depth 24"),
+        ({"data.mix": (1.0, 1.0, 0.0, 0.0)}, "sum to 1"),
+        ({"data.source": "kitti"}, "every other source needs the folder"),
+        ({"optim.learning_rate": -1.0}, "optim.learning_rate -1.0"),
+        ({"prior.lines": (9.0, 3.0)}, "prior.lines"),
+        ({"seed": -1}, "seed -1"),
+        ({"eval.overlap": 1.0}, "eval.overlap 1.0"),
+        ({"train.images_every": 5}, "add --train.tensorboard"),
     ],
 )
-def test_bad_values_are_told_in_one_line(arguments, told):
-    with pytest.raises(UserError, match=told.replace("(", r"\(")) as caught:
-        override(Config(), arguments)
+def test_config_rejects_bad_values_naming_the_field(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        with_changes(Config(), changes)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_go_through_json(size):
+    config = Config(model=SIZES[size])
+    assert from_json(Config, to_json(config), "run.json") == config
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"seeds": 1}', '{"model": 3}'])
-def test_a_damaged_saved_configuration_is_told(text):
-    with pytest.raises(UserError, match="run.json"):
+def test_from_json_names_the_damaged_file(text):
+    with pytest.raises(UserError, match=r"run\.json"):
         from_json(Config, text, "run.json")
 
 
-def test_a_missing_file_names_the_nearest(tmp_path):
-    (tmp_path / "tiny.py").write_text("config = 3")
-    with pytest.raises(UserError, match=r"did you mean .*tiny\.py"):
-        load_config(tmp_path / "tinny.py")
-    with pytest.raises(UserError, match="defines no `config`"):
-        load_config(tmp_path / "tiny.py")
+def test_from_json_names_the_nearest_field():
+    with pytest.raises(UserError, match="unknown field seeds; did you mean seed"):
+        from_json(Config, json.dumps({"seeds": 1}), "run.json")
+
+
+def test_with_changes_rejects_an_unknown_field():
+    with pytest.raises(UserError, match=r"no field is called model\.dept"):
+        with_changes(Config(), {"model.dept": 1})

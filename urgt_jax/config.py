@@ -66,24 +66,18 @@ class Model:
     encoder: Vit = field(default_factory=Vit)
     num_heads: int = 16  # attention heads of the blocks after the encoder
     depth: int = 24  # pairs of blocks: within a patch, then across patches
-    dpt_layers: tuple[int, int, int, int] = (
-        4,
-        11,
-        17,
-        23,
-    )  # pairs whose outputs the DPT heads read
+    # Pairs whose outputs the DPT heads read.
+    dpt_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
     patch_size: tuple[int, int] = (518, 518)  # height and width that a patch is resized to, pixels
     dpt_features: int = 256  # channels of the DPT heads' fusion path
     dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # channels of the DPT levels
     outputs: tuple[Literal["depth", "normal"], ...] = ("depth", "normal")  # which DPT heads exist
     layer_scale: float = 0.01  # initial LayerScale of the pairs, VGGT's
-    last_layer_std: float = (
-        1e-4  # initial deviation of the DPT heads' last layer, the released code's
-    )
+    # Initial standard deviation of the DPT heads' last layer, the released code's.
+    last_layer_std: float = 1e-4
     cross_patch: bool = True  # attention across patches; without it every patch is on its own
-    rope: Literal["global", "local"] = (
-        "global"  # positions over the whole image, or over each patch
-    )
+    # Positions over the whole image, or over each patch.
+    rope: Literal["global", "local"] = "global"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters stay float32
     # What the backward pass recomputes instead of keeping it: nothing; whole blocks; all of a block
     # except its attention; the same, with attention kept in host memory meanwhile.

@@ -11,116 +11,145 @@ from typing import get_type_hints
 from urgt_jax.config import Config
 from urgt_jax.errors import UserError, require
 
+PACKAGE = Path(__file__).parent
+# In a wheel the configurations lie in the package, in a checkout beside it.
+PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")
+SHIPPED = [folder for folder in PLACES if folder.is_dir()]
 
-def load_config(path: str | Path) -> Config:
-    """The `config` that a Python file defines."""
-    config = getattr(load_module(path), "config", None)
-    require(isinstance(config, Config), f"{path} defines no `config` of type urgt_jax Config")
+
+def load_config(name: str | Path) -> Config:
+    """Reads the `config` that a Python file defines; a shipped one is found by its name alone."""
+    config = getattr(load_module(name), "config", None)
+    require(isinstance(config, Config), f"{name} defines no `config` of type urgt_jax.Config")
     return config
 
 
-def load_module(path: str | Path) -> ModuleType:
-    """What a Python file defines; whatever goes wrong in it is told in one line."""
-    path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), 1, 0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no configuration at {path}{hint}")
+def load_module(name: str | Path) -> ModuleType:
+    """Runs a configuration file; whatever goes wrong in it becomes one line."""
+    path = find_config(name)
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: a configuration defines `config` in one")
-    found = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(found)
+        spec.loader.exec_module(module)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    return found
+    return module
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a configuration, given as a path or as the name of a shipped one."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    # `tiny`, `ablations/joint`, and `configs/tiny.py` as typed in a checkout.
+    inside = path.with_suffix(".py")
+    if inside.parts[0] == "configs":
+        inside = Path(*inside.parts[1:])
+    for folder in SHIPPED:
+        if (folder / inside).is_file():
+            return folder / inside
+    beside = [str(file) for file in path.parent.glob("*.py")]
+    near = difflib.get_close_matches(str(name), [*shipped_configs(), *beside], 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"no configuration at {name}{hint}")
+
+
+def find_config_folder(name: str | Path) -> Path:
+    """A folder of configurations, given as a path or as the name of a shipped one."""
+    path = Path(name)
+    candidates = [path, *(folder / path.name for folder in SHIPPED)]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no folder of configurations at {name}")
+
+
+def shipped_configs() -> list[str]:
+    """The names of the shipped configurations."""
+    return [file.stem for folder in SHIPPED for file in sorted(folder.glob("[!_]*.py"))]
 
 
 def field_names(kind: type = Config, prefix: str = "") -> list[str]:
     """The dotted names of all fields."""
-    found = []
+    names = []
     for name, hint in get_type_hints(kind).items():
-        nested = dataclasses.is_dataclass(hint)
-        found += field_names(hint, f"{prefix}{name}.") if nested else [prefix + name]
-    return found
+        if dataclasses.is_dataclass(hint):
+            names += field_names(hint, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
 
 
 def with_changes(config: Config, changes: dict[str, object]) -> Config:
-    """The configuration with fields replaced by their dotted names, such as model.depth."""
+    """The configuration with fields replaced, given by dotted names such as model.depth."""
     for name, value in changes.items():
         require(name in field_names(), f"no field is called {name}")
-        *owners, last = name.split(".")
-        config = _replaced(config, owners, last, value)
+        config = _replace_field(config, name.split("."), value)
     return config
 
 
-def _replaced(node, owners: list[str], name: str, value):
-    if not owners:
-        return dataclasses.replace(node, **{name: value})
-    inner = _replaced(getattr(node, owners[0]), owners[1:], name, value)
-    return dataclasses.replace(node, **{owners[0]: inner})
+def _replace_field(section, path: list[str], value):
+    name = path[0]
+    if len(path) > 1:
+        value = _replace_field(getattr(section, name), path[1:], value)
+    return dataclasses.replace(section, **{name: value})
 
 
 def command_line_options(changes: dict[str, object]) -> list[str]:
     """The same changes as they are written on the command line."""
-    found = []
+    options = []
     for name, value in changes.items():
-        if isinstance(value, bool):
-            found.append(f"--{name}" if value else f"--{'.'.join(_no(name))}")
+        if value is False:
+            section, _, field = name.rpartition(".")
+            options.append(f"--{section}.no_{field}")
+        elif value is True:
+            options.append(f"--{name}")
+        elif isinstance(value, tuple):
+            options += [f"--{name}", *(str(item) for item in value)]
         else:
-            many = value if isinstance(value, tuple) else (value,)
-            found += [f"--{name}", *map(str, many)]
-    return found
-
-
-def _no(name: str) -> list[str]:
-    *owners, last = name.split(".")
-    return [*owners, f"no-{last}"]
-
-
-def data_options(told: list[str] | None) -> list[str]:
-    """`--data SOURCE [PATH]` as fields."""
-    if not told:
-        return []
-    require(len(told) <= 2, f"--data takes a source and a folder, not {len(told)} words")
-    return ["--data.source", told[0], "--data.path", *(told[1:] or [""])]
+            options += [f"--{name}", str(value)]
+    return options
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
     """The values of nested dictionaries by their dotted names."""
-    found = {}
-    for name, x in tree.items():
-        found |= flatten(x, f"{prefix}{name}.") if isinstance(x, dict) else {prefix + name: x}
-    return found
+    values = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            values |= flatten(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
 
 
 def to_json(config) -> str:
-    """A dataclass as JSON, keys in the order of the fields."""
+    """A configuration as JSON, keys in the order of the fields."""
     return json.dumps(dataclasses.asdict(config), indent=1)
 
 
 def from_json(kind: type, text: str, where: str):
-    """The dataclass that `to_json` wrote; `where` names the file in an error."""
+    """The configuration of a type that `to_json` wrote; `where` names the file in errors."""
     try:
-        return _build(kind, json.loads(text), where)
+        return _from_dict(kind, json.loads(text), where)
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise UserError(f"{where} holds no valid configuration: {error}") from error
 
 
-def _build(kind: type, values: dict, where: str):
+def _from_dict(kind: type, values: dict, where: str):
     hints = get_type_hints(kind)
-    for name in values:
+    fields = {}
+    for name, value in values.items():
         if name not in hints:
             near = difflib.get_close_matches(name, hints, 1, 0.4)
-            raise UserError(f"{where}: unknown field {name}, not {near[0] if near else 'a field'}")
-    made = {}
-    for name, value in values.items():
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{where}: unknown field {name}{hint}")
         if dataclasses.is_dataclass(hints[name]):
-            value = _build(hints[name], value, where)
-        if hints[name] == tuple[float, float] and isinstance(value, int | float):
-            value = [value, value]  # as files of before ranges have it
-        made[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**made)
+            value = _from_dict(hints[name], value, where)
+        elif isinstance(value, list):
+            value = tuple(value)
+        fields[name] = value
+    return kind(**fields)

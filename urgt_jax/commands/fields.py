@@ -1,49 +1,99 @@
 """Fields of the configuration as command-line options."""
 
 import contextlib
-import difflib
 import io
 import re
 import sys
+from collections.abc import Sequence
+from typing import TextIO
 
 import tyro
 
 from urgt_jax.config import Config
-from urgt_jax.config_files import field_names
-from urgt_jax.errors import Parser, UserError
+from urgt_jax.config_files import field_names, load_config
+from urgt_jax.errors import Parser, UserError, require
+
+# A parser that reads comments would parse the source of config.py at every call; only --help does.
+PARSED_CONFIG = tyro.conf.HelptextFromCommentsOff[Config]
+FRAME = "|+-╭╮╰╯│─ "  # what tyro draws around its messages
 
 
 class FieldsParser(Parser):
-    """A command line that takes fields of the configuration too, and lists them in its help."""
+    """A command line that also takes fields of the configuration, and lists them in its help."""
 
-    def print_help(self, file=None) -> None:
-        """Prints the options, then every field."""
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        self.arguments = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def accepts(self, option: str) -> bool:
+        """Whether this is an option of the command or a field of the configuration."""
+        return is_field(option) or super().accepts(option)
+
+    def option_names(self) -> list[str]:
+        """The options of the command, then all fields."""
+        return super().option_names() + [f"--{name}" for name in field_names()]
+
+    def print_help(self, file: TextIO | None = None) -> None:
+        """Prints the options, then every field with its default in the configuration named."""
         super().print_help(file)
-        sys.stdout.flush()
-        tyro.cli(Config, prog="any of these fields:", args=["--help"])
+        print("\n" + fields_help(named_config(self.arguments)), file=file)
 
 
-def override(config: Config, arguments: list[str]) -> Config:
-    """The configuration with `--model.depth 12` and the like applied."""
-    known = field_names()
+def named_config(arguments: Sequence[str]) -> Config:
+    """The first configuration that the arguments name, or the default one."""
     for argument in arguments:
-        name = argument[2:].split("=")[0]
-        plain = name.replace("-", "_").replace("no_", "")
-        if argument.startswith("--") and plain not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.4)
-            raise UserError(
-                f"unknown option --{name}" + (f"; did you mean --{near[0]}?" if near else "")
-            )
-    told = io.StringIO()
+        if not argument.startswith("-"):
+            with contextlib.suppress(UserError):
+                return load_config(argument)
+    return Config()
+
+
+def fields_help(config: Config) -> str:
+    """A description of every field, with its value in this configuration as the default."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        tyro.cli(Config, default=config, args=["--help"], use_underscores=True)
+    # The first lines repeat the usage, and the first options are those of every help.
+    lines = output.getvalue().splitlines()
+    texts = [line.strip(FRAME) for line in lines]
+    start = texts.index("options")
+    own = texts.index("h, --help")
+    return "\n".join(["fields of the configuration", *lines[start + 1 : own], *lines[own + 2 :]])
+
+
+def override(config: Config, arguments: Sequence[str]) -> Config:
+    """The configuration with options such as `--model.depth 12` applied."""
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            return tyro.cli(Config, default=config, args=arguments)
+        with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(messages):
+            return tyro.cli(PARSED_CONFIG, default=config, args=arguments, use_underscores=True)
     except SystemExit as error:
-        raise UserError(_one_line(told.getvalue())) from error
+        raise UserError(message_text(messages.getvalue())) from error
 
 
-def _one_line(told: str) -> str:
-    """The words of tyro's framed message."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", told)
-    text = re.sub(r"\s+", " ", text)
-    return re.sub(r"For full helptext.*|^ ?Parsing errors?( error)? ?", "", text).strip()
+def is_field(option: str) -> bool:
+    """Whether the option is a field; a Boolean one may be switched off by `no_` before its name."""
+    name = option.removeprefix("--").replace("-", "_")
+    section, dot, field = name.rpartition(".")
+    return name in field_names() or section + dot + field.removeprefix("no_") in field_names()
+
+
+def message_text(output: str) -> str:
+    """The text inside tyro's framed message, without its title and its hints at the help."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines()
+    texts = [line.strip(FRAME) for line in lines[1:]]
+    texts = [text for text in texts if text]
+    for i, text in enumerate(texts):
+        if text.startswith(("For full helptext", "Argument helptext")):
+            texts = texts[:i]
+            break
+    return " ".join(texts)
+
+
+def data_options(words: Sequence[str] | None) -> list[str]:
+    """The option `--data SOURCE [PATH]` as fields."""
+    if not words:
+        return []
+    require(len(words) <= 2, f"--data takes a source and a folder, not {len(words)} words")
+    source, path = words[0], words[1] if len(words) == 2 else ""
+    return ["--data.source", source, "--data.path", path]

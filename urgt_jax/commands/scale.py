@@ -163,7 +163,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Tells how memory, operations, time and quality of a forward pass grow with "
         "patches, measures a training step with random weights, or plans one on TPUs.",
         epilog="A plan and a training step take any field of the configuration: --mesh.fsdp 16",
-        allow_abbrev=False,
     )
     add = parser.add_argument_group("a study").add_argument
     add("--what", nargs="+", choices=WHAT, help="of a pass, or training: the "

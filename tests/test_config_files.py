@@ -1,0 +1,67 @@
+"""Configuration files: found by name, read, and written as options."""
+
+from pathlib import Path
+
+import pytest
+
+from urgt_jax.commands.fields import override
+from urgt_jax.config import Config
+from urgt_jax.config_files import (
+    command_line_options,
+    find_config_folder,
+    from_json,
+    load_config,
+    shipped_configs,
+    to_json,
+    with_changes,
+)
+from urgt_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/[!_]*.py")), ids=lambda p: p.stem)
+def test_every_configuration_loads_and_goes_through_json(path):
+    config = load_config(path)
+    assert from_json(Config, to_json(config), "run.json") == config
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny.py", "configs/tiny.py"])
+def test_load_config_finds_a_shipped_configuration_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name) == load_config(ROOT / "configs/tiny.py")
+    assert "tiny" in shipped_configs()
+
+
+def test_load_config_finds_a_shipped_folder_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (find_config_folder("ablations") / "joint.py").is_file()
+    assert load_config("ablations/joint") == load_config(ROOT / "configs/ablations/joint.py")
+
+
+def test_load_config_prefers_a_file_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text("from urgt_jax.config import Config\nconfig = Config(seed=5)")
+    assert load_config("tiny.py").seed == 5
+
+
+def test_load_config_names_the_nearest(tmp_path):
+    (tmp_path / "mine.py").write_text("config = 3")
+    with pytest.raises(UserError, match=r"did you mean .*mine\.py"):
+        load_config(tmp_path / "mines.py")
+    with pytest.raises(UserError, match="did you mean tiny"):
+        load_config("tinny")
+    with pytest.raises(UserError, match="defines no `config`"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_load_config_reports_what_fails_in_a_file_in_one_line(tmp_path):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(UserError, match="broken.py does not run: ZeroDivisionError") as caught:
+        load_config(tmp_path / "broken.py")
+    assert "\n" not in str(caught.value)
+
+
+def test_command_line_options_give_the_same_changes():
+    changes = {"model.cross_patch": False, "train.tensorboard": True, "data.size": (64, 96)}
+    assert override(Config(), command_line_options(changes)) == with_changes(Config(), changes)
