@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import json
 
 import numpy as np
 import pytest
 from helpers import seeded_weights as seeded
 from PIL import Image
+from safetensors.numpy import save_file
 
-from urgt_jax.commands.convert import _given
 from urgt_jax.commands.refine import main
 from urgt_jax.config import Config, Eval
 from urgt_jax.errors import UserError
@@ -19,7 +18,6 @@ from urgt_jax.inference import refiner as inference
 from urgt_jax.models.refiner import Offsets
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.convert import convert
-from urgt_jax.weights.tensor_files import write_safetensors
 
 MODEL = np.load(seeded.GOLDEN / "urgt_model.npz")
 PIPELINE = np.load(seeded.GOLDEN / "urgt_pipeline.npz")
@@ -35,12 +33,9 @@ def last(x: np.ndarray) -> np.ndarray:
 def converted(folder, fixture, part: str, name: str, given: dict):
     """A weight file of ours, made by `convert` as a user would make it."""
     arrays = seeded.state(fixture, part)
-    shapes = {n: (x.shape, x.dtype) for n, x in arrays.items()}
-    write_safetensors(folder / f"{name}_official.safetensors", shapes, arrays.__getitem__, {})
-    (folder / f"{name}.json").write_text(json.dumps(given))
+    save_file(arrays, folder / f"{name}_official.safetensors")
     target = folder / f"{name}.safetensors"
-    convert(folder / f"{name}_official.safetensors", target,
-                    _given(folder / f"{name}.json"))  # fmt: skip
+    convert(folder / f"{name}_official.safetensors", target, given)
     return target
 
 

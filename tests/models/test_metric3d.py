@@ -64,7 +64,11 @@ def load(name: str) -> metric3d.Metric3D:
     c, official = SHAPES[name], seeded.state(fixture(name))
     model = nnx.eval_shape(lambda: metric3d.build(c, 0))
     graph, state = nnx.split(model)
-    made = torch_names.convert(torch_names.metric3d(c), leaves(model), official.__getitem__)
+    shapes = leaves(model)
+    made = {
+        rule.ours: torch_names.gather(rule, shapes[rule.ours].shape, official.__getitem__)
+        for rule in torch_names.metric3d_rules(c)
+    }
     tree = nnx.to_pure_dict(state)
     paths = jax.tree_util.tree_map_with_path(lambda p, _: ".".join(str(k.key) for k in p), tree)
     nnx.replace_by_pure_dict(state, jax.tree.map(lambda path: jnp.asarray(made[path]), paths))
@@ -128,15 +132,15 @@ def test_the_bins_equal_the_released_code():
 def test_rules_name_every_official_tensor_once_and_know_its_shape(name):
     shapes = json.loads(str(fixture(name)["recipe"]))["shapes"]
     ours = leaves(nnx.eval_shape(lambda: metric3d.build(SHAPES[name], 0)))
-    rules = torch_names.metric3d(SHAPES[name])
+    rules = torch_names.metric3d_rules(SHAPES[name])
     assert sorted(rule.ours for rule in rules) == sorted(ours)
     named = []
     for rule in rules:
         shape = ours[rule.ours].shape
-        for key in torch_names.theirs(rule, shape):
+        for key in torch_names.official_names(rule, shape):
             named.append(key)
             assert tuple(shapes[key]) == tuple(torch_names.official_shape(rule, shape)), key
-    unused = [k for k in shapes if any(re.search(p, k) for p in torch_names.UNUSED)]
+    unused = [k for k in shapes if any(re.search(p, k) for p in torch_names.UNUSED_TENSORS)]
     assert sorted([*named, *unused]) == sorted(shapes)
 
 

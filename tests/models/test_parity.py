@@ -47,7 +47,10 @@ def loaded(build, rules: list, official: dict):
     graph, state = nnx.split(nnx.eval_shape(build), nnx.Param)
     tree = nnx.to_pure_dict(state)
     shapes = flatten_params(tree)
-    made = torch_names.convert(rules, shapes, official.__getitem__)
+    made = {
+        rule.ours: torch_names.gather(rule, shapes[rule.ours].shape, official.__getitem__)
+        for rule in rules
+    }
     leaves = [jnp.asarray(made.get(n, np.zeros(x.shape, np.float32))) for n, x in shapes.items()]
     nnx.replace_by_pure_dict(state, jax.tree.unflatten(jax.tree.structure(tree), leaves))
     return nnx.merge(graph, state)
@@ -58,7 +61,7 @@ def network(name: str):
     """The network and the configuration of a fixture's weights, as `convert` finds them."""
     official, told = seeded.state(fixture(name)), seeded.settings(fixture(name))
     kind, found, _ = detect.detect_family({n: Shape(x) for n, x in official.items()}, name)
-    config = detect.CONFIGURATIONS[kind](found, detect.GivenConfig(told, name))
+    config = detect.INFER_CONFIG[kind](found, detect.UserConfig(told, name))
     rules, inner = torch_names.RULES[kind](config), registry.network_config(config)
     return loaded(lambda: registry.build(inner, 0), rules, official), config
 
@@ -110,7 +113,7 @@ def test_the_refiner_at_its_full_size():
 def test_encoder_and_pairs():
     config = network("urgt_network")[1]
     model = dataclasses.replace(config.model, dpt_layers=(0, 1, 3, 3))
-    rules = without("aggregator.", torch_names.refiner(config))
+    rules = without("aggregator.", torch_names.refiner_rules(config))
     net = loaded(lambda: refiner.build(model, 0), rules, seeded.state(fixture("urgt_blocks")))
     image, depth, normal, spots = views("urgt_blocks", "s4_nonsq")
     want = lambda key: fixture("urgt_blocks")[f"s4_nonsq/mid/{key}"]  # noqa: E731
@@ -135,7 +138,7 @@ def test_rotation_of_queries():
 def test_stages_of_a_head():
     want, case = fixture("urgt_head"), "n_s2_nonsq"
     config = network("urgt_network")[1]
-    rules = without("normal_head.", torch_names.refiner(config))
+    rules = without("normal_head.", torch_names.refiner_rules(config))
     rules = [r._replace(ours=r.ours.removeprefix("normal_head.")) for r in rules]
     build = lambda: dpt.Head(config.model, 3, nnx.Rngs(0))  # noqa: E731
     head = loaded(build, rules, seeded.state(want, "sd_normal/"))
@@ -159,11 +162,11 @@ def test_dinov2(name, case, priors):
     """Registers or none, MLP or SwiGLU, both ways to resample positions."""
     want, told = fixture(name), seeded.settings(fixture(name))
     official = seeded.state(want)
-    config = detect.encoder(
-        {n: Shape(x) for n, x in official.items()}, detect.GivenConfig(told, name)
+    config = detect.infer_encoder(
+        {n: Shape(x) for n, x in official.items()}, detect.UserConfig(told, name)
     )
     build = lambda: VisionTransformer(config, jnp.float32, nnx.Rngs(0), priors=priors)  # noqa: E731
-    net = loaded(build, torch_names.vit(config, "", "", priors=priors), official)
+    net = loaded(build, torch_names.vit_rules(config, "", "", priors=priors), official)
     maps = [last(want[f"{case}/in/image"])]
     if priors:
         maps += [want[f"{case}/in/depth_prior"][:, 0], last(want[f"{case}/in/normal_prior"])]

@@ -21,7 +21,7 @@ from urgt_jax.weights import detect, download
 from urgt_jax.weights.convert import convert, from_official
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors, write_torch
 from urgt_jax.weights.tensors import Tensor
-from urgt_jax.weights.weight_file import UNUSED, initialize_from, load_weights, save_weights
+from urgt_jax.weights.weight_file import UNUSED_PREFIX, initialize_from, load_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
 NAMES = json.loads(gzip.decompress((seeded.GOLDEN / "official_names.json.gz").read_bytes()))
@@ -70,12 +70,12 @@ def test_every_official_name_is_used_or_known_to_be_unused(name):
         for key, shape in NAMES[name].items()
     }
     config, plan = from_official(zeros, {}, name)
-    carried = [n for n in plan.shapes if n.startswith(UNUSED)]
+    carried = [n for n in plan.shapes if n.startswith(UNUSED_PREFIX)]
     count = lambda names: sum(int(np.prod(plan.shapes[n][0])) for n in names)  # noqa: E731
     total = sum(int(np.prod(shape)) for shape in NAMES[name].values())
     assert count(plan.shapes) == total, "a parameter is lost, or counted twice"
     assert not any("not of the model" in line or "anew" in line for line in plan.told)
-    assert all(n.removeprefix(UNUSED) in NAMES[name] for n in carried)
+    assert all(n.removeprefix(UNUSED_PREFIX) in NAMES[name] for n in carried)
 
 
 def test_published_sizes_are_told_from_shapes():
@@ -338,4 +338,4 @@ def test_conversion_streams(tmp_path):
     grown = int(done.stdout.split()[-1])
     assert grown < 1.5 * source.stat().st_size, f"{grown / 1e6:.0f} MB"
     params, config = load_weights(tmp_path / "ours.safetensors", "depth_anything")
-    assert config == detect.depth_anything(arrays, detect.GivenConfig({}, "")) and params
+    assert config == detect.infer_depth_anything(arrays, detect.UserConfig({}, "")) and params

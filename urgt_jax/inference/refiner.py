@@ -22,7 +22,7 @@ from urgt_jax.inference.modes import MODES, RefinerInputs
 from urgt_jax.inference.stages import jit_stages
 from urgt_jax.models import flops
 from urgt_jax.models.refiner import CHANNELS, HEAD_PIXELS, Offsets
-from urgt_jax.weights.weight_file import kind_of_file, load_weights
+from urgt_jax.weights.weight_file import weights_kind, load_weights
 
 Depth = Float[np.ndarray, "H W"]
 Normal = Float[np.ndarray, "H W 3"]
@@ -54,7 +54,7 @@ def load(
 
     A refiner, unless the file holds Depth Anything V2 or Metric3D v2.
     """
-    kind = kind_of_file(path)
+    kind = weights_kind(path)
     if kind in networks.NETWORKS:
         return networks.load(path, kind)
     params, config = load_weights(path)

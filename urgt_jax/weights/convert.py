@@ -19,12 +19,12 @@ from urgt_jax.weights import detect, torch_names
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors, write_torch
 from urgt_jax.weights.tensors import Tensor
 from urgt_jax.weights.weight_file import (
-    ENTRY,
-    UNUSED,
-    description,
+    CONFIG_KEY,
+    UNUSED_PREFIX,
+    config_metadata,
     flatten_params,
     list_misfits,
-    read_description,
+    read_config,
 )
 
 Read = Callable[[], np.ndarray]
@@ -46,7 +46,7 @@ class ConversionPlan:
 def from_official(tensors: dict[str, Tensor], given: dict, where: str):
     """The configuration of an official checkpoint, and the plan of our file."""
     kind, found, others = detect.detect_family(tensors, where)
-    config = detect.CONFIGURATIONS[kind](found, detect.GivenConfig(given, where))
+    config = detect.INFER_CONFIG[kind](found, detect.UserConfig(given, where))
     title, rules = registry.FAMILIES[kind].title, torch_names.RULES[kind](config)
     shapes = {
         n: x.shape
@@ -56,7 +56,7 @@ def from_official(tensors: dict[str, Tensor], given: dict, where: str):
     wanted = _wanted(rules, shapes)
     drawn = {name for name, rule in wanted.items() if rule.ours in fresh}
     spare = [name for name in found if name not in wanted]
-    unused = [name for name in spare if _matches(torch_names.UNUSED, name)]
+    unused = [name for name in spare if _matches(torch_names.UNUSED_TENSORS, name)]
     dropped = [name for name in spare if _matches(torch_names.DROPPED, name)]
     problems = list_misfits(
         {
@@ -72,7 +72,7 @@ def from_official(tensors: dict[str, Tensor], given: dict, where: str):
         read = fresh.get(rule.ours) or _gathering(rule, shapes[rule.ours], found, where)
         plan.add(rule.ours, shapes[rule.ours], np.float32, read)
     for name in unused:
-        plan.add(UNUSED + name, found[name].shape, found[name].dtype, found[name].read)
+        plan.add(UNUSED_PREFIX + name, found[name].shape, found[name].dtype, found[name].read)
     plan.told = [
         f"{title}: {sum(map(math.prod, shapes.values())) / 1e6:.2f} M parameters",
         *_listed("no output depends on these, kept for the way back", unused),
@@ -85,7 +85,9 @@ def from_official(tensors: dict[str, Tensor], given: dict, where: str):
 
 def _wanted(rules: list[torch_names.Rule], shapes: dict) -> dict[str, torch_names.Rule]:
     """The official tensors that make our parameters."""
-    return {name: rule for rule in rules for name in torch_names.theirs(rule, shapes[rule.ours])}
+    return {
+        name: rule for rule in rules for name in torch_names.official_names(rule, shapes[rule.ours])
+    }
 
 
 def _fresh(config, found: dict[str, Tensor], shapes: dict) -> dict[str, Read]:
@@ -141,12 +143,12 @@ def to_official(tensors: dict[str, Tensor], config) -> ConversionPlan:
     for rule in torch_names.RULES[kind](config):
         mine = tensors[rule.ours]
         shape = torch_names.official_shape(rule, mine.shape)
-        for i, name in enumerate(torch_names.theirs(rule, mine.shape)):
+        for i, name in enumerate(torch_names.official_names(rule, mine.shape)):
             part = i if "{}" in rule.theirs else None
             plan.add(name, shape, mine.dtype, _returning(rule, mine, part))
     for name, x in tensors.items():
-        if name.startswith(UNUSED):
-            plan.add(name.removeprefix(UNUSED), x.shape, x.dtype, x.read)
+        if name.startswith(UNUSED_PREFIX):
+            plan.add(name.removeprefix(UNUSED_PREFIX), x.shape, x.dtype, x.read)
     for name, shape in torch_names.unused(config).items():
         if name not in plan.shapes:
             plan.add(name, shape, np.float32, partial(np.zeros, shape, np.float32))
@@ -178,19 +180,19 @@ def convert(source: Path, target: Path, given: dict | None = None, half: bool = 
     """Writes the target: ours from an official checkpoint, official from one of ours, or half."""
     file = open_tensors(source)
     make_folder(target.parent)
-    require(not half or ENTRY in file.metadata, "--half is for files of ours: convert first")
+    require(not half or CONFIG_KEY in file.metadata, "--half is for files of ours: convert first")
     require(
-        not given or ENTRY not in file.metadata,
+        not given or CONFIG_KEY not in file.metadata,
         "--config is for official weights: ours carry their configuration",
     )
     if half:
         plan, metadata = to_half(file.tensors, str(source)), file.metadata
-    elif ENTRY in file.metadata:
-        config = read_description(file, source)[1]
+    elif CONFIG_KEY in file.metadata:
+        config = read_config(file, source)[1]
         plan, metadata = to_official(file.tensors, config), {"format": "pt"}
     else:
         config, plan = from_official(file.tensors, given or {}, str(source))
-        metadata = description(config)
+        metadata = config_metadata(config)
     print("\n".join(plan.told), flush=True)
     progress = Progress(f"writing {target.name}", len(plan.shapes))
     done = iter(range(1, len(plan.shapes) + 1))
@@ -200,7 +202,7 @@ def convert(source: Path, target: Path, given: dict | None = None, half: bool = 
         return plan.reads[name]()
 
     if target.suffix in (".pth", ".pt"):
-        require(ENTRY not in metadata, f"{target}: our own files are .safetensors")
+        require(CONFIG_KEY not in metadata, f"{target}: our own files are .safetensors")
         write_torch(target, plan.shapes, read)
     else:
         write_safetensors(target, plan.shapes, read, metadata)

@@ -43,7 +43,7 @@ def detect_family(tensors: Mapping, where: str) -> tuple[str, dict, list[str]]:
     )
 
 
-class GivenConfig:
+class UserConfig:
     """What the user tells of a model, checked against what its shapes tell."""
 
     def __init__(self, told: dict, where: str):
@@ -124,7 +124,7 @@ def _vit(shapes: Mapping, prefix: str, block: str, resample: str, heads: int) ->
     )
 
 
-def encoder(shapes: Mapping, given: GivenConfig) -> Vit:
+def infer_encoder(shapes: Mapping, given: UserConfig) -> Vit:
     """DINOv2; models with registers resample positions with antialias, those without do not."""
     width = _size(shapes, ("cls_token", 2))
     registered = "register_tokens" in shapes
@@ -156,7 +156,7 @@ def _pyramid(shapes: Mapping, head: str) -> dict:
     }
 
 
-def refiner(shapes: Mapping, given: GivenConfig) -> Config:
+def infer_refiner(shapes: Mapping, given: UserConfig) -> Config:
     """URGT, or VGGT as the start of one."""
     prefix, block = "aggregator.patch_embed.", r"blocks\.(\d+)\."
     width, depth = (
@@ -185,7 +185,7 @@ def refiner(shapes: Mapping, given: GivenConfig) -> Config:
     }
     told = given.settle(facts, free)
     model = Model(
-        encoder=_vit(shapes, prefix, block, "antialias", told["dino_heads"]),
+        infer_encoder=_vit(shapes, prefix, block, "antialias", told["dino_heads"]),
         num_heads=told["num_heads"],
         depth=depth,
         dpt_layers=told["intermediate_layer_idx"],
@@ -199,7 +199,7 @@ def refiner(shapes: Mapping, given: GivenConfig) -> Config:
     return Config(model=model, data=Data(), eval=run)
 
 
-def depth_anything(shapes: Mapping, given: GivenConfig) -> DepthAnythingConfig:
+def infer_depth_anything(shapes: Mapping, given: UserConfig) -> DepthAnythingConfig:
     """Depth Anything V2."""
     prefix, block = "pretrained.", r"blocks\.(\d+)\."
     width = _size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2))
@@ -225,7 +225,7 @@ def depth_anything(shapes: Mapping, given: GivenConfig) -> DepthAnythingConfig:
     )
 
 
-def metric3d(shapes: Mapping, given: GivenConfig) -> Metric3DConfig:
+def infer_metric3d(shapes: Mapping, given: UserConfig) -> Metric3DConfig:
     """Metric3D v2; the giant reads raw tokens of every quarter and has SwiGLU."""
     prefix, block = "depth_model.encoder.", r"blocks\.0\.(\d+)\."
     decoder, read = "depth_model.decoder.", "depth_model.decoder.token2feature.read_"
@@ -270,9 +270,9 @@ def metric3d(shapes: Mapping, given: GivenConfig) -> Metric3DConfig:
     )
 
 
-CONFIGURATIONS: dict[str, Callable[[Mapping, GivenConfig], object]] = {
-    "encoder": encoder,
-    "refiner": refiner,
-    "depth_anything": depth_anything,
-    "metric3d": metric3d,
+INFER_CONFIG: dict[str, Callable[[Mapping, UserConfig], object]] = {
+    "encoder": infer_encoder,
+    "refiner": infer_refiner,
+    "depth_anything": infer_depth_anything,
+    "metric3d": infer_metric3d,
 }

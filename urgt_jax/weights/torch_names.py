@@ -4,7 +4,7 @@ A rule says which official tensors a parameter of ours is made of. `{}` in their
 blocks that ours stacks on a first axis. Tables serve both ways.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +58,7 @@ FORMS: dict[str, Form] = {
 }  # fmt: skip
 
 
-def affine(theirs: str, ours: str, form: str, weight: str = "kernel") -> list[Rule]:
+def affine_rules(theirs: str, ours: str, form: str, weight: str = "kernel") -> list[Rule]:
     """Weight and bias of one layer."""
     return [
         Rule(f"{theirs}.weight", f"{ours}.{weight}", form),
@@ -70,27 +70,27 @@ def _block(theirs: str, ours: str, ffn: str, qk_norm: bool) -> list[Rule]:
     """A transformer block, stacked over the index in their name."""
     rules = []
     for name in ("norm1", "norm2", *(("attn.q_norm", "attn.k_norm") if qk_norm else ())):
-        rules += affine(f"{theirs}.{name}", f"{ours}.{name}", "same", "scale")
+        rules += affine_rules(f"{theirs}.{name}", f"{ours}.{name}", "same", "scale")
     layers = ("mlp.fc1", "mlp.fc2") if ffn == "mlp" else ("mlp.w12", "mlp.w3")
     for name in ("attn.qkv", "attn.proj", *layers):
-        rules += affine(f"{theirs}.{name}", f"{ours}.{name}", "linear")
+        rules += affine_rules(f"{theirs}.{name}", f"{ours}.{name}", "linear")
     rules += [Rule(f"{theirs}.ls{i}.gamma", f"{ours}.scale{i}") for i in (1, 2)]
     return rules
 
 
-def vit(c: Vit, theirs: str, ours: str, block: str = "blocks.{}", priors=False) -> list[Rule]:
+def vit_rules(c: Vit, theirs: str, ours: str, block: str = "blocks.{}", priors=False) -> list[Rule]:
     """A vision transformer; both prefixes end with a point or are empty."""
     rules = [
         Rule(f"{theirs}cls_token", f"{ours}cls"),
         Rule(f"{theirs}pos_embed", f"{ours}positions"),
-        *affine(f"{theirs}patch_embed.proj", f"{ours}image.proj", "token"),
-        *affine(f"{theirs}norm", f"{ours}norm", "same", "scale"),
+        *affine_rules(f"{theirs}patch_embed.proj", f"{ours}image.proj", "token"),
+        *affine_rules(f"{theirs}norm", f"{ours}norm", "same", "scale"),
         *_block(f"{theirs}{block}", f"{ours}blocks", c.ffn, qk_norm=False),
     ]
     if c.registers:
         rules.append(Rule(f"{theirs}register_tokens", f"{ours}registers"))
     for kind in ("depth", "normal") if priors else ():
-        rules += affine(f"{theirs}patch_embed_{kind}.proj", f"{ours}{kind}.proj", "token")
+        rules += affine_rules(f"{theirs}patch_embed_{kind}.proj", f"{ours}{kind}.proj", "token")
     return rules
 
 
@@ -98,55 +98,55 @@ def _pyramid(theirs: str, ours: str) -> list[Rule]:
     """DPT's levels and their fusion."""
     scratch = f"{theirs}scratch."
     rules = [
-        *affine(f"{theirs}resize_layers.0", f"{ours}upsample4", "upsample4"),
-        *affine(f"{theirs}resize_layers.1", f"{ours}upsample2", "upsample2"),
-        *affine(f"{theirs}resize_layers.3", f"{ours}halve", "conv"),
-        *affine(f"{scratch}output_conv1", f"{ours}smooth", "conv"),
-        *affine(f"{scratch}output_conv2.0", f"{ours}detail", "conv"),
-        *affine(f"{scratch}output_conv2.2", f"{ours}last", "point"),
+        *affine_rules(f"{theirs}resize_layers.0", f"{ours}upsample4", "upsample4"),
+        *affine_rules(f"{theirs}resize_layers.1", f"{ours}upsample2", "upsample2"),
+        *affine_rules(f"{theirs}resize_layers.3", f"{ours}halve", "conv"),
+        *affine_rules(f"{scratch}output_conv1", f"{ours}smooth", "conv"),
+        *affine_rules(f"{scratch}output_conv2.0", f"{ours}detail", "conv"),
+        *affine_rules(f"{scratch}output_conv2.2", f"{ours}last", "point"),
     ]
     for i in range(4):
         fusion, mine = f"{scratch}refinenet{i + 1}.", f"{ours}fusions.{i}."
-        rules += affine(f"{theirs}projects.{i}", f"{ours}projects.{i}", "point")
+        rules += affine_rules(f"{theirs}projects.{i}", f"{ours}projects.{i}", "point")
         rules.append(Rule(f"{scratch}layer{i + 1}_rn.weight", f"{ours}levels.{i}.kernel", "conv"))
-        rules += affine(f"{fusion}out_conv", f"{mine}out", "point")
+        rules += affine_rules(f"{fusion}out_conv", f"{mine}out", "point")
         units = {"resConfUnit2": "both"} | ({"resConfUnit1": "level"} if i < 3 else {})
         for unit, name in units.items():
             for conv in ("conv1", "conv2"):
-                rules += affine(f"{fusion}{unit}.{conv}", f"{mine}{name}.{conv}", "conv")
+                rules += affine_rules(f"{fusion}{unit}.{conv}", f"{mine}{name}.{conv}", "conv")
     return rules
 
 
-def refiner(c: Config) -> list[Rule]:
+def refiner_rules(c: Config) -> list[Rule]:
     """URGT's joint model, or one of its halves."""
     rules = [
         Rule("aggregator.camera_token", "camera", "camera"),
         Rule("aggregator.register_token", "registers", "camera"),
-        *vit(c.model.encoder, "aggregator.patch_embed.", "encoder.", priors=True),
+        *vit_rules(c.model.encoder, "aggregator.patch_embed.", "encoder.", priors=True),
         *_block("aggregator.frame_blocks.{}", "within_patch", "mlp", qk_norm=True),
         *_block("aggregator.global_blocks.{}", "across_patches", "mlp", qk_norm=True),
     ]
     for kind in c.model.outputs:
-        rules += affine(f"{kind}_head.norm", f"{kind}_head.norm", "same", "scale")
+        rules += affine_rules(f"{kind}_head.norm", f"{kind}_head.norm", "same", "scale")
         rules += _pyramid(f"{kind}_head.", f"{kind}_head.pyramid.")
     return rules
 
 
-def depth_anything(c: DepthAnythingConfig) -> list[Rule]:
+def depth_anything_rules(c: DepthAnythingConfig) -> list[Rule]:
     """Depth Anything V2."""
-    return [*vit(c.vit, "pretrained.", "vit."), *_pyramid("depth_head.", "pyramid.")]
+    return [*vit_rules(c.vit, "pretrained.", "vit."), *_pyramid("depth_head.", "pyramid.")]
 
 
-def encoder(c: Vit) -> list[Rule]:
+def encoder_rules(c: Vit) -> list[Rule]:
     """DINOv2 alone."""
-    return vit(c, "", "")
+    return vit_rules(c, "", "")
 
 
-def metric3d(c: Metric3DConfig) -> list[Rule]:
+def metric3d_rules(c: Metric3DConfig) -> list[Rule]:
     """Metric3D v2."""
     decoder = "depth_model.decoder."
     return [
-        *vit(c.vit, "depth_model.encoder.", "vit.", block="blocks.0.{}"),
+        *vit_rules(c.vit, "depth_model.encoder.", "vit.", block="blocks.0.{}"),
         *_reassembly(f"{decoder}token2feature."),
         *_guess(decoder),
         *_contexts(decoder),
@@ -159,10 +159,10 @@ def _reassembly(theirs: str) -> list[Rule]:
     rules = []
     for i in range(4):
         read, mine = f"{theirs}read_{i}.readoper.project_", f"reassembly.reads.{i}."
-        rules += affine(f"{read}patch", f"{mine}patch", "linear")
+        rules += affine_rules(f"{read}patch", f"{mine}patch", "linear")
         rules.append(Rule(f"{read}learn.weight", f"{mine}special.kernel", "linear"))
-    rules += affine(f"{theirs}read_0.sample.0", "reassembly.finest", "point")
-    return rules + affine(f"{theirs}read_1.sample", "reassembly.upsample", "upsample2")
+    rules += affine_rules(f"{theirs}read_0.sample.0", "reassembly.finest", "point")
+    return rules + affine_rules(f"{theirs}read_1.sample", "reassembly.upsample", "upsample2")
 
 
 def _guess(theirs: str) -> list[Rule]:
@@ -170,14 +170,14 @@ def _guess(theirs: str) -> list[Rule]:
     rules = []
     for i in range(3):
         fuse, mine = f"{theirs}decoder_mono.upconv_{i + 1}.", f"guess.fuses.{i}."
-        rules += affine(f"{fuse}out_conv", f"{mine}out", "point")
+        rules += affine_rules(f"{fuse}out_conv", f"{mine}out", "point")
         for way in ("trunk", "branch") if i < 2 else ("trunk",):
             for conv in ("conv1", "conv2"):
-                rules += affine(f"{fuse}way_{way}.{conv}", f"{mine}{way}.{conv}", "conv")
+                rules += affine_rules(f"{fuse}way_{way}.{conv}", f"{mine}{way}.{conv}", "conv")
     for head, mine, count in (("depth_regressor", "depth", 2), ("normal_predictor", "normal", 4)):
         for i in range(count):  # every other layer of theirs is a ReLU
             form = "point" if i else "conv"
-            rules += affine(f"{theirs}{head}.{2 * i}", f"guess.{mine}.{i}", form)
+            rules += affine_rules(f"{theirs}{head}.{2 * i}", f"guess.{mine}.{i}", form)
     return rules
 
 
@@ -187,15 +187,15 @@ def _contexts(theirs: str) -> list[Rule]:
     for i, scale in enumerate(("04", "08", "16")):
         for j, mine in enumerate((f"states.{i}", f"contexts.{i}")):
             context = f"{theirs}context_feature_encoder.outputs{scale}.{j}."
-            rules += affine(f"{context}1", f"{mine}.out", "conv")
-            rules += affine(f"{context}0.downsample.0", f"{mine}.skip", "point")
+            rules += affine_rules(f"{context}1", f"{mine}.out", "conv")
+            rules += affine_rules(f"{context}0.downsample.0", f"{mine}.skip", "point")
             for norm in ("norm1", "norm2"):
-                rules += affine(f"{context}0.{norm}", f"{mine}.{norm}", "same", "scale")
+                rules += affine_rules(f"{context}0.{norm}", f"{mine}.{norm}", "same", "scale")
             # It is stored twice, and torch loads this name last.
-            rules += affine(f"{context}0.downsample.1", f"{mine}.norm3", "same", "scale")
+            rules += affine_rules(f"{context}0.downsample.1", f"{mine}.norm3", "same", "scale")
             for conv in ("conv1", "conv2"):
-                rules += affine(f"{context}0.{conv}", f"{mine}.{conv}", "conv")
-        rules += affine(f"{theirs}context_zqr_convs.{i}", f"gates.{i}", "conv")
+                rules += affine_rules(f"{context}0.{conv}", f"{mine}.{conv}", "conv")
+        rules += affine_rules(f"{theirs}context_zqr_convs.{i}", f"gates.{i}", "conv")
     return rules
 
 
@@ -204,16 +204,18 @@ def _update(theirs: str) -> list[Rule]:
     rules = []
     for i, scale in enumerate(("08", "16", "32")):
         for gate in "zrq":
-            rules += affine(f"{theirs}gru{scale}.conv{gate}", f"update.grus.{i}.{gate}", "conv")
+            rules += affine_rules(
+                f"{theirs}gru{scale}.conv{gate}", f"update.grus.{i}.{gate}", "conv"
+            )
     for i in (1, 2):
-        rules += affine(f"{theirs}flow_head.conv{i}d", f"update.depth.{i - 1}", "conv")
-        rules += affine(f"{theirs}flow_head.conv{i}n", f"update.normal.{i - 1}", "conv")
-    rules += affine(f"{theirs}mask.0", "update.mask.0", "conv")
-    return rules + affine(f"{theirs}mask.2", "update.mask.1", "point")
+        rules += affine_rules(f"{theirs}flow_head.conv{i}d", f"update.depth.{i - 1}", "conv")
+        rules += affine_rules(f"{theirs}flow_head.conv{i}n", f"update.normal.{i - 1}", "conv")
+    rules += affine_rules(f"{theirs}mask.0", "update.mask.0", "conv")
+    return rules + affine_rules(f"{theirs}mask.2", "update.mask.1", "point")
 
 
 # Official tensors that no output depends on. They travel along, so that the way back is whole.
-UNUSED = (
+UNUSED_TENSORS = (
     r"(^|\.)mask_token$",  # of DINOv2's training
     r"^depth_head\.scratch\.refinenet4\.resConfUnit1\.",  # Depth Anything's deepest level is alone
     r"\.context_feature_encoder\..*\.norm3\.",  # Metric3D's second name for downsample.1
@@ -228,7 +230,7 @@ def unused(config) -> dict[str, tuple[int, ...]]:
     return {"mask_token": (1, config.width)} if isinstance(config, Vit) else {}
 
 
-def theirs(rule: Rule, shape: tuple[int, ...]) -> list[str]:
+def official_names(rule: Rule, shape: tuple[int, ...]) -> list[str]:
     """The official tensors of a parameter of this shape."""
     return (
         [rule.theirs.format(i) for i in range(shape[0])] if "{}" in rule.theirs else [rule.theirs]
@@ -242,7 +244,7 @@ def official_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def gather(rule: Rule, shape: tuple[int, ...], read: Callable[[str], np.ndarray]) -> np.ndarray:
     """Our parameter from the official tensors."""
-    there, names = FORMS[rule.form].there, theirs(rule, shape)
+    there, names = FORMS[rule.form].there, official_names(rule, shape)
     if "{}" not in rule.theirs:
         return np.ascontiguousarray(there(read(names[0])))
     whole = None
@@ -253,14 +255,9 @@ def gather(rule: Rule, shape: tuple[int, ...], read: Callable[[str], np.ndarray]
     return whole
 
 
-def convert(rules: list[Rule], shapes: Mapping, read: Callable[[str], np.ndarray]) -> dict:
-    """All of our parameters, by their dotted names, from official tensors."""
-    return {rule.ours: gather(rule, shapes[rule.ours].shape, read) for rule in rules}
-
-
 RULES: dict[str, Callable[..., list[Rule]]] = {
-    "refiner": refiner,
-    "encoder": encoder,
-    "depth_anything": depth_anything,
-    "metric3d": metric3d,
+    "refiner": refiner_rules,
+    "encoder": encoder_rules,
+    "depth_anything": depth_anything_rules,
+    "metric3d": metric3d_rules,
 }

@@ -19,9 +19,9 @@ from urgt_jax.models.registry import abstract_params
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import TensorFile
 
-ENTRY = "urgt_jax"  # of the metadata of weight files
+CONFIG_KEY = "urgt_jax"  # of the metadata of weight files
 SHIPPED = Path(__file__).parents[1] / "shipped"
-UNUSED = "unused."  # before official names of tensors that only travel along
+UNUSED_PREFIX = "unused."  # before official names of tensors that only travel along
 
 
 def flatten_params(params: dict) -> dict:
@@ -30,11 +30,11 @@ def flatten_params(params: dict) -> dict:
     return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in leaves}
 
 
-def description(config) -> dict[str, str]:
+def config_metadata(config) -> dict[str, str]:
     """What a weight file carries beside its tensors: the kind of model and its configuration."""
     # One entry only: safetensors writes several in an order that changes from run to run.
     told = {"kind": registry.kind_of(config), **dataclasses.asdict(config)}
-    return {ENTRY: json.dumps(told, indent=1)}
+    return {CONFIG_KEY: json.dumps(told, indent=1)}
 
 
 def save_weights(path: Path, params: dict, config) -> None:
@@ -46,7 +46,7 @@ def save_weights(path: Path, params: dict, config) -> None:
     if not is_first_process():
         return
     shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-    write_safetensors(path, shapes, arrays.__getitem__, description(config))
+    write_safetensors(path, shapes, arrays.__getitem__, config_metadata(config))
 
 
 def _whole(x) -> np.ndarray:
@@ -60,7 +60,7 @@ def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]
     """Weights and configuration of a model, from a file or from a run's work directory."""
     path = locate_weights(path)
     file = open_tensors(path)
-    found, config = read_description(file, path)
+    found, config = read_config(file, path)
     if found != kind:
         titles = registry.FAMILIES[found].title, registry.FAMILIES[kind].title
         raise UserError(f"{path} holds weights of {titles[0]}, but {titles[1]} is asked for here")
@@ -71,7 +71,7 @@ def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]
 def initialize_from(params: dict, config: Config) -> dict:
     """Drawn weights with those of `config.init` in their place: a whole refiner or the encoder."""
     path = locate_weights(config.init)
-    if kind_of_file(path) == "refiner":
+    if weights_kind(path) == "refiner":
         return _laid_out(load_weights(path)[0], params, path)
     encoder, _ = load_weights(path, "encoder")
     # Beside pretrained weights the priors start near zero, so that they disturb nothing.
@@ -105,21 +105,21 @@ def locate_weights(path: str | Path) -> Path:
     return path
 
 
-def kind_of_file(path: str | Path) -> str:
+def weights_kind(path: str | Path) -> str:
     """The kind of model in a weight file or a work directory."""
     path = locate_weights(path)
-    return read_description(open_tensors(path), path)[0]
+    return read_config(open_tensors(path), path)[0]
 
 
-def read_description(file: TensorFile, path: Path):
+def read_config(file: TensorFile, path: Path):
     """The kind of model and the configuration that a weight file carries."""
-    if ENTRY not in file.metadata:
+    if CONFIG_KEY not in file.metadata:
         raise UserError(
             f"{path} carries no configuration, so it was not written by urgt_jax: official "
             f"weights go through `urgt convert {path} NEW.safetensors` first"
         )
     try:
-        told = json.loads(file.metadata[ENTRY])
+        told = json.loads(file.metadata[CONFIG_KEY])
         kind = told.pop("kind")
         family = registry.FAMILIES[kind]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -132,7 +132,7 @@ def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
     wanted = flatten_params(shapes)
     problems = list_misfits(
         {name: x.shape for name, x in wanted.items()},
-        {name: x.shape for name, x in tensors.items() if not name.startswith(UNUSED)},
+        {name: x.shape for name, x in tensors.items() if not name.startswith(UNUSED_PREFIX)},
     )
     if problems:
         raise UserError(f"{path} does not fit its own configuration: {problems}")
