@@ -11,7 +11,7 @@ from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix, pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.models import attention, flops
-from urgt_jax.models.apply import refine_batch
+from urgt_jax.models.apply import apply
 from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params, build_with_params
@@ -122,7 +122,7 @@ def row(micro):
     owner = gridmix.patch_owners([2, 1, 2, 1, 2, 1, 1])[None]
     kept = len(kept_blocks(model.dpt_layers))
     weights = draw(kept, 1, 16, tokens_per_patch(model), 2 * model.width)
-    params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), abstract_params(model)[1])
+    params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), abstract_params(model))
     return params, draw(1, 16, count, model.width), spots, weights, owner
 
 
@@ -171,7 +171,7 @@ def test_no_gradient_crosses_from_one_owner_to_another(micro, row):
 
 @pytest.mark.parametrize("kernel", ["DENSE", "BY_CHUNK", "BY_HEAD", "SPLASH"])
 def test_every_kernel_keeps_owners_apart(monkeypatch, kernel):
-    for name, value in {"CHUNK": 64, "BLOCKS": (128,), "INTERPRET": True, "FUSED": 0}.items():
+    for name, value in {"QUERY_CHUNK": 64, "BLOCKS": (128,), "INTERPRET": True, "FUSED": 0}.items():
         monkeypatch.setattr(attention, name, value)
     rng = np.random.default_rng(0)
     q, k, v, gradient = rng.standard_normal((4, 2, 150, 1, 64)).astype(np.float32)
@@ -253,7 +253,7 @@ def test_packed_steps_are_one_program_and_have_the_loss_of_their_images(packed):
     apart = {n: x.reshape(8, 4, *x.shape[2:]) for n, x in together.items() if n != "owner"}
 
     def of_images(params, batch):
-        maps = refine_batch(build_with_params(config.model, params), batch)
+        maps = apply(params, config.model, batch)
         terms = losses.compute_terms(config, maps, batch, counts)
         return terms, losses.image_errors(config, maps, batch)
 

@@ -149,7 +149,7 @@ def params(micro):
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: rng.uniform(-0.3, 0.3, x.shape).astype(np.float32),
-        abstract_params(micro.model)[1],
+        abstract_params(micro.model),
     )
 
 
@@ -234,7 +234,7 @@ def test_free_memory_is_some_of_the_machines():
 
 @pytest.mark.parametrize("keys", [90, 300])  # dense, and blockwise
 def test_parts_of_attention_make_the_whole(keys, monkeypatch):
-    monkeypatch.setattr(attention, "SHORT", 100)
+    monkeypatch.setattr(attention, "MAX_DENSE", 100)
     rng = np.random.default_rng(0)
     q, k, v = (
         jnp.asarray(rng.standard_normal((1, n, 2, 8)), jnp.float32) for n in (40, keys, keys)
@@ -244,9 +244,11 @@ def test_parts_of_attention_make_the_whole(keys, monkeypatch):
 
     @jax.jit
     def both(q, k, v, bias):
-        first = attention.part(q, k[:, :third], v[:, :third], bias[:third])
-        second = attention.part(q, k[:, third:], v[:, third:], bias[third:])
-        return attention.merged(first, second)[0], attention.biased(q, k, v, bias)
+        first = attention.partial_attention(q, k[:, :third], v[:, :third], bias[:third])
+        second = attention.partial_attention(q, k[:, third:], v[:, third:], bias[third:])
+        return attention.merge_attention(first, second)[0], attention.biased_attention(
+            q, k, v, bias
+        )
 
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / 8**0.5 + bias
     want = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores), v)

@@ -35,8 +35,8 @@ P = jax.sharding.PartitionSpec
 @pytest.fixture
 def small(monkeypatch):
     """Lengths of a few hundred tokens are long, and a TPU's kernel runs here."""
-    monkeypatch.setattr(attention, "SHORT", 100)
-    monkeypatch.setattr(attention, "CHUNK", 64)
+    monkeypatch.setattr(attention, "MAX_DENSE", 100)
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 64)
     monkeypatch.setattr(attention, "BLOCKS", (128,))
     monkeypatch.setattr(attention, "INTERPRET", True)
 

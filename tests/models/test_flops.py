@@ -79,7 +79,7 @@ def test_remat_of_blocks_runs_them_once_more():
         of = lambda remat, name: getattr(times[remat], name) / getattr(once, name)  # noqa: B023, E731
         assert [of(remat, linear) for remat in times] == [3, 4, 4]
         assert [of(remat, attention) for remat in times] == [3.5, 3.5, 4.5]
-    assert times["none"].heads > 3 * once.heads  # enlarging by matrices, there and back
+    assert times["none"].dpt_heads > 3 * once.dpt_heads  # enlarging by matrices, there and back
 
 
 def test_only_attention_across_patches_grows_faster_than_their_number():

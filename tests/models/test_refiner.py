@@ -130,7 +130,7 @@ def test_the_paper_model_has_975_million_parameters():
     from urgt_jax.config import SIZES
     from urgt_jax.models.registry import abstract_params
 
-    count = sum(x.size for x in jax.tree.leaves(abstract_params(SIZES["large"])[1]))
+    count = sum(x.size for x in jax.tree.leaves(abstract_params(SIZES["large"])))
     assert count == pytest.approx(975e6, rel=2e-3)
 
 

@@ -284,7 +284,7 @@ def test_a_model_trained_here_gets_every_official_name(tmp_path, micro):
 def test_half_precision_is_half_the_size_and_loads_as_float32(tmp_path, micro):
     rng = np.random.default_rng(0)
     draw = lambda leaf: rng.standard_normal(leaf.shape, np.float32)  # noqa: E731
-    params = jax.tree.map(draw, abstract_params(micro.model)[1])
+    params = jax.tree.map(draw, abstract_params(micro.model))
     save_weights(tmp_path / "whole.safetensors", params, micro)
     convert(tmp_path / "whole.safetensors", tmp_path / "half.safetensors", half=True)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from urgt_jax import hardware
 from urgt_jax.config import Model
-from urgt_jax.models.attention import HIDDEN, attention, merged, part
+from urgt_jax.models.attention import MASKED, attention, merge_attention, partial_attention
 from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.pooling import Cells
 from urgt_jax.models.refiner import SPECIAL_TOKENS, tokens_per_patch
@@ -46,7 +46,9 @@ def pieces(model: Model, pool: int = 1) -> Pieces:
     joined = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
 
     def begin(params, tokens, spots, start):
-        x, spots = build_with_params(model, params).begin(tokens[None], spots[None], start)
+        x, spots = build_with_params(model, params).add_special_tokens(
+            tokens[None], spots[None], start
+        )
         return x[0], spots[0]
 
     def within(params, i, x, spots):
@@ -58,7 +60,7 @@ def pieces(model: Model, pool: int = 1) -> Pieces:
     def fold(q, k, v, bias, so_far):
         if not model.cross_patch:
             return attention(q, k, v), None
-        return merged(so_far, part(joined(q), joined(k), joined(v), bias))
+        return merge_attention(so_far, partial_attention(joined(q), joined(k), joined(v), bias))
 
     def finish(params, i, y, found):
         found = found.reshape(*y.shape[:2], model.num_heads, size).astype(y.dtype)
@@ -112,7 +114,7 @@ def _part(x: np.ndarray, start: int, size: int) -> np.ndarray:
 def _bias(model: Model, pool: int, real: int, size: int) -> Float[np.ndarray, "M"]:
     """What is added to the scores of keys: the logarithm of their cells' sizes; padding is hid."""
     sizes = Cells(SPECIAL_TOKENS, model.tokens, pool).sizes
-    padding = np.full((size - real) * len(sizes), HIDDEN)
+    padding = np.full((size - real) * len(sizes), MASKED)
     return np.concatenate([np.tile(np.log(sizes), real), padding], dtype=np.float32)
 
 

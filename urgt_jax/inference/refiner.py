@@ -221,7 +221,7 @@ class Refiner:
     def _teller(self, count: int, progress: Progress) -> Tell:
         """Turns the share of a stage that is done into a share of the work, in percent."""
         cost = flops.forward(self.config.model, count, self.config.eval.pool)
-        parts = {"encode": cost.encoder, "attend": cost.pairs, "heads": cost.heads}
+        parts = {"encode": cost.encoder, "attend": cost.pairs, "heads": cost.dpt_heads}
         before = dict(zip(parts, np.cumsum([0, *parts.values()]), strict=False))
 
         def tell(stage: str, share: float) -> None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 
 from urgt_jax.config import Model
-from urgt_jax.models.apply import _in_unit
 from urgt_jax.models.registry import build_with_params
 
 
@@ -24,12 +23,12 @@ def jit_stages(model: Model, pool: int = 1) -> Stages:
     """The stages of a model; `pool` is the side of cells of tokens that patches see of others."""
 
     def encode(params, image, depth, normal):
-        return build_with_params(model, params).encode(_in_unit(image), depth, normal)
+        return build_with_params(model, params).encode(image, depth, normal)
 
     def attend(params, tokens, spots):
         return build_with_params(model, params).attend(tokens, spots, pool=pool)
 
     def heads(params, layers):
-        return build_with_params(model, params).heads(layers, model.tokens)
+        return build_with_params(model, params).predict_offsets(layers, model.tokens)
 
     return Stages(jax.jit(encode), jax.jit(attend), jax.jit(heads))

@@ -1,41 +1,66 @@
-"""The refiner as a pure function of its parameters and a batch."""
+"""The refiner as a pure function of its parameters and a batch of patches."""
+
+from typing import NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
 
-from urgt_jax.images import grid
-from urgt_jax.models import refiner
+from urgt_jax.config import Model
+from urgt_jax.images.grid import token_positions
 from urgt_jax.models.placement import current_placement
-
-Batch = dict[str, jax.Array]
-
-
-def refine_batch(model: refiner.URGT, batch: Batch) -> dict:
-    """Refined maps of every patch and their confidences; a missing head leaves the coarse map."""
-    depth, normal = batch["coarse_depth"], batch["coarse_normal"]
-    count, tokens = depth.shape[1], model.config.tokens
-    parts = _filled((batch["image"], depth, normal, batch["origins"]), count)
-    spots = grid.token_positions(parts[3], tokens, tokens)
-    out = model(_in_unit(parts[0]), *parts[1:3], spots, count, batch.get("owner"))
-    out = jax.tree.map(lambda x: x[:, :count], out)
-    result = {"depth": depth, "normal": normal}
-    if "depth" in out:
-        result["depth"] = depth + out["depth"].value[..., 0]
-        result["depth_confidence"] = out["depth"].confidence
-    if "normal" in out:
-        result["normal"] = normal + out["normal"].value
-        result["normal_confidence"] = out["normal"].confidence
-    return result
+from urgt_jax.models.registry import build_with_params
 
 
-def _filled(arrays, count: int):
-    """Arrays [B, P, ...] with the last patch repeated until the mesh divides their number."""
-    more = current_placement().padded_count(count) - count
-    pad = lambda x: jnp.pad(x, [(0, 0), (0, more)] + [(0, 0)] * (x.ndim - 2), "edge")  # noqa: E731
-    return tuple(current_placement().shard_tokens(pad(x) if more else x) for x in arrays)
+class Batch(TypedDict):
+    """Patches of B images, P of each; `urgt_jax.patchify` makes one. Other keys are ignored."""
+
+    image: UInt8[Array, "B P H W 3"] | Float[Array, "B P H W 3"]  # bytes, or floats in [0, 1]
+    coarse_depth: Float[Array, "B P H W"]
+    coarse_normal: Float[Array, "B P H W 3"]
+    origins: Float[Array, "B P 2"]  # row and column in the image where a patch starts, tokens
+    # Only where the patches of several images share a row: the image of each patch, from 0.
+    owner: NotRequired[Int[Array, "B P"]]
 
 
-def _in_unit(image: jax.Array) -> jax.Array:
-    """A picture of 8 bits as numbers in [0, 1]."""
-    scale = 255.0 if image.dtype == jnp.uint8 else 1.0
-    return image.astype(jnp.float32) / scale
+class Maps(TypedDict):
+    """Refined maps of all patches; a confidence is missing where the model does not predict it."""
+
+    depth: Float[Array, "B P H W"]  # in the coarse map's unit
+    normal: Float[Array, "B P H W 3"]  # not normalised
+    depth_confidence: NotRequired[Float[Array, "B P H W"]]  # 1 and above
+    normal_confidence: NotRequired[Float[Array, "B P H W"]]  # 1 and above
+
+
+def apply(params: dict, model: Model, batch: Batch) -> Maps:
+    """Refine the coarse maps of all patches; works under jit, grad, vmap and shard_map.
+
+    A map that the model has no output for is returned as it came.
+    """
+    network = build_with_params(model, params)
+    depth = batch["coarse_depth"]
+    normal = batch["coarse_normal"]
+    patches = depth.shape[1]
+    positions = token_positions(_pad(batch["origins"]), model.tokens, model.tokens)
+    offsets = network(
+        _pad(batch["image"]), _pad(depth), _pad(normal), positions, patches, batch.get("owner")
+    )
+    offsets = jax.tree.map(lambda x: x[:, :patches], offsets)
+    maps: Maps = {"depth": depth, "normal": normal}
+    if "depth" in offsets:
+        maps["depth"] = depth + offsets["depth"].value[..., 0]
+        maps["depth_confidence"] = offsets["depth"].confidence
+    if "normal" in offsets:
+        maps["normal"] = normal + offsets["normal"].value
+        maps["normal_confidence"] = offsets["normal"].confidence
+    return maps
+
+
+def _pad(x: Array) -> Array:
+    """[B, P, ...] with the last patch repeated until the devices can share the patches evenly."""
+    placement = current_placement()
+    missing = placement.padded_count(x.shape[1]) - x.shape[1]
+    if missing:
+        widths = [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, widths, mode="edge")
+    return placement.shard_tokens(x)

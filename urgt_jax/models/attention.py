@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-CHUNK = 512  # most queries at a time where the sequence is long
-SHORT = 1024  # queries and keys, up to which attention is done at once
+QUERY_CHUNK = 512  # most queries at a time where the sequence is long
+MAX_DENSE = 1024  # queries and keys, up to which attention is done at once
 LANES = 128  # of a TPU's vector unit, of which blocks are multiples
 BLOCKS = range(512, 1025, LANES)  # sides of splash attention's blocks
-HIDDEN = -1e4  # added to the score of a key, it hides it
+MASKED = -1e4  # added to the score of a key, it hides it
 FUSED = 4  # blocks of keys, up to which one kernel gives all gradients: it holds q's for each
 INTERPRET = False  # whether splash attention runs on any platform, slowly, for tests
 ATTENTION = "attention"  # the name under which a policy may keep what attention gives
@@ -47,7 +47,7 @@ def attention(
     return _by_platform(lambda platform: _kernel_for(platform, q, k).attend, q, k, v)
 
 
-def packed(
+def packed_attention(
     q: Float[Array, "B N H D"],
     k: Float[Array, "B N H D"],
     v: Float[Array, "B N H D"],
@@ -62,7 +62,7 @@ def packed(
     return _by_platform(on, q, k, v, owner, owner)
 
 
-def biased(
+def biased_attention(
     q: Float[Array, "B N H D"],
     k: Float[Array, "B M H D"],
     v: Float[Array, "B M H D"],
@@ -73,7 +73,7 @@ def biased(
     return out
 
 
-def part(
+def partial_attention(
     q: Float[Array, "B N H D"],
     k: Float[Array, "B M H D"],
     v: Float[Array, "B M H D"],
@@ -88,7 +88,7 @@ def part(
     return _biased(forward, q, k, v, bias)
 
 
-def merged(one: Found, other: Found) -> Found:
+def merge_attention(one: Found, other: Found) -> Found:
     """Attention to the keys of both."""
     sums = jnp.logaddexp(one[1], other[1])
     return sum(out * jnp.exp(own - sums) for out, own in (one, other)), sums
@@ -144,7 +144,7 @@ def kernel_name(platform: str, dtype, head_size: int, tokens: int, packed: bool 
 def _kernel(
     platform: str, dtype, head_size: int, queries: int, keys: int, packed: bool = False
 ) -> Kernel:
-    if max(queries, keys) <= SHORT:
+    if max(queries, keys) <= MAX_DENSE:
         return DENSE
     if platform == "cpu":
         return BY_HEAD
@@ -238,7 +238,7 @@ def _rows_back(q, k, v, out, sums, gradient, *owners) -> tuple[Heads, Heads, Hea
 
 def _chunks(x: Float[Array, "*B N D"]) -> Float[Array, "C *B n D"]:
     """Some rows at a time, in equal parts so that little is padded."""
-    count = -(-x.shape[-2] // CHUNK)
+    count = -(-x.shape[-2] // QUERY_CHUNK)
     size = -(-x.shape[-2] // count)
     parts = _padded(x, count * size).reshape(*x.shape[:-2], count, size, x.shape[-1])
     return jnp.moveaxis(parts, -3, 0)

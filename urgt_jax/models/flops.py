@@ -25,7 +25,7 @@ class Flops:
     within_attention: float
     across_linear: float
     across_attention: float
-    heads: float
+    dpt_heads: float
 
     @property
     def total(self) -> float:
@@ -40,9 +40,9 @@ class Flops:
     @property
     def pairs(self) -> float:
         """Those of the pairs of blocks."""
-        return self.total - self.encoder - self.heads
+        return self.total - self.encoder - self.dpt_heads
 
-    def times(self, factor: float, **factors: float) -> "Flops":
+    def scaled(self, factor: float, **factors: float) -> "Flops":
         """Every part times `factor`, or a factor of its own."""
         return Flops(
             **{f.name: getattr(self, f.name) * factors.get(f.name, factor) for f in fields(self)}
@@ -71,7 +71,7 @@ def forward(model: Model, patches: int, pool: int = 1) -> Flops:
         within_attention=pairs * patches * _attention(width, tokens, tokens),
         across_linear=pairs * patches * tokens * _linear(width),
         across_attention=pairs * patches * _attention(width, tokens, keys),
-        heads=patches * sum(_head(model, 1 + CHANNELS[name]) for name in model.outputs),
+        dpt_heads=patches * sum(_head(model, 1 + CHANNELS[name]) for name in model.outputs),
     )
 
 
@@ -82,7 +82,7 @@ def training(config: Config, patches: int) -> Flops:
     its weights, but not those on the way to the embeddings of the priors, which learn.
     """
     once = forward(config.model, patches)
-    return once.times(3) if config.optim.encoder_lr_scale else once.times(3, encoder_linear=2)
+    return once.scaled(3) if config.optim.encoder_lr_scale else once.scaled(3, encoder_linear=2)
 
 
 def executed(config: Config, patches: int) -> Flops:
@@ -94,7 +94,7 @@ def executed(config: Config, patches: int) -> Flops:
     model, again = config.model, config.model.remat != "none"
     attention = 3.5 + (model.remat == "blocks")
     heads_again = again and patches > 2  # with remat they are done two at a time
-    found = forward(model, patches).times(
+    found = forward(model, patches).scaled(
         3,
         encoder_linear=(3 if config.optim.encoder_lr_scale else 2) + again,
         encoder_attention=attention,
@@ -102,10 +102,10 @@ def executed(config: Config, patches: int) -> Flops:
         within_attention=attention,
         across_linear=3 + again,
         across_attention=attention,
-        heads=3 + heads_again,
+        dpt_heads=3 + heads_again,
     )
     resampling = (2 + heads_again) * patches * len(model.outputs) * _resampling(model)
-    return replace(found, heads=found.heads + resampling)
+    return replace(found, dpt_heads=found.dpt_heads + resampling)
 
 
 def _linear(width: int, ffn: str = "mlp") -> float:

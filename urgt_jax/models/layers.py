@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
 from urgt_jax.models.attention import ATTENTION, attention
-from urgt_jax.models.placement import Kernel, current_placement
+from urgt_jax.models.placement import AttentionFunction, current_placement
 from urgt_jax.models.rope import RotaryAngles, apply_rope
 
 
@@ -117,7 +117,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B N D"],
         turn: RotaryAngles | None = None,
-        attend: Kernel | None = None,
+        attend: AttentionFunction | None = None,
     ) -> Float[Array, "B N D"]:
         """The tokens after the block; without `attend` all of a row see one another."""
         return self.finish(x, (attend or within_patch_attention)(*self.project(x, turn)))

@@ -320,7 +320,7 @@ class Metric3D(nnx.Module):
         return depth, fine[..., 1], directed(fine[..., 2:])
 
 
-class Place(NamedTuple):
+class InputWindow(NamedTuple):
     """Where a picture lies in the network's input, pixels."""
 
     top: int
@@ -331,7 +331,7 @@ class Place(NamedTuple):
 
 def prepare(
     image: UInt8[np.ndarray, "H W 3"], process: tuple[int, int]
-) -> tuple[Float[np.ndarray, "1 h w 3"], Place]:
+) -> tuple[Float[np.ndarray, "1 h w 3"], InputWindow]:
     """The picture resized to fit into `process` pixels, with a border, and normalised."""
     h, w, _ = image.shape
     scale = min(process[0] / h, process[1] / w)
@@ -341,11 +341,11 @@ def prepare(
     canvas = np.empty((*process, 3), np.uint8)
     canvas[:] = np.rint(MEAN)  # the border is a byte too, and so not quite 0 when normalised
     canvas[top : top + height, left : left + width] = resize_linear_u8(image, height, width)
-    return ((canvas.astype(np.float32) - MEAN) / STD)[None], Place(top, left, height, width)
+    return ((canvas.astype(np.float32) - MEAN) / STD)[None], InputWindow(top, left, height, width)
 
 
 def finish(
-    normal: Float[np.ndarray, "1 h w 4"], place: Place, size: tuple[int, int]
+    normal: Float[np.ndarray, "1 h w 4"], place: InputWindow, size: tuple[int, int]
 ) -> Float[np.ndarray, "H W 3"]:
     """The normals at the picture's own size; resampled, they are no longer of length one."""
     top, left, height, width = place

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from jaxtyping import Array, Float, Int
 
-Kernel = Callable[..., Float[Array, "B N H D"]]
+AttentionFunction = Callable[..., Float[Array, "B N H D"]]
 
 
 class Placement:
@@ -35,7 +35,7 @@ class Placement:
 
     def attend(
         self,
-        kernel: Kernel,
+        kernel: AttentionFunction,
         q: Float[Array, "B N H D"],
         k: Float[Array, "B N H D"],
         v: Float[Array, "B N H D"],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from urgt_jax.models.attention import biased
+from urgt_jax.models.attention import biased_attention
 
 
 class Cells(NamedTuple):
@@ -59,4 +59,4 @@ class Cells(NamedTuple):
             apart = x[:, : patches * count].reshape(-1, count, *x.shape[2:])
             return self.pool(apart).reshape(x.shape[0], -1, *x.shape[2:])
 
-        return biased(q, seen(k), seen(v), jnp.tile(jnp.log(self.sizes), patches))
+        return biased_attention(q, seen(k), seen(v), jnp.tile(jnp.log(self.sizes), patches))

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from urgt_jax.config import TOKEN_SIZE, Model
-from urgt_jax.models.attention import attention, packed
+from urgt_jax.models.attention import attention, packed_attention
 from urgt_jax.models.dpt import DETAIL, Head
 from urgt_jax.models.layers import (
     Block,
@@ -19,7 +19,7 @@ from urgt_jax.models.layers import (
     stack_blocks,
     within_patch_attention,
 )
-from urgt_jax.models.placement import Kernel, current_placement
+from urgt_jax.models.placement import AttentionFunction, current_placement
 from urgt_jax.models.pooling import Cells
 from urgt_jax.models.rope import rotary_angles
 from urgt_jax.models.vit import VisionTransformer
@@ -88,7 +88,9 @@ class URGT(nnx.Module):
         Patches of several images in one row see those of their own `owner`, counted from 0.
         """
         layers = self.attend(self.encode(image, depth, normal), spots, count, owner=owner)
-        return self.heads(layers, (image.shape[2] // TOKEN_SIZE, image.shape[3] // TOKEN_SIZE))
+        return self.predict_offsets(
+            layers, (image.shape[2] // TOKEN_SIZE, image.shape[3] // TOKEN_SIZE)
+        )
 
     def encode(
         self,
@@ -98,11 +100,12 @@ class URGT(nnx.Module):
     ) -> Float[Array, "B P N D"]:
         """Tokens of every patch on its own."""
         b, p = image.shape[:2]
+        image = image.astype(jnp.float32) / (255.0 if image.dtype == jnp.uint8 else 1.0)
         flat = lambda x: x.reshape(b * p, *x.shape[2:])  # noqa: E731
         tokens = self.encoder(flat((image - MEAN) / STD), flat(depth), flat(normal))
         return tokens.reshape(b, p, *tokens.shape[1:])
 
-    def heads(
+    def predict_offsets(
         self, layers: Float[Array, "K B P N C"], tokens: tuple[int, int]
     ) -> dict[str, Offsets]:
         """Offsets of every patch on its own, from the layers that `attend` gives."""
@@ -131,11 +134,11 @@ class URGT(nnx.Module):
         With `pool` above 1 attention across patches is approximate: to cells of so many tokens a
         side.
         """
-        x, spots = self.begin(tokens, spots, owner=owner)
+        x, spots = self.add_special_tokens(tokens, spots, owner=owner)
         kernel = self._kernel(count or x.shape[1], x.shape[2], pool)
         return self._pairs(current_placement().shard_tokens(x), spots, kernel, owner)
 
-    def begin(
+    def add_special_tokens(
         self,
         tokens: Float[Array, "B P N D"],
         spots: Float[Array, "B P N 2"],
@@ -156,7 +159,7 @@ class URGT(nnx.Module):
         each = jnp.where(first[..., None, None], both[0], both[1])
         return jnp.broadcast_to(each, (b, *each.shape[-3:])).astype(dtype)
 
-    def _kernel(self, count: int, tokens: int, pool: int) -> Kernel | None:
+    def _kernel(self, count: int, tokens: int, pool: int) -> AttentionFunction | None:
         """Attention across patches, which sees the first `count`; none where there is none."""
         if not self.config.cross_patch:
             return None
@@ -166,12 +169,16 @@ class URGT(nnx.Module):
         keys = count * tokens
 
         def kernel(q, k, v, *owners):
-            return packed(q, k, v, *owners) if owners else attention(q, k[:, :keys], v[:, :keys])
+            return (
+                packed_attention(q, k, v, *owners)
+                if owners
+                else attention(q, k[:, :keys], v[:, :keys])
+            )
 
         return kernel
 
     def _pairs(
-        self, x: Float[Array, "B P N D"], spots, kernel: Kernel | None, owner=None
+        self, x: Float[Array, "B P N D"], spots, kernel: AttentionFunction | None, owner=None
     ) -> Float[Array, "K B P N 2*D"]:
         """Both blocks' outputs side by side, of the pairs that the heads read."""
         # All tokens in one row, also within patches: a block's end and the next one's start lie

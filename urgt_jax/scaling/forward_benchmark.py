@@ -123,7 +123,7 @@ def random_weights(model: Model) -> dict:
         # Waits, since a copy on its way keeps what it copies: several leaves would be there twice.
         return jax.block_until_ready(jax.device_put(np.resize(draws * fan_in**-0.5, leaf.shape)))
 
-    return jax.tree_util.tree_map_with_path(draw, abstract_params(model)[1])
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(model))
 
 
 def _squarish(patches: int) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def _shapes(model: Model, patches: int, mesh: Mesh | None, shards: int):
     stacked = NamedSharding(mesh, PartitionSpec(None, None, "patch")) if mesh else None
     part = Shape((kept, 1, few, *layer.shape[2:]), layer.dtype, sharding=stacked)
     token_bytes = tokens.size * tokens.dtype.itemsize
-    params = abstract_params(model)[1]
+    params = abstract_params(model)
     if mesh:
         whole = NamedSharding(mesh, PartitionSpec())
         params = jax.tree.map(lambda x: Shape(x.shape, x.dtype, sharding=whole), params)

@@ -34,7 +34,7 @@ def _model(point: Point) -> Model:
 
 def _counts(point: Point) -> StudyRow:
     """Parameters and tokens."""
-    leaves = jax.tree.leaves(abstract_params(_model(point))[1])
+    leaves = jax.tree.leaves(abstract_params(_model(point)))
     return {
         "parameters": sum(x.size for x in leaves),
         "tokens": point.patches * tokens_per_patch(_model(point)),
@@ -82,14 +82,14 @@ def _on_devices(point: Point, work: Callable, *case):
 def operations(point: Point) -> StudyRow:
     """FLOPs of a device by part, and seconds at the published peaks of chips."""
     _even(point)
-    found = flops.forward(_model(point), point.patches).times(1 / point.shards)
+    found = flops.forward(_model(point), point.patches).scaled(1 / point.shards)
     known = {chip.name: chip for chip in hardware.CHIPS}
     return _counts(point) | {
         "flops_encoder": found.encoder,
         "flops_within": found.within_linear + found.within_attention,
         "flops_across_linear": found.across_linear,
         "flops_across_attention": found.across_attention,
-        "flops_heads": found.heads,
+        "flops_heads": found.dpt_heads,
         **{f"seconds_{name}": found.total / known[name].peak(point.dtype) for name in CHIPS},
     }
 

@@ -75,7 +75,7 @@ def _fsdp(config: Config, devices: list) -> int:
     chip = hardware.chip_of(devices[0])
     if chip is None:
         return 1
-    leaves = jax.tree.leaves(abstract_params(config.model)[1])
+    leaves = jax.tree.leaves(abstract_params(config.model))
     needed = BYTES * sum(x.size for x in leaves) / (EASE * chip.hbm)
     rest = max(len(devices) // (config.mesh.patch * max(config.mesh.data, 1)), 1)
     return next((n for n in range(1, rest) if rest % n == 0 and n >= needed), rest)
@@ -198,16 +198,16 @@ class OnMesh(Placement):
         self.shards = mesh.shape["patch"]
         self.gathers = mesh.shape["fsdp"] > 1
 
-    def filled(self, patches: int) -> int:
+    def padded_count(self, patches: int) -> int:
         """The number of patches that the patch axis divides."""
         return -(-patches // self.shards) * self.shards
 
-    def apart(self, network: Callable, weights, patches):
+    def map_patches(self, network: Callable, weights, patches):
         """Every device runs the network on its own patches."""
         spec = PartitionSpec(IMAGES, "patch")
         return self._map(network, (WHOLE, spec), spec)(weights, patches)
 
-    def held(self, block, dtype):
+    def gather_block(self, block, dtype):
         """The matrices of a block, whole and in the dtype they are used in.
 
         Left to itself the compiler multiplies with parts of them and passes partial sums around,
@@ -225,7 +225,7 @@ class OnMesh(Placement):
 
         return jax.tree_util.tree_map_with_path(whole, block)
 
-    def tokens(self, x):
+    def shard_tokens(self, x):
         """Tokens of its own patches are on each device."""
         spec = PartitionSpec(IMAGES, "patch")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))

@@ -12,9 +12,9 @@ from jaxtyping import Array, Shaped, UInt
 
 from urgt_jax.config import Config, Model
 from urgt_jax.models import refiner
-from urgt_jax.models.apply import Batch, refine_batch
+from urgt_jax.models.apply import Batch, apply
 from urgt_jax.models.placement import use_placement
-from urgt_jax.models.registry import abstract_params, build_with_params
+from urgt_jax.models.registry import abstract_params
 from urgt_jax.training import losses, sharding
 from urgt_jax.training.optimizer import freeze_encoder, learning_rate_schedule, make_optimizer
 
@@ -47,7 +47,7 @@ def initial_params(model: Model, seed: int) -> dict:
 
 def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a state."""
-    params = abstract_params(config.model)[1]
+    params = abstract_params(config.model)
     opt = jax.eval_shape(make_optimizer(config.optim).init, params)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     return State(count, count, params, opt)
@@ -96,9 +96,7 @@ def train_step(config: Config, mesh: Mesh):
 
     def loss_of(params, batch, counts):
         with use_placement(sharding.placement_for(mesh)):
-            maps = refine_batch(
-                build_with_params(config.model, freeze_encoder(config.optim, params)), batch
-            )
+            maps = apply(freeze_encoder(config.optim, params), config.model, batch)
             terms = losses.compute_terms(config, maps, batch, counts)
             far = losses.image_errors(config, maps, batch)
         return losses.weighted_sum(config, terms), (terms, far)
@@ -154,7 +152,7 @@ def predictions(config: Config, mesh: Mesh, side: int):
     def maps(params, batch: Batch):
         batch = {name: x[:, : side * side] for name, x in batch.items() if name != "owner"}
         with use_placement(sharding.placement_for(mesh)):
-            result = refine_batch(build_with_params(config.model, params), batch)
+            result = apply(params, config.model, batch)
         found = {"image": batch["image"], "valid": batch["valid"]}
         if "depth" in config.model.outputs:
             found |= {"coarse_depth": batch["coarse_depth"], "refined_depth": result["depth"]}

@@ -50,7 +50,7 @@ def from_official(tensors: dict[str, Tensor], given: dict, where: str):
     title, rules = registry.FAMILIES[kind].title, torch_names.RULES[kind](config)
     shapes = {
         n: x.shape
-        for n, x in flatten_params(abstract_params(registry.network_config(config))[1]).items()
+        for n, x in flatten_params(abstract_params(registry.network_config(config))).items()
     }
     fresh = _fresh(config, found, shapes)
     wanted = _wanted(rules, shapes)

@@ -64,7 +64,7 @@ def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]
     if found != kind:
         titles = registry.FAMILIES[found].title, registry.FAMILIES[kind].title
         raise UserError(f"{path} holds weights of {titles[0]}, but {titles[1]} is asked for here")
-    shapes = abstract_params(registry.network_config(config))[1]
+    shapes = abstract_params(registry.network_config(config))
     return _fill(shapes, file.tensors, path), config
 
 

@@ -85,7 +85,7 @@ def save(path: Path, config, seed: int) -> Path:
             return z / np.float32(np.sqrt(np.prod(leaf.shape[:-1])))
         return 0.1 * z + (not jax.tree_util.keystr(where).endswith("bias']"))
 
-    shapes = abstract_params(registry.network_config(config))[1]
+    shapes = abstract_params(registry.network_config(config))
     save_weights(path, jax.tree_util.tree_map_with_path(draw, shapes), config)
     return path
 

@@ -29,7 +29,7 @@ class Input(NamedTuple):
     """What a maker wants of a picture."""
 
     values: np.ndarray  # [1 ...] for a network; a map that is already made
-    place: metric3d.Place | None = None  # of the picture in them
+    place: metric3d.InputWindow | None = None  # of the picture in them
 
 
 class Provider(Protocol):
