@@ -185,7 +185,7 @@ def infer_refiner(shapes: Mapping, given: UserConfig) -> Config:
     }
     told = given.settle(facts, free)
     model = Model(
-        infer_encoder=_vit(shapes, prefix, block, "antialias", told["dino_heads"]),
+        encoder=_vit(shapes, prefix, block, "antialias", told["dino_heads"]),
         num_heads=told["num_heads"],
         depth=depth,
         dpt_layers=told["intermediate_layer_idx"],
