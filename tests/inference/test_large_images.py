@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from urgt_jax.errors import UserError
-from urgt_jax.images import grid, rows
+from urgt_jax.images import grid
+from urgt_jax.images import rows as rows_module
 from urgt_jax.images.colour import colour_normal
 from urgt_jax.images.files import check_extent, open_map, read_image, read_map, write_image
 from urgt_jax.images.geometry import unit_normals
@@ -45,12 +46,13 @@ def whole(patches, windows, weight):
 def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
     height, width, rows, cols, overlap, monkeypatch
 ):
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 5)
     windows = grid.cover_image(height, width, rows, cols, overlap)
     rng = np.random.default_rng(0)
     patches = rng.standard_normal((windows.count, *windows.patch, 2)).astype(np.float32)
     weight = grid.centre_weight(*windows.patch)
-    strips = list(grid.merge_windows(patches, windows, weight))
+    maps = ({"map": patch} for patch in patches)
+    strips = [(where, strip["map"]) for where, strip in grid.merge_windows(maps, windows, weight)]
     assert [i for where, _ in strips for i in range(where.start, where.stop)] == [*range(height)]
     assert max(len(strip) for _, strip in strips) <= 5
     found = np.concatenate([strip for _, strip in strips])
@@ -60,7 +62,7 @@ def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
 
 def test_strips_hold_a_row_of_windows_only():
     windows = grid.cover_image(4096, 64, 32, 1)
-    patches = (np.ones((*windows.patch, 2), np.float32) for _ in range(windows.count))
+    patches = ({"map": np.ones((*windows.patch, 2), np.float32)} for _ in range(windows.count))
     tracemalloc.start()
     for _ in grid.merge_windows(patches, windows, np.ones(windows.patch, np.float32)):
         pass
@@ -72,7 +74,7 @@ def test_strips_hold_a_row_of_windows_only():
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (40, 33)])
 @pytest.mark.parametrize("strip", [1, 6])
 def test_pictures_and_maps_written_row_by_row_read_back(tmp_path, monkeypatch, size, strip):
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", strip)
+    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", strip)
     rng = np.random.default_rng(0)
     slope = np.add.outer(np.arange(size[0]) * 9, np.arange(size[1]) * 5)[..., None]
     image = (slope + rng.integers(0, 30, (*size, 3))).astype(np.uint8)
@@ -80,7 +82,7 @@ def test_pictures_and_maps_written_row_by_row_read_back(tmp_path, monkeypatch, s
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)
     values = rng.standard_normal((*size, 3))
     with open_map(tmp_path / "x.npy", values.shape) as add:
-        for rows in rows.row_slices(size[0]):
+        for rows in rows_module.row_slices(size[0]):
             add(values[rows])
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values.astype(np.float32))
 
@@ -122,7 +124,7 @@ def test_a_disk_that_is_full_half_way_names_its_file(tmp_path):
 
 
 def test_mapped_maps_are_checked_like_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 4)
     values = np.random.default_rng(0).random((11, 5))
     np.save(tmp_path / "x.npy", values)
     mapped = read_map(tmp_path / "x.npy", "depth", mapped=True)
@@ -155,7 +157,7 @@ def params(micro):
 
 @pytest.mark.parametrize("way", ["exact", "official"])
 def test_a_call_is_its_strips(micro, params, way, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 7)
     refiner = Refiner(params, replace(micro, eval=replace(micro.eval, fidelity=way)))
     image, depth, normal = picture((41, 67))
     np.save(tmp_path / "depth.npy", depth)
@@ -188,7 +190,7 @@ ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}  # as a share of the largest valu
         (2, 2, {}),
         pytest.param(2, 1, {}, marks=pytest.mark.slow),
         pytest.param(4, 1, {"dtype": "bfloat16", "rope": "local"}, marks=pytest.mark.slow),
-        (2, 2, {"cross": False}),
+        (2, 2, {"cross_patch": False}),
     ],
 )
 def test_streamed_attention_is_attention(micro, params, resident, pool, changes):

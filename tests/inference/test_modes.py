@@ -15,7 +15,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.images import grid, resize
 from urgt_jax.inference import modes
 from urgt_jax.inference import refiner as inference
-from urgt_jax.models.refiner import Offsets
+from urgt_jax.models.refiner import CHANNELS, Offsets
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.convert import convert
 
@@ -214,7 +214,7 @@ def test_overlapping_windows_are_averaged_by_the_distance_from_their_border(micr
             certain = np.full((28, 42), confidence, np.float32)
             yield {
                 kind: Offsets(np.full((28, 42, channels), value, np.float32), certain)
-                for kind, channels in inference.CHANNELS.items()
+                for kind, channels in CHANNELS.items()
             }
 
     monkeypatch.setattr(refiner, "offsets", constant)

@@ -78,7 +78,7 @@ def choose_grid(
     patch_size: tuple[int, int],
     limit: int,
 ) -> tuple[int, int]:
-    """Rows and columns as asked, or for (0, 0) those whose patches have about the size `patch_size`.
+    """Rows and columns as asked, or for (0, 0) those whose patches have about `patch_size`.
 
     They are at most `limit` patches: beyond it both are scaled down alike.
     """
@@ -115,38 +115,43 @@ def cut_windows(
 def place(
     patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "H W C"]:
-    """The picture that windows make together, where they overlap averaged with the weight."""
-    whole = None
-    for rows, strip in merge_windows(patches, grid, weight):
-        whole = np.empty((*grid.picture, strip.shape[-1]), np.float32) if whole is None else whole
-        whole[rows] = strip
-    return whole
+    """The image that windows make together, averaged with the weight where they overlap."""
+    maps = ({"map": patch} for patch in patches)
+    return np.concatenate([strip["map"] for _, strip in merge_windows(maps, grid, weight)])
 
 
 def merge_windows(
-    patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
-) -> Iterator[tuple[slice, Float[np.ndarray, "r W C"]]]:
-    """Rows of what `place` makes, from the top, each as soon as no later window reaches it.
+    patches: Iterable[dict[str, Float[np.ndarray, "h w _"]]],
+    grid: Grid,
+    weight: Float[np.ndarray, "h w"],
+) -> Iterator[tuple[slice, dict[str, Float[np.ndarray, "r W _"]]]]:
+    """Averages overlapping windows with the weight, and yields rows of the merged maps.
 
-    No more is held than a row of windows, which must cover the picture without a gap.
+    Every patch is a dict of the same maps. Rows come from the top, as soon as no later window
+    reaches them: only one row of windows is in memory. The windows must cover the image.
     """
-    (high, wide), weight = grid.patch, weight[..., None]
-    total, weights = None, np.zeros((high, grid.picture[1], 1), np.float32)
+    patch_height, patch_width = grid.patch
+    height, width = grid.picture
+    weight = weight[..., None]
+    weights = np.zeros((patch_height, width, 1), np.float32)
+    totals: dict[str, np.ndarray] = {}
     patches = iter(patches)
-    for top, below in pairwise((*grid.tops, grid.picture[0])):
+    for top, next_top in pairwise((*grid.tops, height)):
         for left in grid.lefts:
-            patch = next(patches)
-            if total is None:
-                total = np.zeros((*weights.shape[:2], patch.shape[-1]), np.float32)
-            here = slice(left, left + wide)
-            total[:, here] += patch * weight
-            weights[:, here] += weight
-        done = below - top
-        for rows in rows_module.row_slices(done):
-            yield slice(top + rows.start, top + rows.stop), total[rows] / weights[rows]
-        for x in (total, weights):
-            x[: high - done] = x[done:]
-            x[high - done :] = 0
+            columns = slice(left, left + patch_width)
+            weights[:, columns] += weight
+            for name, values in next(patches).items():
+                if name not in totals:
+                    channels = values.shape[-1]
+                    totals[name] = np.zeros((patch_height, width, channels), np.float32)
+                totals[name][:, columns] += values * weight
+        complete = next_top - top  # rows that no later window reaches
+        for rows in rows_module.row_slices(complete):
+            merged = {name: total[rows] / weights[rows] for name, total in totals.items()}
+            yield slice(top + rows.start, top + rows.stop), merged
+        for total in (weights, *totals.values()):
+            total[: patch_height - complete] = total[complete:]
+            total[patch_height - complete :] = 0
 
 
 def centre_weight(height: int, width: int) -> np.ndarray:

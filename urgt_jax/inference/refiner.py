@@ -21,8 +21,8 @@ from urgt_jax.inference import offload
 from urgt_jax.inference.modes import MODES, RefinerInputs
 from urgt_jax.inference.stages import jit_stages
 from urgt_jax.models import flops
-from urgt_jax.models.refiner import CHANNELS, HEAD_PIXELS, Offsets
-from urgt_jax.weights.weight_file import weights_kind, load_weights
+from urgt_jax.models.refiner import HEAD_PIXELS, Offsets
+from urgt_jax.weights.weight_file import load_weights, weights_kind
 
 Depth = Float[np.ndarray, "H W"]
 Normal = Float[np.ndarray, "H W 3"]
@@ -150,36 +150,30 @@ class Refiner:
         for rows, placed in grids.merge_windows(parts, windows, weight):
             yield rows, self._result(placed, maps.depth[rows], maps.normal[rows])
 
-    def _result(self, placed: Float[np.ndarray, "r W C"], depth: Depth, normal: Normal) -> Result:
+    def _result(self, placed: dict[str, np.ndarray], depth: Depth, normal: Normal) -> Result:
         """Refined rows from what was put together and the coarse maps' rows."""
-        found, at = {}, 0
-        for kind in self.config.model.outputs:
-            channels = CHANNELS[kind]
-            values, sure = placed[..., at : at + channels], placed[..., at + channels]
-            found[kind] = values, sure
-            at += channels + 1
-        sure = certain = None
-        if "depth" in found:
-            values, sure = found["depth"]
-            depth = self.way.refined(values[..., 0], depth)
-        if "normal" in found:
-            values, certain = found["normal"]
-            normal = self.way.refined(values, normal)
-        return Result(depth, self.way.unit(normal), sure, certain)
+        depth_confidence, normal_confidence = None, None
+        if "depth" in placed:
+            depth = self.way.refined(placed["depth"][..., 0], depth)
+            depth_confidence = placed["depth_confidence"][..., 0]
+        if "normal" in placed:
+            normal = self.way.refined(placed["normal"], normal)
+            normal_confidence = placed["normal_confidence"][..., 0]
+        return Result(depth, self.way.unit(normal), depth_confidence, normal_confidence)
 
     def _parts(
         self, maps: RefinerInputs, windows: Grid, progress: Progress
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[dict[str, np.ndarray]]:
         """What is placed at each window: values of every head, each before its confidence."""
         priors = {"depth": maps.depth, "normal": maps.normal}
         for k, offsets in enumerate(self.offsets(maps, windows, progress)):
-            parts = []
+            patch = {}
             for kind in self.config.model.outputs:
                 value, confidence = offsets[kind]
-                sure = confidence[..., None]
-                both = np.concatenate([value, sure], -1)
-                parts.append(self.way.patch(both, priors[kind], windows, k))
-            yield np.concatenate(parts, -1)
+                both = np.concatenate([value, confidence[..., None]], -1)
+                both = self.way.patch(both, priors[kind], windows, k)
+                patch[kind], patch[f"{kind}_confidence"] = both[..., :-1], both[..., -1:]
+            yield patch
 
     def offsets(
         self, maps: RefinerInputs, windows: Grid, progress: Progress = quiet
