@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from urgt_jax.config import Config
-from urgt_jax.data.priors.filters import blur, enlarge, shrink
 from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation import metrics
@@ -17,12 +16,12 @@ from urgt_jax.images.depth_formats import read_png16
 from urgt_jax.images.files import read_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.grid import Grid
+from urgt_jax.images.resize import gaussian_blur
 from urgt_jax.inference.modes import RefinerInputs
 from urgt_jax.inference.refiner import Refiner
 
 SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
 ASPECT = 0.1  # by how much, as a logarithm, a map's may differ from its picture's
-FINE = 4.0  # pixels; a wider blur is made on a smaller map
 
 
 class WindowDepths(NamedTuple):
@@ -72,7 +71,9 @@ class RefinerCandidates:
         parts = None if patches is None else WindowDepths(windows, patches * self.unit)
         return {
             "coarse": Candidate(maps.depth * self.unit, maps.normal),
-            "smoothed": Candidate(_smooth(maps.depth) * self.unit, smooth_normal(maps.normal)),
+            "smoothed": Candidate(
+                _smooth(maps.depth) * self.unit, unit_normals(_smooth(maps.normal))
+            ),
             "refined": Candidate(found.depth * self.unit, found.normal, parts),
         }
 
@@ -87,19 +88,9 @@ def _has_the_shape_of(picture: PriorSample, values: np.ndarray, what: str) -> No
     )
 
 
-def _smooth(x: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
-    """A Gaussian blur: what can be had without looking at the picture."""
-    sigma = SMOOTH * x.shape[0]
-    times = max(int(sigma / FINE), 1)
-    if times == 1:
-        return blur(x, sigma)
-    small = shrink(np.ascontiguousarray(x), tuple(-(-side // times) for side in x.shape))
-    return enlarge(blur(small, sigma / times).astype(np.float32), x.shape)
-
-
-def smooth_normal(normal: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
-    """Unit normals after the same blur."""
-    return unit_normals(np.stack([_smooth(normal[..., i]) for i in range(3)], -1))
+def _smooth(x: Float[np.ndarray, "H W *C"]) -> Float[np.ndarray, "H W *C"]:
+    """Blur a coarse map: the baseline that needs no image."""
+    return gaussian_blur(x, SMOOTH * x.shape[0])
 
 
 class SavedPredictions:

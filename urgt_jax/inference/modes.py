@@ -149,7 +149,7 @@ class OfficialMode(Mode):
             *image.shape[:2], *split
         )  # fails where the split is finer than the picture
         rows, cols = (side - side % n for side, n in zip(image.shape, split, strict=False))
-        return resize.resize_linear_u8(image, rows, cols)
+        return resize.resize_linear(image, rows, cols)
 
     def prepare(self, view: Image, depth, normal) -> RefinerInputs:
         """Disparity over its maximum; coarse maps of another size are resized."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from urgt_jax.config import TOKEN_SIZE, Vit, check_positive
 from urgt_jax.errors import require
-from urgt_jax.images.resize import resize_corners, resize_linear_u8
+from urgt_jax.images.resize import resize_corners, resize_linear
 from urgt_jax.models.convolution import Conv
 from urgt_jax.models.dpt import ConvTranspose, Residual
 from urgt_jax.models.layers import Norm, linear
@@ -340,7 +340,7 @@ def prepare(
     top, left = (process[0] - height) // 2, (process[1] - width) // 2
     canvas = np.empty((*process, 3), np.uint8)
     canvas[:] = np.rint(MEAN)  # the border is a byte too, and so not quite 0 when normalised
-    canvas[top : top + height, left : left + width] = resize_linear_u8(image, height, width)
+    canvas[top : top + height, left : left + width] = resize_linear(image, height, width)
     return ((canvas.astype(np.float32) - MEAN) / STD)[None], InputWindow(top, left, height, width)
 
 

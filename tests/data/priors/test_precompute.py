@@ -26,7 +26,7 @@ from urgt_jax.data.samples import WHOLE, Sample
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.images import files as pictures
 from urgt_jax.images.geometry import unit_normals
-from urgt_jax.images.resize import resize_corners, resize_linear, resize_window
+from urgt_jax.images.resize import resize_linear
 from urgt_jax.models import registry
 from urgt_jax.models.depth_anything import DepthAnythingConfig
 from urgt_jax.models.metric3d import Metric3DConfig
@@ -178,26 +178,6 @@ def test_a_window_equals_the_crop_of_the_whole(filled, window):
         whole, part = (kept.read(f"picture{index}", size, w) for w in (WHOLE, window))
         for x, y in zip(whole, part, strict=True):
             np.testing.assert_array_equal(x[window], y)
-
-
-@pytest.mark.parametrize("size", [(9, 13), (40, 70), (5, 6), (1, 30), (30, 1)])
-@pytest.mark.parametrize("shape", [(9, 13), (1, 4, 3), (6, 1)])
-def test_windows_of_a_resized_picture_are_exact(shape, size):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(shape).astype(np.float32)
-    for corners, resize in ((True, resize_corners), (False, resize_linear)):
-        whole = resize(x, *size)
-        for _ in range(10):
-            (top, bottom), (left, right) = (np.sort(rng.choice(n + 1, 2, False)) for n in size)
-            window = slice(top, bottom), slice(left, right)
-            np.testing.assert_array_equal(resize_window(x, *size, window, corners), whole[window])
-
-
-def test_only_the_rows_of_a_window_are_read():
-    x = np.full((100, 10), np.nan, np.float32)
-    x[40:52] = 1
-    part = resize_window(x, 1000, 100, (slice(410, 500), WHOLE[1]), True)
-    assert part.shape == (90, 100) and (part == 1).all()
 
 
 def test_the_fit_is_the_best_line_from_true_disparity_to_the_coarse_one(filled):
