@@ -21,7 +21,7 @@ from urgt_jax.models import flops
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.scaling import curves, forward_benchmark, memory, page, points, study
-from urgt_jax.scaling.step_benchmark import StepCost
+from urgt_jax.scaling.step_benchmark import StepCost, append_step
 from urgt_jax.scaling.study import COLUMNS, Point, StudyTable
 from urgt_jax.weights.weight_file import save_weights
 
@@ -43,9 +43,8 @@ def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", 
     return Point(what, size, resolution, patches, mesh, "float32", remat)
 
 
-def _study(monkeypatch, *options):
-    monkeypatch.setattr("sys.argv", ["urgt", *map(str, options)])
-    scale.main()
+def _study(*options):
+    scale.main([str(option) for option in options])
 
 
 def test_parts_add_up(small, cost):
@@ -63,18 +62,18 @@ def test_a_pass_is_timed_at_once_where_memory_is_short(monkeypatch):
 
 
 def test_training_steps_are_added_to_a_table(tmp_path):
-    step = StepCost("tiny", "images", 1, 1, "none", False, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    step = StepCost("tiny", "images", 1, 1, "none", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     for _ in range(2):
-        scale.append(tmp_path / "costs.csv", step)
+        append_step(tmp_path / "costs.csv", step)
     rows = list(csv.DictReader((tmp_path / "costs.csv").open()))
     assert [row["patches"] for row in rows] == ["1", "1"]
 
 
-def test_training_steps_are_not_added_to_a_study(monkeypatch, tmp_path):
+def test_training_steps_are_not_added_to_a_study(tmp_path):
     StudyTable(tmp_path / "t.csv").add(_point(), {"parameters": 1})
     before = (tmp_path / "t.csv").read_bytes()
     with pytest.raises(UserError, match="not a table of training steps"):
-        _study(monkeypatch, "--train", "--sizes", "tiny", "--out", tmp_path / "t.csv")
+        _study("--train", "--sizes", "tiny", "--out", tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_bytes() == before
 
 
@@ -93,7 +92,7 @@ def test_grids_squeeze_patches_least(patches, process, grid):
 
 def test_memory_is_of_the_shapes_that_the_refiner_passes(small, monkeypatch):
     """Arrays and what waits are told twice, in inference.py and in memory.py."""
-    pixels = 8 * 2 * math.prod(small.process)  # two patches at a time
+    pixels = 8 * 2 * math.prod(small.patch_size)  # two patches at a time
     monkeypatch.setattr("urgt_jax.inference.refiner.HEAD_PIXELS", pixels)
     refiner, seen = Refiner(forward_benchmark.random_weights(small), Config(model=small)), {}
     expected = {name: arrays for name, (arrays, _) in memory._shapes(small, 3, None, 1)[1].items()}
@@ -108,7 +107,7 @@ def test_memory_is_of_the_shapes_that_the_refiner_passes(small, monkeypatch):
         return record
 
     refiner.stages = Stages(*map(fake, memory.STAGES, refiner.stages))
-    rows, cols = small.process
+    rows, cols = small.patch_size
     refiner(*forward_benchmark._picture(rows, 3 * cols), grid=(1, 3), overlap=0.0)
     assert seen == {name: _shapes(arrays) for name, arrays in expected.items()}
 
@@ -121,7 +120,7 @@ def _shapes(arrays):
 def test_memory_is_what_the_compiled_stages_hold(small):
     stages = memory.compiled("micro", 3, "float32")
     tokens = 3 * small.tokens[0] * small.tokens[1] * small.width * 4  # bytes
-    layers = len(set(small.layers)) * 3 * tokens_per_patch(small) * 2 * small.width * 4
+    layers = len(set(small.dpt_layers)) * 3 * tokens_per_patch(small) * 2 * small.width * 4
     assert stages["heads"].held == layers <= stages["attend"].output <= layers + 64
     assert tokens <= stages["attend"].argument <= 2 * tokens
     assert all(stage.temporary > 0 for stage in stages.values())
@@ -184,7 +183,7 @@ def test_operations_of_a_device_are_its_share():
 
 def test_a_pass_that_takes_too_long_or_too_much_is_not_begun(monkeypatch):
     monkeypatch.setattr(points, "_matmul_peak", lambda: 1e9)
-    monkeypatch.setattr(forward_benchmark, "apart", lambda *_: pytest.fail("was begun"))
+    monkeypatch.setattr(forward_benchmark, "in_own_process", lambda *_: pytest.fail("was begun"))
     with pytest.raises(UserError, match="raise --limit 0.1"):
         points.timed(0.1, 1)(_point("time"))
     monkeypatch.setattr(points, "free_memory", lambda: 1e6)
@@ -254,7 +253,7 @@ def test_another_table_is_left_as_it_is(monkeypatch, tmp_path, content, told):
     path = tmp_path / "other.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=told.rstrip(": *")):
-        _study(monkeypatch, "--what", "flops", "--sizes", "tiny", "--out", path)
+        _study("--what", "flops", "--sizes", "tiny", "--out", path)
     assert path.read_bytes() == content
 
 
@@ -277,11 +276,11 @@ def test_points_lie_where_the_axes_say():
 def test_the_page_has_commands_that_fill_its_tables(monkeypatch, tmp_path, capsys):
     out, report = tmp_path / "t.csv", tmp_path / "page.md"
     options = ["--what", "flops", "--sizes", "tiny", "--out", out, "--report", report]
-    _study(monkeypatch, *options, "--patches", 1, 4, 16, 36, "--mesh", "patch=1", "patch=4")
+    _study(*options, "--patches", 1, 4, 16, 36, "--mesh", "patch=1", "patch=4")
     text = report.read_text()
     told = re.search(r"^    urgt scale (.*)$", text, re.M)[1].split()
     before = out.read_bytes()
-    _study(monkeypatch, *told)
+    _study(*told)
     assert "8 of 8 points" not in capsys.readouterr().out  # one was refused, and is tried again
     assert out.read_bytes() == before
     assert "tiny patch=4, 1 patches: 1 patches do not divide evenly" in text
@@ -296,7 +295,7 @@ def test_quality_is_scored_in_grids_of_any_number(micro, monkeypatch, tmp_path):
     weights, out = tmp_path / "w.safetensors", tmp_path / "t.csv"
     config = replace(micro, data=Data(source="folder", path="elsewhere"))
     save_weights(weights, forward_benchmark.random_weights(config.model), config)
-    _study(monkeypatch, "--what", "quality", "--weights", weights, "--resolutions", "2k",
+    _study("--what", "quality", "--weights", weights, "--resolutions", "2k",
            "--scenes", 1, "--patches", 2, "--out", out, "--report", tmp_path / "p.md")  # fmt: skip
     ((point, row),) = StudyTable(out).rows().items()
     assert point == _point("quality", 2, resolution="2k", size=str(weights))
@@ -312,15 +311,15 @@ def test_quality_is_scored_in_grids_of_any_number(micro, monkeypatch, tmp_path):
      (["--repeat", "0"], "at least one pass"), (["--what", "quality"], "needs --weights"),
      (["--what", "speed"], "invalid choice"), (["--mesh", "8"], "give patch=K"),
      (["--limit", "0"], "above 0 seconds"), (["--scenes", "0"], "at least one"),
-     (["--limits", "3"], "--limits 3: only with"), (["--out", "a"], "--out a: .* in .csv"),
+     (["--limits", "3"], "--limits; did you mean --limit"), (["--out", "a"], "--out a: .* in .csv"),
      (["--report", "a.html"], "--report a.html: .* in .md"),
-     (["--train", "--remat", "blocks", "--mesh", "patch=2"], "--mesh --remat: of a study"),
-     (["--plan", "v5e:2x2", "--what", "memory"], "--what: of a study")],
+     (["--train", "--remat", "blocks", "--mesh", "patch=2"], "--mesh --remat cannot be combined with --train"),
+     (["--model.depth", "3"], "--model.depth 3: only with --train")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told(monkeypatch, options, told):
     with pytest.raises(UserError, match=told):
-        _study(monkeypatch, *options)
+        _study(*options)
 
 
 def test_every_kind_has_a_section():
-    assert set(page.SECTIONS) == set(page.ABOUT) == set(scale.WHAT)
+    assert set(page.SECTIONS) == set(page.ABOUT) == set(scale.KINDS)

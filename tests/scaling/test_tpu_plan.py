@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from urgt_jax import hardware
-from urgt_jax.commands import scale
+from urgt_jax.commands import plan
 from urgt_jax.config_files import with_changes
 from urgt_jax.data.gridmix import block_side
 from urgt_jax.data.pipeline import Batches
@@ -213,17 +213,15 @@ def test_the_least_batch_divides_among_devices_and_parts(micro, changes, unit):
 @pytest.mark.parametrize(
     "options,told",
     [
-        (["--plan", "v9:2x2", "--config", "configs/tiny.py"], "no TPU topology is called v9:2x2"),
-        (["--plan", "v5e", "--config", "configs/tiny.py"], "name one like v5e:16x16"),
-        (["--plan", "v5e:2x2"], "--plan needs --config"),
-        (["--largest"], "go with --plan only"),
-        (["--model.depth", "3"], "--model.depth 3: only with --plan"),
+        (["v9:2x2", "tiny"], "no TPU topology is called v9:2x2"),
+        (["v5e", "tiny"], "name one like v5e:16x16"),
+        (["v5e:2x2"], "required: CONFIG"),
+        (["v5e:2x2", "tinny"], "did you mean tiny"),
     ],
 )
-def test_what_cannot_be_planned_is_told(monkeypatch, options, told):
-    monkeypatch.setattr("sys.argv", ["urgt", *options])
+def test_plan_rejects_what_cannot_be_planned(options, told):
     with pytest.raises(UserError, match=told):
-        scale.main()
+        plan.main(options)
 
 
 def test_without_the_compiler_its_extra_is_named(monkeypatch):

@@ -6,10 +6,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from urgt_jax.commands import tables
-from urgt_jax.commands.fields import FieldsParser, override
+from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.commands.tables import add_options
 from urgt_jax.config import Config
-from urgt_jax.commands.fields import data_options
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.sources import open_prior_source
 from urgt_jax.errors import require

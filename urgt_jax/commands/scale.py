@@ -1,27 +1,37 @@
-"""`urgt scale` and `urgt plan`: cost and quality against patches, and training steps on TPUs."""
+"""`urgt scale`: cost and quality against the number of patches."""
 
 import argparse
-import csv
 import math
-import shlex
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from urgt_jax.commands.fields import FieldsParser, override
 from urgt_jax.config import SIZES, Config, Data
-from urgt_jax.config_files import load_config
 from urgt_jax.errors import require
 from urgt_jax.files import make_folder
 from urgt_jax.models.layers import POLICIES
-from urgt_jax.scaling import page, points, study, tpu_plan
+from urgt_jax.scaling import page, points, study
 from urgt_jax.scaling.forward_benchmark import in_own_process
-from urgt_jax.scaling.step_benchmark import StepCost, measure_step
+from urgt_jax.scaling.step_benchmark import StepCost, append_step, measure_step, read_steps
 from urgt_jax.scaling.study import RESOLUTIONS, Point, StudyTable
-from urgt_jax.training import sharding
 
-WHAT = ("memory", "training", "flops", "time", "quality")
-STUDY = {  # options that neither a plan nor a training step knows, and what they are else
+KINDS = ("time", "memory", "training", "flops", "quality")
+ABOUT = """
+A study: works out each kind of point for each number of patches and adds it to a table, skipping
+points that the table already has. --report writes a page with tables and curves.
+
+--train instead measures a training step on this machine, and its share of the rate of large matrix
+products; it takes any field of the configuration.
+"""
+EXAMPLES = """
+examples:
+  urgt scale --patches 1 4 --sizes large
+  urgt scale --what memory flops --patches 1 4 16 --sizes small large --report scaling.md
+  urgt scale --what quality --weights runs/tiny --patches 1 4 16 --resolutions 2k
+  urgt scale --train --sizes small --patches 1 9 --model.dtype bfloat16
+"""
+# Options that only a study has, and their defaults.
+STUDY_DEFAULTS = {
     "what": ["time"],
     "mesh": ["patch=1"],
     "remat": ["none", "attention", "blocks"],
@@ -34,162 +44,198 @@ STUDY = {  # options that neither a plan nor a training step knows, and what the
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; exit status 1 if what is planned does not fit."""
-    told, fields = _parser().parse_known_args(arguments)
-    _settle(told)
-    if told.plan:
-        return _plan(told, fields)
-    _check(told, fields)
-    if told.train:
-        return _steps(told, fields)
-    table = StudyTable(told.out or Path(page.TABLE))
-    if told.report:
-        make_folder(told.report.absolute().parent)
-    for what in told.what:
-        _study(told, what, table)
-    if told.report:
-        print(f"wrote {page.write(told.report, table)}")
-
-
-def _settle(told: argparse.Namespace) -> None:
-    """Fills in what a study was not told; fails where another was told it."""
-    given = [f"--{name}" for name in STUDY if getattr(told, name) is not None]
-    require(
-        not given or not (told.train or told.plan),
-        f"{' '.join(given)}: of a study, not of --plan or --train, which take fields of the "
-        "configuration (--model.remat, --mesh.patch)",
-    )
-    for name, value in STUDY.items():
-        if getattr(told, name) is None:
-            setattr(told, name, value)
-
-
-def _check(told: argparse.Namespace, fields: list[str]) -> None:
-    require(
-        not (told.config or told.side or told.largest),
-        "--config, --side and --largest go with --plan only (see --help)",
-    )
-    require(
-        told.train or not fields, f"{' '.join(fields)}: only with --plan or --train (see --help)"
-    )
-    require(min(told.patches) >= 1, f"--patches {min(told.patches)}: there must be at least one")
-    require(told.repeat >= 1, f"--repeat {told.repeat}: there must be at least one pass")
-    require(told.scenes >= 1, f"--scenes {told.scenes}: there must be at least one")
-    require(told.limit > 0, f"--limit {told.limit:g} must be above 0 seconds")
-    require(
-        "quality" not in told.what or told.weights is not None,
-        "quality needs --weights, a run's folder or a weight file",
-    )
-    for mesh in told.mesh:
-        study.shards(mesh)
-    for option, path, suffix in (("--out", told.out, ".csv"), ("--report", told.report, ".md")):
-        require(
-            path is None or path.suffix == suffix, f"{option} {path}: its name must end in {suffix}"
-        )
-
-
-def _study(told: argparse.Namespace, what: str, table: StudyTable) -> None:
-    """All points of a kind."""
-    sizes, dtype, meshes, resolutions = told.sizes, told.dtype, told.mesh, [""]
-    policies = told.remat if what == "training" else [""]
-    if what == "quality":
-        work, dtype = points.quality(told.weights, told.scenes)
-        sizes, meshes, resolutions = [str(told.weights)], ["patch=1"], told.resolutions
-    elif what == "time":
-        work, meshes = points.timed(told.limit, told.repeat), ["patch=1"]
-    else:
-        compiled = {"memory": points.memory, "training": points.training}
-        work = (compiled | {"flops": points.operations})[what]
-    asked = [
-        Point(what, size, resolution, patches, mesh, dtype, remat)
-        for size in sizes
-        for resolution in resolutions
-        for mesh in meshes
-        for remat in policies
-        for patches in told.patches
-    ]
-    study.run(asked, table, work, told.scenes if what == "quality" else None)
-
-
-def _steps(told: argparse.Namespace, fields: list[str]) -> None:
-    """Measures training steps."""
-    if told.out:
-        make_folder(told.out.absolute().parent)
-        study.read(told.out, tuple(StepCost.__dataclass_fields__), "training steps")
-    for size in told.sizes:
-        for patches in told.patches:
-            cost = _step(told, fields, size, patches)
-            print(cost, flush=True)
-            if told.out:
-                append(told.out, cost)
-
-
-def _step(told: argparse.Namespace, fields: list[str], size: str, patches: int) -> StepCost:
-    side = math.isqrt(patches)
-    require(
-        side**2 == patches and side <= 4, f"--patches {patches}: a training step has 1, 4, 9 or 16"
-    )
-    model = replace(SIZES[size], dtype=told.dtype)
-    config = override(Config(model=model, data=Data(batch=1)), fields)
-    return in_own_process(patches, measure_step, size, config, side, told.repeat)
-
-
-def append(path: Path, cost: StepCost) -> None:
-    """Adds a line to a table of training steps."""
-    row = asdict(cost)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _plan(told: argparse.Namespace, fields: list[str]) -> None:
-    """Prints the plan of a training step in Markdown."""
-    require(told.config is not None, "--plan needs --config, a file like configs/u4k.py")
-    config = override(load_config(told.config), fields)
-    side = told.side or max(sharding.block_sides(config))
-    try:
-        made = (tpu_plan.largest if told.largest else tpu_plan.plan)(told.plan, config, side)
-    except tpu_plan.DoesNotFit as error:
-        print(error)
-        sys.exit(1)
-    print(tpu_plan.section(made, shlex.join(["urgt", "scale", *sys.argv[1:]])))
+    """The command line of `urgt scale`."""
+    args, fields = _parser().parse_known_args(arguments)
+    _fill_in_defaults(args)
+    _check(args, fields)
+    if args.train:
+        _measure_steps(args, fields)
+        return
+    table = StudyTable(args.out or Path(page.TABLE))
+    if args.report:
+        make_folder(args.report.absolute().parent)
+    for kind in args.what:
+        _study(args, kind, table)
+    if args.report:
+        print(f"wrote {page.write(args.report, table)}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = FieldsParser(
         prog="urgt scale",
-        description="Tells how memory, operations, time and quality of a forward pass grow with "
-        "patches, measures a training step with random weights, or plans one on TPUs.",
-        epilog="A plan and a training step take any field of the configuration: --mesh.fsdp 16",
+        usage="urgt scale [options]",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add = parser.add_argument
+    add(
+        "--sizes",
+        nargs="+",
+        choices=SIZES,
+        default=["large"],
+        help="sizes of the refiner (default: large)",
+    )
+    add(
+        "--patches",
+        nargs="+",
+        type=int,
+        default=[1, 4],
+        metavar="N",
+        help="numbers of patches (default: 1 4)",
+    )
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="dtype of activations (default: float32)",
+    )
+    add(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="passes or steps, of which the cheapest counts (default: 1)",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="F.csv",
+        help=f"table to add to (default for a study: {page.TABLE})",
+    )
+    add("--train", action="store_true", help="measure a training step instead")
     add = parser.add_argument_group("a study").add_argument
-    add("--what", nargs="+", choices=WHAT, help="of a pass, or training: the "
-        "memory of a step; else a pass's time")  # fmt: skip
-    add("--mesh", nargs="+", metavar="patch=K", help="devices that share the "
-        "patches, for memory, training and flops of each")  # fmt: skip
-    add("--remat", nargs="+", choices=POLICIES,
-        help="what a step of training computes again, for its memory")  # fmt: skip
-    add("--limit", type=float, metavar="SECONDS", help="passes that take longer "
-        f"are not begun ({STUDY['limit']:g})")  # fmt: skip
-    add("--weights", type=Path, metavar="RUN_OR_FILE", help="whose quality is scored")
-    add("--scenes", type=int, metavar="N", help="that quality is a mean over "
-        f"({STUDY['scenes']})")  # fmt: skip
-    add("--resolutions", nargs="+", choices=RESOLUTIONS,
-        help="of scenes whose quality is scored; other figures depend on patches only")  # fmt: skip
-    add("--report", type=Path, metavar="F.md", help="page to write, with curves beside it")
-    add = parser.add_argument_group("a plan").add_argument
-    add("--plan", metavar="TOPOLOGY", help="TPUs to compile for, like v5e:16x16 or v5p:4x4x4")
-    add("--config", metavar="FILE", help="a file like configs/u4k.py")
-    add("--side", type=int, choices=[1, 2, 3, 4], help="M of GridMix (the mix's largest)")
-    add("--largest", action="store_true", help="find the largest data.batch that fits")
-    add = parser.add_argument_group("a study or a training step").add_argument
-    add("--train", action="store_true", help="measure a training step, with any field")
-    add("--sizes", nargs="+", choices=SIZES, default=["large"], help="of the refiner")
-    add("--patches", nargs="+", type=int, default=[1, 4], metavar="N", help="in the picture")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of activations")
-    add("--repeat", type=int, default=1, metavar="N", help="passes, of which the cheapest counts")
-    add("--out", type=Path, metavar="F.csv", help=f"table that is added to; a study's is else "
-        f"{page.TABLE}")  # fmt: skip
+    add(
+        "--what",
+        nargs="+",
+        choices=KINDS,
+        help="what to study: time, memory, FLOPs or quality of a forward pass, or the memory of a "
+        "training step (default: time)",
+    )
+    add(
+        "--mesh",
+        nargs="+",
+        metavar="patch=K",
+        help="devices that share the patches, for memory, training and flops (default: patch=1)",
+    )
+    add(
+        "--remat",
+        nargs="+",
+        choices=POLICIES,
+        help="what a training step recomputes (default: none attention blocks)",
+    )
+    add(
+        "--limit",
+        type=float,
+        metavar="SECONDS",
+        help="do not start a pass that would take longer (default: 600)",
+    )
+    add("--weights", type=Path, metavar="RUN|FILE", help="weights whose quality is scored")
+    add(
+        "--scenes",
+        type=int,
+        metavar="N",
+        help="scenes that quality is averaged over (default: 4)",
+    )
+    add(
+        "--resolutions",
+        nargs="+",
+        choices=RESOLUTIONS,
+        help=f"resolutions of these scenes (default: {' '.join(RESOLUTIONS)})",
+    )
+    add("--report", type=Path, metavar="F.md", help="page to write, with its curves beside it")
     return parser
+
+
+def _fill_in_defaults(args: argparse.Namespace) -> None:
+    """Sets what was left out of a study; fails if --train was given options of a study."""
+    chosen = [f"--{name}" for name in STUDY_DEFAULTS if getattr(args, name) is not None]
+    require(
+        not args.train or not chosen,
+        f"{' '.join(chosen)} cannot be combined with --train, which takes fields of the "
+        "configuration instead (--model.remat, --mesh.patch)",
+    )
+    for name, value in STUDY_DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def _check(args: argparse.Namespace, fields: list[str]) -> None:
+    require(args.train or not fields, f"{' '.join(fields)}: only with --train (see --help)")
+    require(min(args.patches) >= 1, f"--patches {min(args.patches)}: at least one is needed")
+    require(args.repeat >= 1, f"--repeat {args.repeat}: at least one pass is needed")
+    require(args.scenes >= 1, f"--scenes {args.scenes}: at least one is needed")
+    require(args.limit > 0, f"--limit {args.limit:g} must be above 0 seconds")
+    require(
+        "quality" not in args.what or args.weights is not None,
+        "--what quality needs --weights, a run's folder or a weight file",
+    )
+    for mesh in args.mesh:
+        study.shards(mesh)
+    _check_suffix("--out", args.out, ".csv")
+    _check_suffix("--report", args.report, ".md")
+
+
+def _check_suffix(option: str, path: Path | None, suffix: str) -> None:
+    require(
+        path is None or path.suffix == suffix, f"{option} {path}: its name must end in {suffix}"
+    )
+
+
+def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> None:
+    """Works out all points of a kind."""
+    sizes = args.sizes
+    dtype = args.dtype
+    meshes = args.mesh
+    resolutions = [""]
+    policies = [""]
+    scenes = None
+    if kind == "quality":
+        work, dtype = points.quality(args.weights, args.scenes)
+        sizes = [str(args.weights)]
+        meshes = ["patch=1"]
+        resolutions = args.resolutions
+        scenes = args.scenes
+    elif kind == "time":
+        work = points.timed(args.limit, args.repeat)
+        meshes = ["patch=1"]
+    elif kind == "training":
+        work = points.training
+        policies = args.remat
+    elif kind == "memory":
+        work = points.memory
+    else:
+        work = points.operations
+    asked = [
+        Point(kind, size, resolution, patches, mesh, dtype, remat)
+        for size in sizes
+        for resolution in resolutions
+        for mesh in meshes
+        for remat in policies
+        for patches in args.patches
+    ]
+    study.run(asked, table, work, scenes)
+
+
+def _measure_steps(args: argparse.Namespace, fields: list[str]) -> None:
+    """Measures a training step for every size and number of patches."""
+    if args.out:
+        make_folder(args.out.absolute().parent)
+        read_steps(args.out)  # fails before anything is measured
+    for size in args.sizes:
+        for patches in args.patches:
+            cost = _measure_step(args, fields, size, patches)
+            print(cost, flush=True)
+            if args.out:
+                append_step(args.out, cost)
+
+
+def _measure_step(args: argparse.Namespace, fields: list[str], size: str, patches: int) -> StepCost:
+    side = math.isqrt(patches)
+    require(
+        side**2 == patches and side <= 4,
+        f"--patches {patches}: a training step has 1, 4, 9 or 16 patches",
+    )
+    model = replace(SIZES[size], dtype=args.dtype)
+    config = override(Config(model=model, data=Data(batch=1)), fields)
+    return in_own_process(patches, measure_step, size, config, side, args.repeat)

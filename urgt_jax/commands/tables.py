@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from urgt_jax.commands.fields import override
-from urgt_jax.commands.fields import data_options
+from urgt_jax.commands.fields import data_options, override
 from urgt_jax.config_files import load_config
 from urgt_jax.evaluation.paper_tables import _make, _published, _scores, as_html, markdown, read
 from urgt_jax.files import make_folder, write_text

@@ -1,8 +1,10 @@
 """Time and memory of a training step on this machine, against its own products of matrices."""
 
+import csv
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 from urgt_jax.config import Config
 from urgt_jax.data.gridmix import patch_owners, row_sides
 from urgt_jax.hardware import peak_memory
+from urgt_jax.scaling.study import read
 from urgt_jax.scaling.tpu_plan import abstract_batch, needed
 from urgt_jax.training import sharding
 from urgt_jax.training.step import initial_state, train_step
@@ -94,3 +97,19 @@ def _seconds(product: Callable, a: jax.Array) -> float:
     began = time.monotonic()
     jax.block_until_ready(product(a, a))
     return time.monotonic() - began
+
+
+def read_steps(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of training steps; fails if it is another table."""
+    columns = tuple(field.name for field in fields(StepCost))
+    return list(read(path, columns, "training steps"))
+
+
+def append_step(path: Path, cost: StepCost) -> None:
+    """Adds a row to a table of training steps."""
+    row = asdict(cost)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
