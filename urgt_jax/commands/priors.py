@@ -3,116 +3,184 @@
 import argparse
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.data.priors.degrade import STRENGTHS
-from urgt_jax.data.priors.precompute import _report, precompute
-from urgt_jax.data.priors.providers import (
-    Degraded,
-    DepthProvider,
-    NormalProvider,
-    Provider,
-    StoredFolder,
-)
+from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
+from urgt_jax.data.priors.precompute import precompute
+from urgt_jax.data.priors.providers import Degraded, NetworkProvider, Provider, StoredFolder
 from urgt_jax.data.priors.stored import claim_folder
 from urgt_jax.data.sources import default_split, open_source, priors_folder
 from urgt_jax.errors import Parser, require
 from urgt_jax.files import make_folder
 
+EXAMPLES = """examples:
+  urgt priors --data unreal4k u4k --split train val \\
+      --depth-weights dav2.safetensors --normal-weights metric3d.safetensors
+  urgt priors --data folder photos --depth-maps my_depth --normal-maps my_normals
+  urgt priors --data folder photos --degrade middle --out photos/middle
+"""
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    told = _parser().parse_args(arguments)
-    require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
-    require(told.maps_kind is None or told.depth_maps, "--maps-kind is for --depth-maps")
-    depth, normal = told.depth_weights or told.depth_maps, told.normal_weights or told.normal_maps
-    require(
-        not (depth or normal) if told.degrade else depth and normal,
-        "give --degrade alone, or --depth-weights or --depth-maps, and --normal-weights or "
-        "--normal-maps",
-    )
-    host, hosts = told.host or (jax.process_index(), jax.process_count())
-    require(0 <= host < hosts, f"--host {host} {hosts}: hosts are numbered from 0 to N - 1")
-    name, path = told.data
-    splits = [default_split(name, split) for split in told.split or [""]]
+    """Makes the coarse maps of a data set's splits; ends with an error if images were skipped."""
+    args = _parser().parse_args(arguments)
+    _check(args)
+    host, hosts = args.host or (jax.process_index(), jax.process_count())
+    require(0 <= host < hosts, f"--host {host} {hosts}: I must be from 0 to N - 1")
+    name, path = args.data
+    splits = [default_split(name, split) for split in args.split]
     sources = [open_source(name, path, split) for split in splits]
-    makers = _makers(told)
-    reports = []
+    depth_provider, normal_provider = _providers(args)
+    origin = _origin(args, depth_provider, normal_provider)
+    problems = []
     for source, split in zip(sources, splits, strict=True):
-        stored = claim_folder(
-            make_folder(priors_folder(path, split, told.out)), _origin(makers, told)
-        )
-        skipped = precompute(source, makers, stored, host, hosts)
-        reports += _report(stored, skipped, len(range(host, len(source), hosts)), host, hosts)
-    require(not reports, "; ".join(reports))
+        folder = make_folder(priors_folder(path, split, args.out))
+        stored = claim_folder(folder, origin)
+        summary = precompute(source, depth_provider, normal_provider, stored, host, hosts)
+        if summary.skipped:
+            problems.append(
+                f"{len(summary.skipped)} of {summary.count} images were skipped "
+                f"(list: {summary.list_path}), first: {summary.skipped[0]}"
+            )
+    require(not problems, "; ".join(problems))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="urgt priors",
-        description="Makes the coarse depth and normals of a whole data set; what is there already "
-        "is kept, so that the same call goes on after a stop.",
+        description="Make the coarse depth and normal maps of a whole data set. If the command is "
+        "interrupted, run it again: it makes only the maps that are missing.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", nargs=2, required=True, metavar=("NAME", "PATH"), help="the set and its folder")
-    add("--split", nargs="+", help="parts of the data set; else its usual one")
-    add("--out", default="", metavar="DIR", help="where each split's maps get a folder; else "
-        "PATH/priors")  # fmt: skip
-    add("--degrade", choices=STRENGTHS, help="make both from the truth, that much worse: to score "
-        "a refiner where no coarse network is at hand")  # fmt: skip
+    add("--data", nargs=2, required=True, metavar=("NAME", "PATH"), help="data set and its folder")
+    add("--split", nargs="+", default=[""], help="splits (default: the data set's usual one)")
+    add(
+        "--out",
+        default="",
+        metavar="DIR",
+        help="output folder, with a subfolder for each split (default: PATH/priors)",
+    )
+    add(
+        "--degrade",
+        choices=STRENGTHS,
+        help="degrade the ground truth instead of using other maps, to score a refiner without "
+        "any network",
+    )
     depth = parser.add_mutually_exclusive_group()
-    depth.add_argument("--depth-weights", type=Path, metavar="FILE", help="Depth Anything V2")
-    depth.add_argument("--depth-maps", type=Path, metavar="DIR", help="NAME.npy or NAME_depth.npy")
+    depth.add_argument(
+        "--depth-weights", type=Path, metavar="FILE", help="weights of Depth Anything V2"
+    )
+    depth.add_argument(
+        "--depth-maps",
+        type=Path,
+        metavar="DIR",
+        help="folder of depth maps, NAME_depth.npy or NAME.npy",
+    )
     normal = parser.add_mutually_exclusive_group()
-    normal.add_argument("--normal-weights", type=Path, metavar="FILE", help="Metric3D v2")
-    normal.add_argument("--normal-maps", type=Path, metavar="DIR", help="NAME.npy or "
-        "NAME_normal.npy")  # fmt: skip
-    add("--depth-size", type=_pixels, metavar="PIXELS", help="shorter side Depth Anything sees")
-    add("--maps-kind", choices=["disparity", "depth"], help="what --depth-maps hold: relative "
-        "disparity (the default) or metres")  # fmt: skip
-    add("--max-depth", type=_metres, default=80.0, metavar="METRES", help="truth is valid below it")
-    add("--host", type=int, nargs=2, metavar=("I", "N"), help="do every N-th picture from the I-th")
+    normal.add_argument(
+        "--normal-weights", type=Path, metavar="FILE", help="weights of Metric3D v2"
+    )
+    normal.add_argument(
+        "--normal-maps",
+        type=Path,
+        metavar="DIR",
+        help="folder of normal maps, NAME_normal.npy or NAME.npy",
+    )
+    add(
+        "--depth-size",
+        type=_pixels,
+        metavar="PIXELS",
+        help="shorter side of Depth Anything's input (default: as stored with the weights)",
+    )
+    add(
+        "--maps-kind",
+        choices=["disparity", "depth"],
+        help="unit of --depth-maps: relative disparity or metres (default: disparity)",
+    )
+    add(
+        "--max-depth",
+        type=_metres,
+        default=80.0,
+        metavar="METRES",
+        help="ground truth beyond this depth is invalid (default: 80)",
+    )
+    add(
+        "--host",
+        type=int,
+        nargs=2,
+        metavar=("I", "N"),
+        help="process every N-th image, starting at image I (default: the JAX process's share)",
+    )
     return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Fails unless the options ask for exactly one source of depth and one of normals."""
+    require(args.depth_size is None or args.depth_weights, "--depth-size needs --depth-weights")
+    require(args.maps_kind is None or args.depth_maps, "--maps-kind needs --depth-maps")
+    depth = args.depth_weights or args.depth_maps
+    normal = args.normal_weights or args.normal_maps
+    complete = not (depth or normal) if args.degrade else depth and normal
+    require(
+        complete,
+        "pass --degrade alone, or one of --depth-weights and --depth-maps together with one of "
+        "--normal-weights and --normal-maps",
+    )
 
 
 def _pixels(text: str) -> int:
     number = int(text)
     if number < TOKEN_SIZE:
-        raise argparse.ArgumentTypeError(f"at least {TOKEN_SIZE} pixels are needed")
+        raise argparse.ArgumentTypeError(f"must be at least {TOKEN_SIZE} pixels")
     return number
 
 
 def _metres(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("a distance above 0 is needed")
+        raise argparse.ArgumentTypeError("must be a distance above 0")
     return number
 
 
-def _makers(told: argparse.Namespace) -> list[Provider]:
-    """What the options ask for, for depth and for normals."""
-    if told.degrade:
-        return [Degraded(what, told.degrade, told.max_depth) for what in ("depth", "normal")]
-    # Folders first, since reading weights takes long.
-    depth = StoredFolder(told.depth_maps, "depth") if told.depth_maps else None
-    normal = StoredFolder(told.normal_maps, "normal") if told.normal_maps else None
-    depth = depth or DepthProvider(told.depth_weights, told.depth_size)
-    return [depth, normal or NormalProvider(told.normal_weights)]
+def _providers(args: argparse.Namespace) -> tuple[Provider, Provider]:
+    """The providers of depth and of normals that the options ask for."""
+    if args.degrade:
+        depth_provider = Degraded("depth", args.degrade, args.max_depth)
+        normal_provider = Degraded("normal", args.degrade, args.max_depth)
+        return depth_provider, normal_provider
+    # Folders are checked first: reading weights takes long.
+    if args.depth_maps:
+        depth_provider = StoredFolder(args.depth_maps, "depth")
+    if args.normal_maps:
+        normal_provider = StoredFolder(args.normal_maps, "normal")
+    devices = jax.local_devices()
+    if args.depth_weights:
+        network = DepthNetwork(args.depth_weights, args.depth_size, devices)
+        depth_provider = NetworkProvider(network)
+    if args.normal_weights:
+        normal_provider = NetworkProvider(NormalNetwork(args.normal_weights, devices))
+    return depth_provider, normal_provider
 
 
-def _origin(makers: list[Provider], told: argparse.Namespace) -> dict:
-    """What makes the maps, for priors.json."""
+def _origin(
+    args: argparse.Namespace, depth_provider: Provider, normal_provider: Provider
+) -> dict[str, Any]:
+    """The contents of priors.json."""
     try:
         version = metadata.version("urgt-jax")
     except metadata.PackageNotFoundError:
         version = "of a checkout"
     return {
         "program": f"urgt-jax {version}",
-        "data": told.data[0],
-        "kind": told.maps_kind or "disparity",
-        "max_depth": told.max_depth,
-        "depth": makers[0].origin,
-        "normal": makers[1].origin,
+        "data": args.data[0],
+        "kind": args.maps_kind or "disparity",
+        "max_depth": args.max_depth,
+        "depth": depth_provider.origin,
+        "normal": normal_provider.origin,
     }

@@ -1,122 +1,155 @@
 """Makes the coarse maps of a whole data set, several images at a time."""
 
 import os
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from itertools import groupby, islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from urgt_jax.data.priors.providers import Input, Provider
+from urgt_jax.data.priors.networks import Size
+from urgt_jax.data.priors.providers import Provider
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.samples import Source
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import write_text
 from urgt_jax.progress import Progress
 
-AHEAD = 2  # batches that are read before the devices are free, or stored while they go on
+AHEAD = 2  # batches that are read before the devices need them, and that wait to be written
 
 
-class Ready(NamedTuple):
-    """A picture whose maps can be made."""
+class PreparedImage(NamedTuple):
+    """An image that was read and whose maps can be made."""
 
     name: str
-    inputs: list[Input]  # of depth and normals
-    depth: Float[np.ndarray, "H W"]  # metres
+    depth_input: Any  # of the depth provider
+    normal_input: Any  # of the normal provider
+    depth: Float[np.ndarray, "H W"]  # true depth, metres
     valid: Bool[np.ndarray, "H W"]
 
 
+class Summary(NamedTuple):
+    """The result of a job."""
+
+    count: int  # images in the host's share
+    skipped: list[str]  # a line for each image without maps
+    list_path: Path  # file with these lines, if there are any
+
+
 def precompute(
-    source: Source, makers: list[Provider], stored: StoredPriors, host: int = 0, hosts: int = 1
-) -> list[str]:
-    """Makes what a host's share still lacks; returns a line for each picture that was skipped."""
-    mine, there, skipped = range(host, len(source), hosts), stored.finished(), []
-    todo = [i for i in mine if source.name(i) not in there]
-    done = len(mine) - len(todo)
+    source: Source,
+    depth_provider: Provider,
+    normal_provider: Provider,
+    stored: StoredPriors,
+    host: int = 0,
+    hosts: int = 1,
+) -> Summary:
+    """Makes the coarse maps that one host's share of the images still lacks."""
+    share = range(host, len(source), hosts)
+    finished = stored.finished()
+    missing = [index for index in share if source.name(index) not in finished]
+    done = len(share) - len(missing)
     if done:
-        print(f"{stored.folder}: {done} of {len(mine)} pictures are there already", flush=True)
-    progress = Progress(str(stored.folder), len(mine), done)
-    # No more than that many pictures are read ahead and stored behind at a time.
+        print(f"{stored.folder}: {done} of {len(share)} images are finished already", flush=True)
+    progress = Progress(str(stored.folder), len(share), done)
+
+    batches, skipped = group_images(source, depth_provider, normal_provider, missing)
+    reading: deque[list[Future[PreparedImage]]] = deque()
+    writing: deque[list[Future[None]]] = deque()
     threads = min(2 * (AHEAD + 1) * len(jax.local_devices()), os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        batches = _batches(source, makers, todo, skipped)
-        read = _ahead(pool, partial(_read, source, makers), batches)
-        for written in _ahead(pool, stored.write, _made(makers, read, skipped)):
-            for future in written:
-                future.result()
-            done += len(written)
-            progress.update(done + len(skipped))
-    return skipped
+        while batches or reading:
+            # Threads read the next batches while the devices compute this one.
+            while batches and len(reading) <= AHEAD:
+                reading.append([
+                    pool.submit(read_image, source, depth_provider, normal_provider, index)
+                    for index in batches.popleft()
+                ])  # fmt: skip
+            images = []
+            for future in reading.popleft():
+                try:
+                    images.append(future.result())
+                except UserError as error:
+                    skipped.append(str(error))
+            if images:
+                depths = depth_provider.run([image.depth_input for image in images])
+                normals = normal_provider.run([image.normal_input for image in images])
+                writing.append([
+                    pool.submit(stored.write, image.name, depth, normal, image.depth, image.valid)
+                    for image, depth, normal in zip(images, depths, normals, strict=True)
+                ])  # fmt: skip
+            # Threads also write the last batches; after the final one, wait for all of them.
+            limit = AHEAD if batches or reading else 0
+            while len(writing) > limit:
+                futures = writing.popleft()
+                for future in futures:
+                    future.result()
+                done += len(futures)
+                progress.update(done + len(skipped))
+
+    list_path = write_skipped_list(stored.folder, skipped, host, hosts)
+    return Summary(len(share), skipped, list_path)
 
 
-def _batches(source: Source, makers, todo: list[int], skipped: list[str]) -> Iterator[list]:
-    """Pictures that run together, one for each device, as arguments of `_read`."""
-    shapes = {}
-    for index in todo:
+def group_images(
+    source: Source, depth_provider: Provider, normal_provider: Provider, indices: list[int]
+) -> tuple[deque[list[int]], list[str]]:
+    """Batches of images that run together, at most one for each device of this host.
+
+    Also returns a line for each image whose size cannot be read.
+    """
+    groups: dict[tuple[Size, Size], list[int]] = defaultdict(list)
+    skipped = []
+    for index in indices:
         try:
             size = source.size(index)
         except UserError as error:
             skipped.append(str(error))
-        else:
-            shapes[index] = [maker.shape(size) for maker in makers]
-    for _, same in groupby(sorted(shapes, key=shapes.get), shapes.get):
-        while batch := list(islice(same, len(jax.local_devices()))):
-            yield [(index,) for index in batch]
+            continue
+        groups[depth_provider.input_size(size), normal_provider.input_size(size)].append(index)
+
+    batches: deque[list[int]] = deque()
+    batch_size = len(jax.local_devices())
+    for input_sizes in sorted(groups):
+        group = groups[input_sizes]
+        for start in range(0, len(group), batch_size):
+            batches.append(group[start : start + batch_size])
+    return batches, skipped
 
 
-def _ahead(pool: ThreadPoolExecutor, call, batches) -> Iterator[list[Future]]:
-    """Calls in threads, some batches ahead of what is taken."""
-    queue = deque()
-    for batch in batches:
-        queue.append([pool.submit(call, *arguments) for arguments in batch])
-        if len(queue) > AHEAD:
-            yield queue.popleft()
-    yield from queue
+def read_image(
+    source: Source, depth_provider: Provider, normal_provider: Provider, index: int
+) -> PreparedImage:
+    """Reads an image and prepares the inputs of both providers."""
+    name = source.name(index)
+    sample = source.read(index)
+    size = sample.image.shape[:2]
+    expected = source.size(index)
+    require(
+        size == expected,
+        f"{name} has {size} pixels, but its file header says {expected}: replace the file",
+    )
+    return PreparedImage(
+        name,
+        depth_provider.prepare(name, sample),
+        normal_provider.prepare(name, sample),
+        sample.depth,
+        sample.valid,
+    )
 
 
-def _read(source: Source, makers: list[Provider], index: int) -> Ready:
-    """A picture from its files to what the makers want."""
-    name, sample, size = source.name(index), source.read(index), source.size(index)
-    found = sample.image.shape[:2]
-    require(found == size, f"{name} is {found} pixels, but its file said {size}: get it again")
-    inputs = [maker.prepare(name, sample) for maker in makers]
-    return Ready(name, inputs, sample.depth, sample.valid)
-
-
-def _made(
-    makers: list[Provider], read: Iterator[list[Future]], skipped: list[str]
-) -> Iterator[list]:
-    """Batches of what `StoredPriors.write` takes."""
-    for futures in read:
-        batch = []
-        for future in futures:
-            try:
-                batch.append(future.result())
-            except UserError as error:
-                skipped.append(str(error))
-        if batch:
-            inputs = zip(*(ready.inputs for ready in batch), strict=True)
-            maps = [maker.run(list(x)) for maker, x in zip(makers, inputs, strict=True)]
-            yield [
-                (ready.name, depth, normal, ready.depth, ready.valid)
-                for ready, depth, normal in zip(batch, *maps, strict=True)
-            ]
-
-
-def _report(
-    stored: StoredPriors, skipped: list[str], count: int, host: int, hosts: int
-) -> list[str]:
-    """Keeps the list of skipped pictures, and what to tell of it, if there are any."""
-    path = stored.folder / (f"skipped_{host}.txt" if hosts > 1 else "skipped.txt")
-    # Alone, a job has seen to all that jobs of several hosts had skipped.
-    for old in stored.folder.glob("skipped*.txt") if hosts == 1 else [path]:
-        old.unlink(missing_ok=True)
-    if not skipped:
-        return []
-    write_text(path, "".join(" ".join(line.split()) + "\n" for line in skipped))
-    return [f"{len(skipped)} of {count} pictures were skipped, see {path}: first {skipped[0]}"]
+def write_skipped_list(folder: Path, skipped: list[str], host: int, hosts: int) -> Path:
+    """Writes the lines about skipped images in place of an older list, and returns its path."""
+    path = folder / ("skipped.txt" if hosts == 1 else f"skipped_{host}.txt")
+    path.unlink(missing_ok=True)
+    if hosts == 1:
+        # A job on one host has tried all images again, also those that several hosts skipped.
+        for old in folder.glob("skipped*.txt"):
+            old.unlink()
+    if skipped:
+        lines = [" ".join(line.split()) + "\n" for line in skipped]
+        write_text(path, "".join(lines))
+    return path

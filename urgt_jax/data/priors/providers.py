@@ -1,171 +1,164 @@
-"""What makes coarse maps of pictures: networks, folders of maps, or the truth itself, degraded."""
+"""Sources of a data set's coarse maps: networks, folders of maps, or degraded ground truth."""
 
 import dataclasses
 import hashlib
 import zlib
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from urgt_jax.data.priors import networks
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade
 from urgt_jax.data.priors.fill_holes import fill_holes
-from urgt_jax.data.priors.stored import checked
+from urgt_jax.data.priors.networks import DepthNetwork, NetworkInput, NormalNetwork, Size
 from urgt_jax.data.samples import Sample, valid_depth
-from urgt_jax.errors import UserError, require
-from urgt_jax.images.files import read_map
+from urgt_jax.errors import require
+from urgt_jax.images.files import check_map, read_map
 from urgt_jax.images.geometry import normals_from_depth, unit_normals
-from urgt_jax.models import depth_anything, metric3d, registry
-from urgt_jax.weights.weight_file import load_weights, locate_weights
+from urgt_jax.models import registry
 
-Size = tuple[int, int]
-
-
-class Input(NamedTuple):
-    """What a maker wants of a picture."""
-
-    values: np.ndarray  # [1 ...] for a network; a map that is already made
-    place: metric3d.InputWindow | None = None  # of the picture in them
+Kind = Literal["depth", "normal"]
+MAX_ASPECT_ERROR = 0.03  # relative; networks round the sides of their input
 
 
+@runtime_checkable
 class Provider(Protocol):
-    """What makes coarse maps of one kind, at its own size."""
+    """Makes the coarse maps of one kind, at their own size."""
 
-    origin: dict  # what tells its maps from another's
+    origin: dict[str, Any]  # identifies what made the maps; stored in priors.json
 
-    def shape(self, size: Size) -> Size:
-        """A size that pictures which run together have in common."""
+    def input_size(self, size: Size) -> Size:
+        """What images of a size must have in common to run together."""
 
-    def prepare(self, name: str, sample: Sample) -> Input:
-        """Runs in threads; a UserError tells that this picture has no map."""
+    def prepare(self, name: str, sample: Sample) -> Any:
+        """An input for `run`. Runs in threads; raises UserError if the image can have no map."""
 
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """The maps of pictures of one shape."""
+    def run(self, inputs: list) -> list[np.ndarray]:
+        """The maps of images with one `input_size`, at most one for each device of this host."""
 
 
-class Network:
-    """A network on all devices of this host, one picture each; subclasses tell how it is fed."""
+class NetworkProvider:
+    """A network's maps."""
 
-    def __init__(self, path: Path, kind: str):
-        self.path = locate_weights(path)
-        params, self.config = load_weights(path, kind)
-        mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        self.params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-        self.cut = NamedSharding(mesh, PartitionSpec("data"))
-        with self.path.open("rb") as file:
+    def __init__(self, network: DepthNetwork | NormalNetwork):
+        self.network = network
+        with network.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.origin = {
-            "model": registry.FAMILIES[kind].title,
+            "model": registry.FAMILIES[registry.kind_of(network.config)].title,
             "sha256": digest,
-            "config": dataclasses.asdict(self.config),
+            "config": dataclasses.asdict(network.config),
             "geometry": "corners",
         }
+        if isinstance(network, DepthNetwork):
+            self.origin["size"] = network.size
 
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """The maps of at most as many pictures as there are devices."""
-        missing = len(self.cut.mesh.devices) - len(inputs)
-        whole = np.concatenate([x.values for x in (*inputs, *inputs[-1:] * missing)])
-        found = networks.run_network(self.params, jax.device_put(whole, self.cut), self.config)
-        found = jax.device_get(found[-1] if isinstance(found, tuple) else found)
-        maps = [self.finish(x, one) for x, one in zip(found, inputs, strict=False)]
-        if not all(np.isfinite(x).all() for x in maps):
-            raise UserError(f"{self.path} gives NaN: the weights are damaged")
-        return maps
+    def input_size(self, size: Size) -> Size:
+        """The size of the network's input."""
+        return self.network.input_size(size)
 
+    def prepare(self, name: str, sample: Sample) -> NetworkInput:
+        """The image as the network takes it."""
+        return self.network.prepare(sample.image)
 
-class DepthProvider(Network):
-    """Depth Anything V2, as `urgt_jax.coarse.Disparity` before it enlarges."""
-
-    def __init__(self, path: Path, size: int | None = None):
-        super().__init__(path, "depth_anything")
-        self.size = size or self.config.size
-        self.origin |= {"size": self.size}
-
-    def shape(self, size: Size) -> Size:
-        """The network's input, which has the picture's aspect."""
-        return depth_anything.input_size(*size, self.size)
-
-    def prepare(self, name: str, sample: Sample) -> Input:
-        """The picture, normalised."""
-        return Input(depth_anything.prepare(sample.image, self.size))
-
-    def finish(self, found: Float[np.ndarray, "h w"], given: Input) -> Float[np.ndarray, "h w"]:
-        """The map as it is."""
-        return found
-
-
-class NormalProvider(Network):
-    """Metric3D v2, as `urgt_jax.coarse.Normals` before it enlarges."""
-
-    def __init__(self, path: Path):
-        super().__init__(path, "metric3d")
-
-    def shape(self, size: Size) -> Size:
-        """The same for all."""
-        return self.config.input_size
-
-    def prepare(self, name: str, sample: Sample) -> Input:
-        """The picture with a border, normalised."""
-        return Input(*metric3d.prepare(sample.image, self.config.input_size))
-
-    def finish(self, found: Float[np.ndarray, "h w 4"], given: Input) -> Float[np.ndarray, "y x 3"]:
-        """The normals without the border."""
-        top, left, height, width = given.place
-        return found[top : top + height, left : left + width, :3]
+    def run(self, inputs: list[NetworkInput]) -> list[np.ndarray]:
+        """The network's maps."""
+        return self.network.run(inputs)
 
 
 class ReadyMaps:
-    """Makes no map by a network: each is ready once it is prepared."""
+    """Base of providers whose maps need no device: `prepare` returns the map itself."""
 
-    def shape(self, size: Size) -> Size:
-        """No matter: nothing is computed together."""
+    def input_size(self, size: Size) -> Size:
+        """The same for all images: any of them can run together."""
         return (0, 0)
 
-    def run(self, inputs: list[Input]) -> list[np.ndarray]:
-        """They are there already."""
-        return [x.values for x in inputs]
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The maps as they were prepared."""
+        return inputs
 
 
 class StoredFolder(ReadyMaps):
     """Any model's maps, from a folder of .npy files."""
 
-    def __init__(self, path: Path, what: str):
-        require(path.is_dir(), f"no folder with {what} maps at {path}")
-        self.path, self.what = path, what
+    def __init__(self, path: Path, kind: Kind):
+        require(path.is_dir(), f"no folder with {kind} maps at {path}")
+        self.path = path
+        self.kind = kind
         self.origin = {"model": "maps", "folder": str(path.resolve()), "geometry": "centres"}
 
-    def prepare(self, name: str, sample: Sample) -> Input:
-        """The map of that picture, checked."""
-        named = self.path / f"{name}_{self.what}.npy"
-        path = named if named.is_file() else self.path / f"{name}.npy"
-        values = read_map(path, f"coarse {self.what}")
-        return Input(checked(values, sample.depth.shape, self.what, path))
+    def prepare(self, name: str, sample: Sample) -> np.ndarray:
+        """The image's map, NAME_depth.npy (or _normal) or NAME.npy, checked."""
+        path = self.path / f"{name}_{self.kind}.npy"
+        if not path.is_file():
+            path = self.path / f"{name}.npy"
+        values = read_map(path, f"coarse {self.kind}")
+        return check_coarse_map(values, sample.depth.shape, self.kind, path)
+
+
+def check_coarse_map(values: np.ndarray, size: Size, kind: Kind, path: Path) -> np.ndarray:
+    """The map as float32; UserError unless it is finite and fits an image of that size.
+
+    It may be smaller than the image, not larger, and must have about the image's aspect.
+    """
+    channels = (3,) if kind == "normal" else ()
+    shape = "[h, w, 3]" if kind == "normal" else "[h, w]"
+    require(
+        values.ndim == 2 + len(channels)
+        and values.shape[2:] == channels
+        and min(values.shape[:2]) > 1,
+        f"{path} has shape {values.shape}: a coarse {kind} map must be {shape}",
+    )
+    h, w = values.shape[:2]
+    height, width = size
+    require(
+        abs(h * width / (w * height) - 1) <= MAX_ASPECT_ERROR,
+        f"{path} is {h} x {w}, but its image is {height} x {width}: the aspect ratios differ",
+    )
+    require(
+        h <= height and w <= width,
+        f"{path} is {h} x {w}, larger than its image of {height} x {width}: "
+        "shrink it to that size",
+    )
+    return check_map(values, values.shape, str(path))
 
 
 class Degraded(ReadyMaps):
-    """What is measured, made worse: one of a picture's two maps; both share the same errors."""
+    """One of an image's two maps of degraded ground truth; both contain the same errors."""
 
-    def __init__(self, what: str, strength: str, max_depth: float):
-        self.which = ("depth", "normal").index(what)
-        self.prior, self.max_depth = STRENGTHS[strength], max_depth
+    def __init__(self, kind: Kind, strength: str, max_depth: float):
+        self.kind = kind
+        self.prior = STRENGTHS[strength]
+        self.max_depth = max_depth
         self.origin = {"model": "degraded truth", "strength": strength, "geometry": "centres"}
 
-    def prepare(self, name: str, sample: Sample) -> Input:
-        """Drawn from the picture's name, so that both maps are of one draw."""
+    def prepare(self, name: str, sample: Sample) -> np.ndarray:
+        """The map. It is seeded by the image's name, so both kinds come from one draw."""
         known = valid_depth(sample.depth, sample.valid, self.max_depth)
         require(known.any(), f"{name}: no depth is known, so there is nothing to degrade")
-        require(sample.intrinsics is not None, f"{name} has no intrinsics, which normals need")
-        disparity = np.where(known, 1 / np.where(known, sample.depth, 1), 0).astype(np.float32)
-        depth = 1 / fill_holes(disparity, known)
-        everywhere = np.ones_like(known)
-        normal, sure = normals_from_depth(depth, sample.intrinsics, everywhere)
-        whole = [fill_holes(np.asarray(normal[..., i]), np.asarray(sure)) for i in range(3)]
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
-        maps = degrade(
-            depth, unit_normals(np.stack(whole, -1)), everywhere, self.prior, rng, self.max_depth
+        require(
+            sample.intrinsics is not None,
+            f"{name} has no intrinsics, but normals are computed with them: "
+            "add them to the data set",
         )
-        return Input(maps[self.which])
+        depth, normal = _fill_truth(sample, known)
+        everywhere = np.ones_like(known)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        coarse_depth, coarse_normal = degrade(
+            depth, normal, everywhere, self.prior, rng, self.max_depth
+        )
+        return coarse_depth if self.kind == "depth" else coarse_normal
+
+
+def _fill_truth(
+    sample: Sample, known: Bool[np.ndarray, "H W"]
+) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W 3"]]:
+    """The sample's depth with its holes filled, and the normals of that depth."""
+    disparity = np.where(known, 1 / np.where(known, sample.depth, 1), 0).astype(np.float32)
+    depth = 1 / fill_holes(disparity, known)
+    normal, normal_known = normals_from_depth(depth, sample.intrinsics, np.ones_like(known))
+    normal = np.asarray(normal)
+    normal_known = np.asarray(normal_known)
+    channels = [fill_holes(normal[..., i], normal_known) for i in range(3)]
+    return depth, unit_normals(np.stack(channels, -1))
