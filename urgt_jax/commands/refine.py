@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     refiner = load(told.weights, told.dtype, told.fidelity, told.pool, told.resident)
     require(isinstance(refiner, Refiner), f"{told.weights} holds no refiner: it makes coarse maps")
     sources = PriorNetworks(
-        networks.load(told.depth_weights, "depth_anything") if told.depth_weights else None,
-        networks.load(told.normal_weights, "metric3d") if told.normal_weights else None,
+        networks.DepthNetwork(told.depth_weights, told.depth_size) if told.depth_weights else None,
+        networks.NormalNetwork(told.normal_weights) if told.normal_weights else None,
     )
     for image, paths in zip(images, files, strict=True):
         _refine(refiner, sources, image, paths, told, out)

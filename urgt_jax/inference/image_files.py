@@ -67,7 +67,7 @@ def _coarse_maps(
         depth = read_map(files[0], "coarse depth", mapped=True)
     else:
         print("  coarse depth ...", flush=True)
-        depth = sources.depth(view, told.depth_size)
+        depth = sources.depth(view)
     if files[1]:
         return depth, read_map(files[1], "coarse normal", mapped=True)
     print("  coarse normals ...", flush=True)

@@ -56,7 +56,7 @@ def load(
     """
     kind = weights_kind(path)
     if kind in networks.NETWORKS:
-        return networks.load(path, kind)
+        return networks.NETWORKS[kind](path)
     params, config = load_weights(path)
     if dtype:
         config = replace(config, model=replace(config.model, dtype=dtype))

@@ -118,8 +118,7 @@ def check_coarse_map(values: np.ndarray, size: Size, kind: Kind, path: Path) -> 
     )
     require(
         h <= height and w <= width,
-        f"{path} is {h} x {w}, larger than its image of {height} x {width}: "
-        "shrink it to that size",
+        f"{path} is {h} x {w}, larger than its image of {height} x {width}: shrink it to that size",
     )
     return check_map(values, values.shape, str(path))
 

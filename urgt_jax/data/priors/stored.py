@@ -98,9 +98,7 @@ class StoredPriors:
         write_map(self.folder / f"{name}{DEPTH_SUFFIX}", coarse_depth)
         write_map(self.folder / f"{name}{NORMAL_SUFFIX}", coarse_normal)
         record = Record(depth.shape, unit, fit)
-        write_text(
-            self.folder / f"{name}{RECORD_SUFFIX}", json.dumps(record._asdict()) + "\n"
-        )
+        write_text(self.folder / f"{name}{RECORD_SUFFIX}", json.dumps(record._asdict()) + "\n")
 
     def finished(self) -> set[str]:
         """The names of images whose files are all present."""
@@ -108,7 +106,11 @@ class StoredPriors:
         names = set()
         for file in files:
             name = file.removesuffix(RECORD_SUFFIX)
-            if name != file and f"{name}{DEPTH_SUFFIX}" in files and f"{name}{NORMAL_SUFFIX}" in files:
+            if (
+                name != file
+                and f"{name}{DEPTH_SUFFIX}" in files
+                and f"{name}{NORMAL_SUFFIX}" in files
+            ):
                 names.add(name)
         return names
 
