@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -18,6 +20,14 @@ def require(condition: bool, message: str) -> None:
     """Raises a user error with the message unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_package(name: str, extra: str, purpose: str) -> ModuleType:
+    """Imports a package of an extra; a user error names the extra where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{purpose} need {name}: pip install 'urgt-jax[{extra}]'") from error
 
 
 def exit_status(command: Callable[[], int | None]) -> int:

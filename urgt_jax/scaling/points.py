@@ -1,4 +1,4 @@
-"""What every kind of point is worked out by."""
+"""How each kind of point is worked out."""
 
 import math
 from collections.abc import Callable
@@ -23,25 +23,28 @@ from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.progress import format_duration
 from urgt_jax.scaling import forward_benchmark
-from urgt_jax.scaling import memory as memories
+from urgt_jax.scaling import memory as compiled_memory
 from urgt_jax.scaling.step_benchmark import matmul_peak
 from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, StudyRow
 
 
-def _model(point: Point) -> Model:
+def model_of(point: Point) -> Model:
+    """The model of a point whose size is a name."""
     return replace(SIZES[point.size], dtype=point.dtype)
 
 
-def _counts(point: Point) -> StudyRow:
-    """Parameters and tokens."""
-    leaves = jax.tree.leaves(abstract_params(_model(point)))
+def count_parameters_and_tokens(point: Point) -> StudyRow:
+    """Parameters of the model, and tokens of all patches."""
+    model = model_of(point)
+    leaves = jax.tree.leaves(abstract_params(model))
     return {
-        "parameters": sum(x.size for x in leaves),
-        "tokens": point.patches * tokens_per_patch(_model(point)),
+        "parameters": sum(leaf.size for leaf in leaves),
+        "tokens": point.patches * tokens_per_patch(model),
     }
 
 
-def _even(point: Point) -> None:
+def check_even(point: Point) -> None:
+    """Fails unless the devices get equal numbers of patches."""
     require(
         point.patches % point.shards == 0,
         f"{point.patches} patches do not divide evenly among {point.shards} devices",
@@ -49,88 +52,104 @@ def _even(point: Point) -> None:
 
 
 def memory(point: Point) -> StudyRow:
-    """Bytes of the stages on the device that holds most; `memory_` tells of the worst of them."""
-    _even(point)
-    stages = _on_devices(point, memories.compiled, point.patches, point.dtype, point.shards)
+    """Bytes of every stage on the device that holds most, and the parts of the worst stage."""
+    check_even(point)
+    stages = _on_devices(point, compiled_memory.compiled, point.patches, point.dtype, point.shards)
     worst = max(stages, key=lambda name: stages[name].total)
-    return _counts(point) | {
-        "memory_stage": worst,
-        **{f"memory_{name}": float(x) for name, x in asdict(stages[worst]).items()},
-        **{f"memory_{name}": float(stage.total) for name, stage in stages.items()},
-    }
+    row = count_parameters_and_tokens(point)
+    row["memory_stage"] = worst
+    for part, size in asdict(stages[worst]).items():
+        row[f"memory_{part}"] = float(size)
+    for name, stage in stages.items():
+        row[f"memory_{name}"] = float(stage.total)
+    return row
 
 
 def training(point: Point) -> StudyRow:
     """Bytes that a training step holds on each device."""
-    _even(point)
-    case = point.patches, point.dtype, point.remat, point.shards
-    found = _on_devices(point, memories.training, *case)
-    return _counts(point) | {
-        "memory_temporary": float(found.temporary),
-        "memory_argument": float(found.argument),
-    }
+    check_even(point)
+    step = _on_devices(
+        point, compiled_memory.training, point.patches, point.dtype, point.remat, point.shards
+    )
+    row = count_parameters_and_tokens(point)
+    row["memory_temporary"] = float(step.temporary)
+    row["memory_argument"] = float(step.argument)
+    return row
 
 
-def _on_devices(point: Point, work: Callable, *case):
-    """work(size, *case), in a process of its own where the point needs several devices."""
+def _on_devices(point: Point, work: Callable, *arguments):
+    """work(size, *arguments), in a process of its own where the point needs several devices."""
     if point.shards == 1:
-        return work(point.size, *case)
-    together = memories.on_devices, point.size, point.shards, work, *case
-    return forward_benchmark.in_own_process(point.patches, *together)
+        return work(point.size, *arguments)
+    return forward_benchmark.in_own_process(
+        point.patches,
+        compiled_memory.on_devices,
+        point.size,
+        point.shards,
+        work,
+        *arguments,
+    )
 
 
 def operations(point: Point) -> StudyRow:
     """FLOPs of a device by part, and seconds at the published peaks of chips."""
-    _even(point)
-    found = flops.forward(_model(point), point.patches).scaled(1 / point.shards)
-    known = {chip.name: chip for chip in hardware.CHIPS}
-    return _counts(point) | {
-        "flops_encoder": found.encoder,
-        "flops_within": found.within_linear + found.within_attention,
-        "flops_across_linear": found.across_linear,
-        "flops_across_attention": found.across_attention,
-        "flops_heads": found.dpt_heads,
-        **{f"seconds_{name}": found.total / known[name].peak(point.dtype) for name in CHIPS},
-    }
+    check_even(point)
+    count = flops.forward(model_of(point), point.patches).scaled(1 / point.shards)
+    row = count_parameters_and_tokens(point)
+    row["flops_encoder"] = count.encoder
+    row["flops_within"] = count.within_linear + count.within_attention
+    row["flops_across_linear"] = count.across_linear
+    row["flops_across_attention"] = count.across_attention
+    row["flops_heads"] = count.dpt_heads
+    for chip in hardware.CHIPS:
+        if chip.name in CHIPS:
+            row[f"seconds_{chip.name}"] = count.total / chip.peak(point.dtype)
+    return row
 
 
 def crossing(model: Model) -> float:
-    """Patches at which attention across patches takes as much as all that grows linearly."""
+    """The number of patches at which attention across patches costs as much as all the rest."""
     one = flops.forward(model, 1)
     return (one.total - one.across_attention) / one.across_attention
 
 
 def timed(limit: float, repeat: int) -> Callable[[Point], StudyRow]:
-    """Seconds and memory of a pass, measured where it can end within `limit` seconds."""
+    """A function that measures seconds and memory of a pass, unless it takes over `limit` s."""
 
     def work(point: Point) -> StudyRow:
-        _affordable(point, limit)
-        case = point.size, point.patches, point.dtype, repeat
-        cost = asdict(
-            forward_benchmark.in_own_process(point.patches, forward_benchmark.measure, *case)
+        check_affordable(point, limit)
+        cost = forward_benchmark.in_own_process(
+            point.patches,
+            forward_benchmark.measure,
+            point.size,
+            point.patches,
+            point.dtype,
+            repeat,
         )
-        return {name: x for name, x in cost.items() if name not in Point._fields}
+        figures = asdict(cost)
+        return {name: value for name, value in figures.items() if name not in Point._fields}
 
     return work
 
 
-def _affordable(point: Point, limit: float) -> None:
-    """Fails where a pass would take too long or too much memory, by what it needs at least."""
-    model = _model(point)
+def check_affordable(point: Point, limit: float) -> None:
+    """Fails if even the least time or memory of a pass is too much for this machine."""
+    model = model_of(point)
     seconds = flops.forward(model, point.patches).total / _matmul_peak()
     require(
         seconds <= limit,
-        f"a pass would take {format_duration(seconds)} at least, at the rate of this machine's products "
-        f"of matrices: raise --limit {limit:g}",
+        f"a pass would take at least {format_duration(seconds)} at the rate of this machine's "
+        f"matrix products: raise --limit {limit:g}",
     )
-    counts = _counts(point)
-    layers = (
-        2 * len(model.dpt_layers) * counts["tokens"] * model.width * np.dtype(model.dtype).itemsize
-    )
-    needed, there = layers + 4 * counts["parameters"], free_memory()
+    counts = count_parameters_and_tokens(point)
+    width = model.width * np.dtype(model.dtype).itemsize
+    layers = 2 * len(model.dpt_layers) * counts["tokens"] * width
+    needed = layers + 4 * counts["parameters"]
+    available = free_memory()
     require(
-        needed <= there,
-        f"a pass would take {needed / GB:.1f} GB of memory at least: {there / GB:.1f} are left",
+        needed <= available,
+        f"a pass would take at least {needed / GB:.1f} GB of memory, but {available / GB:.1f} GB "
+        "are free",
     )
 
 
@@ -139,53 +158,55 @@ def _matmul_peak() -> float:
     return matmul_peak()
 
 
-def quality(where: Path, scenes: int) -> tuple[Callable[[Point], StudyRow], str]:
-    """Scores of weights on analytic scenes, in grids they were not trained for; and their dtype."""
-    refiner = load(where)
-    require(isinstance(refiner, Refiner), f"{where} holds no refiner: give a run or its weights")
+def quality(weights: Path, scenes: int) -> tuple[Callable[[Point], StudyRow], str]:
+    """A function that scores weights on analytic scenes in any grid, and the weights' dtype."""
+    refiner = load(weights)
 
     def work(point: Point) -> StudyRow:
-        split = fitted(
-            RESOLUTIONS[point.resolution], point.patches, refiner.config.model.patch_size
-        )
-        config = on_scenes(refiner.config, RESOLUTIONS[point.resolution], split, scenes)
-        subject = RefinerCandidates(Refiner(refiner.params, config), config)
-        tally = Tally(subject.sides)
-        for _ in evaluate(subject, open_prior_source(config, ""), config, tally):
+        size = RESOLUTIONS[point.resolution]
+        grid = fitted_grid(size, point.patches, refiner.config.model.patch_size)
+        config = on_scenes(refiner.config, size, grid, scenes)
+        source = RefinerCandidates(Refiner(refiner.params, config), config)
+        tally = Tally(source.sides)
+        for _ in evaluate(source, open_prior_source(config, ""), config, tally):
             pass
         require(bool(tally.pictures), f"no scene could be scored: {tally.skipped}")
-        return {
-            "grid": f"{split[0]}x{split[1]}",
-            "scenes": len(tally.pictures),
-            **_columns(tally.means()),
-        }
+        row = {"grid": f"{grid[0]}x{grid[1]}", "scenes": len(tally.pictures)}
+        return row | score_columns(tally.means())
 
     return work, refiner.config.model.dtype
 
 
-def _columns(means: dict) -> StudyRow:
-    """Those of the scores that are defined, by column."""
-    found = {
-        f"{side}_{name}": means[side][kind].get(metric, math.nan)
-        for side in ("coarse", "refined")
-        for name, (kind, metric) in SCORES.items()
-    }
-    return {name: float(x) for name, x in found.items() if not math.isnan(x)}
+def score_columns(means: dict) -> StudyRow:
+    """The scores that are defined, by column."""
+    row = {}
+    for side in ("coarse", "refined"):
+        for name, (kind, metric) in SCORES.items():
+            value = means[side][kind].get(metric, math.nan)
+            if not math.isnan(value):
+                row[f"{side}_{name}"] = float(value)
+    return row
 
 
-def on_scenes(config: Config, size: tuple[int, int], split: tuple[int, int], scenes: int) -> Config:
-    """An evaluation on scenes of that size, cut into just those patches, none of them pooled."""
+def on_scenes(config: Config, size: tuple[int, int], grid: tuple[int, int], scenes: int) -> Config:
+    """An evaluation on scenes of this size, cut into exactly this grid, without pooled keys."""
     data = replace(config.data, source="scenes", path="", split="", priors_path="", size=size)
-    cut = replace(config.eval, images=scenes, grid=split, overlap=0.0, pool=1)
-    return replace(config, data=data, eval=cut)
+    scoring = replace(config.eval, images=scenes, grid=grid, overlap=0.0, pool=1)
+    return replace(config, data=data, eval=scoring)
 
 
-def fitted(size: tuple[int, int], patches: int, process: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of that many patches, whose shape is as near to the network's as can be."""
+def fitted_grid(
+    size: tuple[int, int], patches: int, patch_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of that many patches whose aspect is nearest to the network's patches."""
+    height, width = size
+    wanted_aspect = patch_size[0] / patch_size[1]
 
-    def stretch(rows: int) -> float:
-        patch = size[0] / rows / (size[1] / (patches // rows))
-        return abs(math.log(patch / (process[0] / process[1])))
+    def distortion(rows: int) -> float:
+        cols = patches // rows
+        aspect = (height / rows) / (width / cols)
+        return abs(math.log(aspect / wanted_aspect))
 
-    rows = min((n for n in range(1, patches + 1) if patches % n == 0), key=stretch)
+    divisors = [n for n in range(1, patches + 1) if patches % n == 0]
+    rows = min(divisors, key=distortion)
     return rows, patches // rows

@@ -1,4 +1,4 @@
-"""A study's points and the table they are kept in, so that one that was killed goes on."""
+"""The points of a study and the table that keeps them, so that a study can be resumed."""
 
 import csv
 import io
@@ -11,9 +11,10 @@ from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
 
-RESOLUTIONS = {"2k": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # pixels
+RESOLUTIONS = {"2k": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # height, width, pixels
 CHIPS = ("H100", "v5e", "v5p", "v6e")
-SCORES = {  # column -> where it stands among the scores
+# Columns of quality, and where each stands among the scores of an evaluation.
+SCORES = {
     "abs_rel": ("depth", "abs_rel"),
     "rmse": ("depth", "rmse"),
     "boundary_f1": ("depth", "boundary_f1"),
@@ -23,17 +24,22 @@ SCORES = {  # column -> where it stands among the scores
 MEMORY = ("stage", "temporary", "output", "argument", "held", "encode", "attend", "heads")
 FLOPS = ("encoder", "within", "across_linear", "across_attention", "heads")
 TIME = (
-    "compile_seconds", "cpu_seconds", "wall_seconds", "encode_cpu_seconds", "attend_cpu_seconds",
-    "heads_cpu_seconds", "peak_gb",
-)  # fmt: skip
+    "compile_seconds",
+    "cpu_seconds",
+    "wall_seconds",
+    "encode_cpu_seconds",
+    "attend_cpu_seconds",
+    "heads_cpu_seconds",
+    "peak_gb",
+)
 
 
 class Point(NamedTuple):
-    """What is asked of one model with one number of patches."""
+    """One model with one number of patches, and what to work out about it."""
 
     what: str
-    size: str  # of the model; for quality the path of its weights
-    resolution: str  # of the pictures; empty where figures do not depend on it
+    size: str  # name of a size; for quality, the path of the weights
+    resolution: str  # of the images; empty where figures do not depend on it
     patches: int
     mesh: str
     dtype: str
@@ -41,33 +47,36 @@ class Point(NamedTuple):
 
     @property
     def shards(self) -> int:
-        """Devices among which the patches are shared."""
+        """Devices that share the patches."""
         return shards(self.mesh)
 
 
 FIGURES = (
-    "parameters", "tokens",
+    "parameters",
+    "tokens",
     *(f"memory_{name}" for name in MEMORY),
     *(f"flops_{name}" for name in FLOPS),
     *(f"seconds_{name}" for name in CHIPS),
     *TIME,
-    "grid", "scenes",
-    *(f"{side}_{name}" for side in ("coarse", "refined") for name in SCORES),
+    "grid",
+    "scenes",
+    *(f"coarse_{name}" for name in SCORES),
+    *(f"refined_{name}" for name in SCORES),
     "note",
-)  # fmt: skip
+)
 COLUMNS = (*Point._fields, *FIGURES)
-StudyRow = dict[str, object]  # column -> value; a note alone says why there are no others
+StudyRow = dict[str, object]  # column -> value; a row with only a note says why it has no figures
 
 
 def shards(mesh: str) -> int:
     """The K of patch=K."""
-    named = re.fullmatch(r"patch=([1-9]\d*)", mesh)
-    require(bool(named), f"--mesh {mesh}: give patch=K, such as patch=8")
-    return int(named[1])
+    match = re.fullmatch(r"patch=([1-9]\d*)", mesh)
+    require(match is not None, f"--mesh {mesh}: give patch=K, such as patch=8")
+    return int(match[1])
 
 
 def read(path: Path, columns: tuple[str, ...], kind: str) -> csv.DictReader:
-    """The rows of a table, none where there is no file; fails on a file of other columns."""
+    """The rows of a table, none where there is no file; fails on a file with other columns."""
     try:
         text = path.read_text() if path.exists() else ""
     except (UnicodeDecodeError, OSError) as error:
@@ -81,7 +90,7 @@ def read(path: Path, columns: tuple[str, ...], kind: str) -> csv.DictReader:
 
 
 class StudyTable:
-    """A CSV file with a row for every point; a point that was refused may be asked again."""
+    """A CSV file with a row for every point."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -89,35 +98,42 @@ class StudyTable:
         self.rows()  # fails before anything is worked out
 
     def rows(self) -> dict[Point, StudyRow]:
-        """What is known; fails on a file of another form."""
+        """All points of the file and their figures; fails on a file of another form."""
         reader = read(self.path, COLUMNS, "this study")
-        return dict(self._row(row, reader.line_num) for row in reader)
+        rows = {}
+        for row in reader:
+            point, figures = self._parse(row, reader.line_num)
+            rows[point] = figures
+        return rows
 
-    def _row(self, row: dict, line: int) -> tuple[Point, StudyRow]:
+    def _parse(self, row: dict, line: int) -> tuple[Point, StudyRow]:
         try:
-            key = Point(**{n: row[n] for n in Point._fields})
-            key = key._replace(patches=int(key.patches))
-            return key, {n: _value(row[n]) for n in FIGURES if row[n]}
+            point = Point(**{name: row[name] for name in Point._fields})
+            point = point._replace(patches=int(point.patches))
+            figures = {name: _number_or_text(row[name]) for name in FIGURES if row[name]}
         except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.path}, line {line} is damaged: take that line out") from error
+            raise UserError(f"{self.path}, line {line} is damaged: remove that line") from error
+        return point, figures
 
     def add(self, point: Point, figures: StudyRow) -> None:
-        """Adds a point, beside what others have added meanwhile."""
-        rows = self.rows() | {point: figures}
+        """Adds a point; rows that another process has added meanwhile stay."""
+        rows = self.rows()
+        rows[point] = figures
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(point._asdict() | figures for point, figures in rows.items())
+        for other, values in rows.items():
+            writer.writerow(other._asdict() | values)
         write_text(self.path, text.getvalue())
 
 
-def _value(told: str) -> object:
+def _number_or_text(text: str) -> object:
     for kind in (int, float):
         try:
-            return kind(told)
+            return kind(text)
         except ValueError:
             pass
-    return told
+    return text
 
 
 def run(
@@ -126,35 +142,47 @@ def run(
     work: Callable[[Point], StudyRow],
     scenes: int | None = None,
 ) -> None:
-    """Works out what is not in the table, as a mean over that many scenes where there are any.
+    """Works out the points that are not in the table yet.
 
-    Why a point is refused becomes its note.
+    A point that cannot be worked out gets a note that says why, and is tried again the next time.
+    Points of quality are means over `scenes`; those over another number are worked out again.
     """
-    points, known = list(dict.fromkeys(points)), table.rows()
-    done = lambda row: "note" not in row and row.get("scenes") == scenes  # noqa: E731
-    todo = [p for p in points if p not in known or not done(known[p])]
-    if len(todo) < len(points):
-        print(f"{len(points) - len(todo)} of {len(points)} points are in {table.path}: skipped")
+    asked = list(dict.fromkeys(points))
+    known = table.rows()
+
+    def is_done(point: Point) -> bool:
+        row = known.get(point)
+        return row is not None and "note" not in row and row.get("scenes") == scenes
+
+    todo = [point for point in asked if not is_done(point)]
+    if len(todo) < len(asked):
+        print(f"skipped {len(asked) - len(todo)} of {len(asked)} points, which are in {table.path}")
     progress = Progress("scaling, points", len(todo))
     for i, point in enumerate(todo):
         try:
             figures = work(point)
-            print(f"{title(point)}: {_brief(figures)}", flush=True)
+            print(f"{describe(point)}: {_one_line(figures)}", flush=True)
         except UserError as error:
             figures = {"note": " ".join(str(error).split())}
-            print(f"{title(point)}: refused: {figures['note']}", flush=True)
+            print(f"{describe(point)}: left out: {figures['note']}", flush=True)
         table.add(point, figures)
         progress.update(i + 1)
 
 
-def title(point: Point) -> str:
+def describe(point: Point) -> str:
     """The point in words."""
-    where = [point.resolution] * bool(point.resolution) + [point.mesh] * (point.shards > 1)
-    where += [f"remat {point.remat}"] * bool(point.remat)
-    return " ".join([point.what, point.size, point.dtype, *where, f"{point.patches} patches"])
+    words = [point.what, point.size, point.dtype]
+    if point.resolution:
+        words.append(point.resolution)
+    if point.shards > 1:
+        words.append(point.mesh)
+    if point.remat:
+        words.append(f"remat {point.remat}")
+    return f"{' '.join(words)} {point.patches} patches"
 
 
-def _brief(figures: StudyRow) -> str:
-    return ", ".join(
-        f"{name} {x:.4g}" if isinstance(x, float) else f"{name} {x}" for name, x in figures.items()
-    )
+def _one_line(figures: StudyRow) -> str:
+    parts = []
+    for name, value in figures.items():
+        parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(parts)
