@@ -79,7 +79,7 @@ def test_training_steps_are_not_added_to_a_study(tmp_path):
 
 @pytest.mark.parametrize("patches,grid", [(1, (1, 1)), (4, (2, 2)), (6, (2, 3)), (7, (1, 7))])
 def test_grids_are_as_square_as_can_be(patches, grid):
-    assert forward_benchmark._squarish(patches) == grid
+    assert forward_benchmark.squarest_grid(patches) == grid
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,9 @@ def test_memory_is_of_the_shapes_that_the_refiner_passes(small, monkeypatch):
     pixels = 8 * 2 * math.prod(small.patch_size)  # two patches at a time
     monkeypatch.setattr("urgt_jax.inference.refiner.HEAD_PIXELS", pixels)
     refiner, seen = Refiner(forward_benchmark.random_weights(small), Config(model=small)), {}
-    expected = {name: arrays for name, (arrays, _) in memory._shapes(small, 3, None, 1)[1].items()}
+    expected = {
+        name: arrays for name, (arrays, _) in memory.stage_inputs(small, 3, None, 1).items()
+    }
 
     def fake(name, stage):
         out = jax.eval_shape(stage, refiner.params, *expected[name])
@@ -108,7 +110,7 @@ def test_memory_is_of_the_shapes_that_the_refiner_passes(small, monkeypatch):
 
     refiner.stages = Stages(*map(fake, memory.STAGES, refiner.stages))
     rows, cols = small.patch_size
-    refiner(*forward_benchmark._picture(rows, 3 * cols), grid=(1, 3), overlap=0.0)
+    refiner(*forward_benchmark.noise_inputs(rows, 3 * cols), grid=(1, 3), overlap=0.0)
     assert seen == {name: _shapes(arrays) for name, arrays in expected.items()}
 
 
@@ -323,7 +325,8 @@ def test_quality_is_scored_in_grids_of_any_number(micro, monkeypatch, tmp_path):
      (["--limit", "0"], "above 0 seconds"), (["--scenes", "0"], "at least one"),
      (["--limits", "3"], "--limits; did you mean --limit"), (["--out", "a"], "--out a: .* in .csv"),
      (["--report", "a.html"], "--report a.html: .* in .md"),
-     (["--train", "--remat", "blocks", "--mesh", "patch=2"], "--mesh --remat cannot be combined with --train"),
+     (["--train", "--remat", "blocks", "--mesh", "patch=2"],
+      "--mesh --remat cannot be combined with --train"),
      (["--model.depth", "3"], "--model.depth 3: only with --train")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told(monkeypatch, options, told):

@@ -154,9 +154,9 @@ def made(micro):
 
 def test_the_slowest_of_three_bounds_a_step(made):
     assert made.seconds == {"compute": 2, "memory": 1, "communication": 3}
-    assert made.step == 3 and made.utilisation == 0.5 and made.batch == 4
+    assert made.step == 3 and made.utilization == 0.5 and made.batch == 4
     slower = replace(made, config=with_changes(made.config, {"model.dtype": "float32"}))
-    assert slower.step == 4 and slower.utilisation == 0.75
+    assert slower.step == 4 and slower.utilization == 0.75
 
 
 def test_a_section_tells_memory_times_and_the_command(made):
@@ -207,7 +207,7 @@ def test_the_largest_batch_is_found(made, monkeypatch, base, growth, fits, extra
 )
 def test_the_least_batch_divides_among_devices_and_parts(micro, changes, unit):
     config = with_changes(micro, {"mesh.data": 0, **changes})
-    assert tpu_plan._unit(config, jax.devices()) == unit
+    assert tpu_plan.least_batch(config, jax.devices()) == unit
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_tiny_model_fits_a_slice(micro):
     assert made.mesh == {"data": 2, "fsdp": 2, "patch": 1} and made.chip.name == "v5e"
     assert 0 < made.memory.work < made.memory.peak < 0.1 * made.chip.hbm
     assert {"all-gather", "all-reduce"} <= set(made.traffic)
-    assert min(made.seconds.values()) > 0 and 0 < made.utilisation < 1
+    assert min(made.seconds.values()) > 0 and 0 < made.utilization < 1
 
 
 @pytest.mark.slow

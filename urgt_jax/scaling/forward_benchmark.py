@@ -1,4 +1,4 @@
-"""Time and memory of a forward pass, measured: random weights through what `predict` runs."""
+"""Measures time and memory of a forward pass: random weights through what `urgt refine` runs."""
 
 import multiprocessing
 import resource
@@ -25,7 +25,7 @@ from urgt_jax.progress import Progress
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward pass took; seconds with a CPU in their name are user and system time."""
+    """The cost of one forward pass; CPU seconds are user and system time."""
 
     size: str
     dtype: str
@@ -50,69 +50,95 @@ class Cost:
         )
 
 
-def in_own_process(patches: int, measuring: Callable, size: str, *case):
-    """measuring(size, *case) in a new process; fails where memory does not last."""
-    lack = f"{size} with {patches} patches does not run here: too little memory?"
+def in_own_process(patches: int, measure: Callable, size: str, *arguments):
+    """measure(size, *arguments) in a new process; a user error if it runs out of memory."""
+    problem = f"{size} with {patches} patches does not run here: too little memory?"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(measuring, size, *case).result()
+            return pool.submit(measure, size, *arguments).result()
         except BrokenProcessPool as error:
-            raise UserError(f"{lack} The process was killed") from error
+            raise UserError(f"{problem} The process was killed") from error
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise UserError(f"{lack} {str(error)[:120]}") from error
+            raise UserError(f"{problem} {str(error)[:120]}") from error
 
 
 def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
-    """The cost of the cheapest of some passes over a picture of that many patches."""
+    """Measures the cheapest of `repeat` forward passes over an image of that many patches."""
     model = replace(SIZES[size], dtype=dtype)
     name = f"{size}, {patches} patches"
     print(f"{name}: drawing weights", file=sys.stderr, flush=True)
-    # Streamed, it would be another program.
+    # All patches stay on the device: streamed, the pass would be another program.
     refiner = Refiner(random_weights(model), Config(model=model), resident=patches)
-    parts = [Part(stage) for stage in refiner.stages]
-    refiner.stages = Stages(*parts)
-    grid = _squarish(patches)
-    picture = _picture(grid[0] * model.patch_size[0], grid[1] * model.patch_size[1])
-    found = []
+    stages = [TimedStage(stage) for stage in refiner.stages]
+    refiner.stages = Stages(*stages)
+    grid = squarest_grid(patches)
+    inputs = noise_inputs(grid[0] * model.patch_size[0], grid[1] * model.patch_size[1])
+    passes = []
     for i in range(repeat):
-        for part in parts:
-            part.compiling = part.running = np.zeros(2)
-        tell = Progress(f"{name}, pass {i + 1} of {repeat}: step", 1).follow
-        before = _clocks()
-        refiner(*picture, grid=grid, overlap=0.0, progress=tell)
-        compiling = sum(part.compiling for part in parts)
-        found.append((_clocks() - before - compiling, compiling[1], [p.running[0] for p in parts]))
-    (cpu, wall), _, (encode, attend, heads) = min(found, key=lambda one: one[0][0])
+        for stage in stages:
+            stage.reset()
+        progress = Progress(f"{name}, pass {i + 1} of {repeat}: step", 1)
+        start = read_clocks()
+        refiner(*inputs, grid=grid, overlap=0.0, progress=progress.follow)
+        passes.append(PassTimes(read_clocks() - start, stages))
+    cheapest = min(passes, key=lambda times: times.cpu)
+    encode, attend, heads = cheapest.stages
     return Cost(
-        size, dtype, sum(x.size for x in jax.tree.leaves(refiner.params)), patches,
-        patches * tokens_per_patch(model), found[0][1], cpu, wall, encode, attend, heads, peak_memory(),
-    )  # fmt: skip
+        size=size,
+        dtype=dtype,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(refiner.params)),
+        patches=patches,
+        tokens=patches * tokens_per_patch(model),
+        compile_seconds=passes[0].compiling,
+        cpu_seconds=cheapest.cpu,
+        wall_seconds=cheapest.wall,
+        encode_cpu_seconds=encode,
+        attend_cpu_seconds=attend,
+        heads_cpu_seconds=heads,
+        peak_gb=peak_memory(),
+    )
 
 
-class Part:
+class TimedStage:
     """A stage of the forward pass that counts its own seconds, and those of its compilation."""
 
     def __init__(self, stage: Callable):
-        self.stage, self.compiled = stage, {}
-        self.compiling = self.running = np.zeros(2)  # CPU and wall seconds
+        self.stage = stage
+        self.compiled: dict[tuple, Callable] = {}  # by the shapes of the arguments
+        self.reset()
 
-    def __call__(self, *args):
-        shapes = tuple(x.shape for x in jax.tree.leaves(args))
-        before = _clocks()
+    def reset(self) -> None:
+        """Starts to count from zero."""
+        self.compiling = np.zeros(2)  # CPU and wall seconds
+        self.running = np.zeros(2)
+
+    def __call__(self, *arguments):
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+        start = read_clocks()
         if shapes not in self.compiled:
-            self.compiled[shapes] = self.stage.lower(*args).compile()
-        after = _clocks()
-        out = jax.block_until_ready(self.compiled[shapes](*args))
-        self.compiling = self.compiling + after - before
-        self.running = self.running + _clocks() - after
-        return out
+            self.compiled[shapes] = self.stage.lower(*arguments).compile()
+        compiled = read_clocks()
+        output = jax.block_until_ready(self.compiled[shapes](*arguments))
+        self.compiling = self.compiling + compiled - start
+        self.running = self.running + read_clocks() - compiled
+        return output
+
+
+class PassTimes:
+    """The seconds of one forward pass, compilation apart."""
+
+    def __init__(self, total: np.ndarray, stages: list[TimedStage]):
+        compiling = sum(stage.compiling for stage in stages)
+        self.cpu, self.wall = total - compiling
+        self.compiling = compiling[1]
+        self.stages = [stage.running[0] for stage in stages]  # CPU seconds
 
 
 def random_weights(model: Model) -> dict:
-    """Weights that keep activations near one; the same few draws over and over, which is quick."""
+    """Weights that keep activations near one; the same draws are repeated, which is quick."""
     draws = np.random.default_rng(0).uniform(-1, 1, 1 << 20).astype(np.float32)
 
     def draw(path, leaf) -> jax.Array:
@@ -120,27 +146,29 @@ def random_weights(model: Model) -> dict:
         if "scale" in name:
             return jnp.ones(leaf.shape, jnp.float32)
         fan_in = leaf.shape[-2] if "kernel" in name else 1000
-        # Waits, since a copy on its way keeps what it copies: several leaves would be there twice.
-        return jax.block_until_ready(jax.device_put(np.resize(draws * fan_in**-0.5, leaf.shape)))
+        values = np.resize(draws * fan_in**-0.5, leaf.shape)
+        # Waits for the copy: while it is on its way, several leaves would be in memory twice.
+        return jax.block_until_ready(jax.device_put(values))
 
     return jax.tree_util.tree_map_with_path(draw, abstract_params(model))
 
 
-def _squarish(patches: int) -> tuple[int, int]:
+def squarest_grid(patches: int) -> tuple[int, int]:
     """Rows and columns of patches, as near to a square as their number allows."""
     rows = max(n for n in range(1, int(patches**0.5) + 1) if patches % n == 0)
     return rows, patches // rows
 
 
-def _picture(height: int, width: int):
-    """A picture of noise, with coarse maps."""
-    draws = np.random.default_rng(0)
-    image = draws.integers(0, 256, (height, width, 3), np.uint8)
+def noise_inputs(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image of noise, and its coarse maps."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    depth = image[..., 0] / np.float32(255)
     normal = np.broadcast_to(np.array([0, 0, -1], np.float32), image.shape)
-    return image, image[..., 0] / np.float32(255), normal
+    return image, depth, normal
 
 
-def _clocks() -> np.ndarray:
-    """CPU seconds of this process, and seconds on the wall."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return np.array([used.ru_utime + used.ru_stime, time.monotonic()])
+def read_clocks() -> np.ndarray:
+    """CPU seconds of this process, and wall-clock seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return np.array([usage.ru_utime + usage.ru_stime, time.monotonic()])

@@ -1,9 +1,8 @@
-"""What a compiled program moves, read from its text: between devices, and to and from HBM.
+"""What a compiled program moves between devices, and to and from HBM, read from its text.
 
-The compiler's own analysis counts the body of a loop once; here it counts as often as it runs.
+The compiler's own cost analysis counts the body of a loop once; here it counts as often as it runs.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -11,15 +10,33 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-WIDTHS = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0}  # else from the name
+# Bytes of a number whose type does not say its width in bits.
+WIDTHS = {"pred": 1, "bf16": 2, "f16": 2, "s4": 0.5, "u4": 0.5, "token": 0}
 ARRAY = re.compile(r"\b(pred|bf16|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
-VMEM = "S(1)"  # how a layout says that an array is in a TPU core's own memory
+VMEM = "S(1)"  # in a layout: the array is in a TPU core's own memory
 # Operations that move nothing by themselves, or whose parts are counted instead.
-STILL = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-    "call", "after-all", "partition-id", "replica-id", "async-start", "async-done", "async-update",
+MOVES_NOTHING = {
+    "after-all",
+    "async-done",
+    "async-start",
+    "async-update",
+    "bitcast",
+    "call",
+    "conditional",
+    "constant",
+    "get-tuple-element",
     "opt-barrier",
-}  # fmt: skip
+    "parameter",
+    "partition-id",
+    "replica-id",
+    "tuple",
+    "while",
+}
+LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
+HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+COLLECTIVE = re.compile(
+    r"(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute)(-start)?"
+)
 
 
 class Instruction(NamedTuple):
@@ -29,12 +46,17 @@ class Instruction(NamedTuple):
     shape: str
     kind: str  # all-gather, fusion ...
     operands: tuple[str, ...]
-    rest: str  # attributes
+    rest: str  # operands and attributes as text
 
     def called(self, attribute: str) -> str | None:
         """The computation that an attribute names."""
-        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
-        return found and found[1]
+        match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return match[1] if match else None
+
+    @property
+    def number(self) -> int:
+        """The value of a constant, or the position of a parameter."""
+        return int(self.rest.split(")")[0])
 
 
 @dataclass(frozen=True)
@@ -42,213 +64,243 @@ class Traffic:
     """Collective operations of one kind."""
 
     count: int
-    sent: float  # bytes that each device sends, where they go around a ring
+    sent: float  # bytes that each device sends, if they go around a ring
 
 
-LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
-HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-COLLECTIVE = re.compile(
-    r"(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute)(-start)?"
-)
+@dataclass
+class Collective:
+    """One collective operation of a program."""
+
+    times: int  # how often it runs
+    kind: str
+    sent: float  # bytes that each device sends each time
 
 
 class Program:
-    """The computations of a compiled program, as `as_text` of JAX gives them."""
+    """The computations of a compiled program, as JAX's `compiled.as_text()` gives them."""
 
     def __init__(self, text: str):
         self.computations: dict[str, list[Instruction]] = {}
-        self.entry, current = "", []
+        self.entry = ""
+        instructions: list[Instruction] = []
         for line in text.splitlines():
             header = HEADER.match(line)
             if header:
-                current = self.computations.setdefault(header[2], [])
-                self.entry = header[2] if header[1] else self.entry
-            elif found := LINE.match(line):
-                current.append(_instruction(*found.groups()))
-        devices = [int(n) for n in re.findall(r"(?:num_partitions|replica_count)=(\d+)", text)]
-        self.devices = math.prod(devices)
-
-    def _walk(self, name: str, times: int = 1) -> Iterator[tuple[Instruction, int, str]]:
-        """Instructions, how often each runs, and the computation it is in."""
-        for it in self.computations[name]:
-            yield it, times, name
-            if it.kind == "while":
-                yield from self._walk(it.called("body"), times * self._turns(it))
-            for inside in self._inside(it):
-                yield from self._walk(inside, times)
-
-    def _inside(self, it: Instruction) -> list[str]:
-        """What an instruction consists of, reductions' sums and the like left out."""
-        if it.kind == "conditional":
-            listed = re.search(r"branch_computations=\{([^}]*)\}", it.rest)
-            names = re.findall(r"[\w.\-]+", listed[1]) if listed else []
-            return names or [it.called("true_computation"), it.called("false_computation")]
-        attribute = "to_apply" if it.kind == "call" else "calls"
-        found = it.called(attribute)
-        return [found] if found else []
-
-    def _turns(self, loop: Instruction) -> int:
-        """How often a loop runs, which the compiler says or its condition compares with."""
-        said = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
-        if said:
-            return int(said[1])
-        limits = {
-            int(x.rest.split(")")[0])
-            for x in self.computations[loop.called("condition")]
-            if x.kind == "constant" and re.match(r"[su]\d+\[\]", x.shape)
-        }
-        return limits.pop() if len(limits) == 1 else 1
+                instructions = self.computations.setdefault(header[2], [])
+                if header[1]:
+                    self.entry = header[2]
+                continue
+            match = LINE.match(line)
+            if match:
+                instructions.append(parse_instruction(*match.groups()))
+        counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", text)
+        self.devices = math.prod(int(count) for count in counts)
 
     def traffic(self) -> dict[str, Traffic]:
-        """Collective operations by kind, over a run of the program."""
-        single = {}
-        for it, times, where in self._walk(self.entry):
-            if COLLECTIVE.fullmatch(it.kind):
-                key = _chain(it) or len(single)
-                # Where one runs beside other operations, parts of it may be in their loops too.
-                times = min(times, single[key][0]) if key in single else times
-                single[key] = times, *self._sent(it, where)
-        found = {}
-        for times, kind, sent in single.values():
-            so_far = found.get(kind, Traffic(0, 0))
-            if sent:
-                found[kind] = Traffic(so_far.count + times, so_far.sent + times * sent)
-        return found
+        """Collective operations by kind, over one run of the program."""
+        collectives: dict[object, Collective] = {}
+        for instruction, times, computation in self._walk(self.entry):
+            if not COLLECTIVE.fullmatch(instruction.kind):
+                continue
+            key = chain_of(instruction) or len(collectives)
+            if key in collectives:
+                # Parts of one that runs beside other operations may stand in their loops too.
+                times = min(times, collectives[key].times)
+            kind, sent = self._sent(instruction, computation)
+            collectives[key] = Collective(times, kind, sent)
+        traffic: dict[str, Traffic] = {}
+        for collective in collectives.values():
+            if collective.sent:
+                total = traffic.get(collective.kind, Traffic(0, 0))
+                traffic[collective.kind] = Traffic(
+                    total.count + collective.times,
+                    total.sent + collective.times * collective.sent,
+                )
+        return traffic
 
-    def _sent(self, it: Instruction, where: str) -> tuple[str, float]:
-        """Kind of a collective, and bytes that each device sends for it around a ring."""
-        kind, starts = COLLECTIVE.fullmatch(it.kind).groups()
-        size, group = _bytes(it.shape), self._group(it)
-        # TPUs have a fusion of both in place of a reduce-scatter.
-        if kind == "all-reduce" and where.startswith("all-reduce-scatter"):
+    def hbm(self) -> float:
+        """Bytes that go to and from HBM, if every fusion reads and writes its arrays once."""
+        fused = set()
+        for instructions in self.computations.values():
+            fused |= {x.called("calls") for x in instructions if x.kind == "fusion"}
+        total = 0.0
+        for instruction, times, computation in self._walk(self.entry):
+            counted = instruction.kind not in MOVES_NOTHING
+            if counted and computation not in fused and not instruction.kind.endswith("-done"):
+                total += times * self._moved(instruction, self._shapes[computation])
+        return total
+
+    def _walk(self, computation: str, times: int = 1) -> Iterator[tuple[Instruction, int, str]]:
+        """All instructions, how often each runs, and the computation it is in."""
+        for instruction in self.computations[computation]:
+            yield instruction, times, computation
+            if instruction.kind == "while":
+                turns = self._turns(instruction)
+                yield from self._walk(instruction.called("body"), times * turns)
+            for inner in self._inner_computations(instruction):
+                yield from self._walk(inner, times)
+
+    def _inner_computations(self, instruction: Instruction) -> list[str]:
+        """The computations that an instruction runs; the sums of reductions are left out."""
+        if instruction.kind == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+            if branches:
+                return re.findall(r"[\w.\-]+", branches[1])
+            names = ("true_computation", "false_computation")
+            return [instruction.called(name) for name in names]
+        name = instruction.called("to_apply" if instruction.kind == "call" else "calls")
+        return [name] if name else []
+
+    def _turns(self, loop: Instruction) -> int:
+        """How often a loop runs: as the compiler says, or as its condition compares with."""
+        known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
+        if known:
+            return int(known[1])
+        limits = set()
+        for instruction in self.computations[loop.called("condition")]:
+            if instruction.kind == "constant" and re.match(r"[su]\d+\[\]", instruction.shape):
+                limits.add(instruction.number)
+        return limits.pop() if len(limits) == 1 else 1
+
+    def _sent(self, instruction: Instruction, computation: str) -> tuple[str, float]:
+        """The kind of a collective, and the bytes that each device sends around a ring."""
+        kind, start = COLLECTIVE.fullmatch(instruction.kind).groups()
+        size = bytes_of(instruction.shape)
+        group = self._group_size(instruction)
+        # TPUs fuse an all-reduce and a slice in place of a reduce-scatter.
+        if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
             return "reduce-scatter", size * (group - 1) / group
-        return kind, _around_a_ring(kind, bool(starts), size, group)
+        return kind, sent_around_ring(kind, start is not None, size, group)
 
-    def _group(self, it: Instruction) -> int:
-        """How many devices take part in each of a collective's groups."""
-        if it.kind.startswith("collective-permute"):
+    def _group_size(self, instruction: Instruction) -> int:
+        """How many devices take part in each group of a collective."""
+        if instruction.kind.startswith("collective-permute"):
             return 2
-        groups = it.rest.split("replica_groups=", 1)[-1]
-        if listed := re.match(r"\{\{([\d,]+)\}", groups):
+        groups = instruction.rest.split("replica_groups=", 1)[-1]
+        listed = re.match(r"\{\{([\d,]+)\}", groups)
+        if listed:
             return listed[1].count(",") + 1
-        if counted := re.match(r"\[\d+,(\d+)\]", groups):
+        counted = re.match(r"\[\d+,(\d+)\]", groups)
+        if counted:
             return int(counted[1])
-        if named := re.match(r"mesh\[([^\]]*)\].*?\{('[^}]*)\}", groups):
-            sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        named = re.match(r"mesh\[([^\]]*)\].*?\{('[^}]*)\}", groups)
+        if named:
+            sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
             axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
             return math.prod(int(part or sizes[name]) for name, part in axes)
         return self.devices
 
-    def hbm(self) -> float:
-        """Bytes that go to and from HBM, where every fusion reads and writes its arrays once."""
-        fused = {
-            it.called("calls") for body in self.computations.values() for it in body
-            if it.kind == "fusion"
-        }  # fmt: skip
-        return sum(
-            times * self._moved(it, self._shapes[where])
-            for it, times, where in self._walk(self.entry)
-            if where not in fused and it.kind not in STILL and not it.kind.endswith("-done")
-        )
-
     @cached_property
     def _shapes(self) -> dict[str, dict[str, str]]:
-        """The shapes of instructions by computation and name."""
-        return {
-            name: {it.name: it.shape for it in body} for name, body in self.computations.items()
-        }
+        """The shapes of instructions, by computation and name."""
+        shapes = {}
+        for computation, instructions in self.computations.items():
+            shapes[computation] = {x.name: x.shape for x in instructions}
+        return shapes
 
-    def _moved(self, it: Instruction, shapes: dict[str, str]) -> float:
-        inside = self.computations.get(it.called("calls") or "", [])
-        windows = self._windows(inside) if it.kind == "fusion" else {}
-        read = sum(
-            min(_bytes(shapes.get(name, ""), hbm=True), windows.get(i, math.inf))
-            for i, name in enumerate(it.operands)
-        )
-        if it.kind in ("copy-start", "slice-start"):
-            return _copied(it.shape)
-        if it.kind == "dynamic-slice":
-            return 2 * _bytes(it.shape, hbm=True)
-        written = _bytes(it.shape, hbm=True)
-        updates = [x for x in inside if x.kind == "dynamic-update-slice"]
-        if updates:  # in place: the rest of the array stays as it is
-            local = {x.name: x.shape for x in inside}
-            whole = sum(_bytes(x.shape, hbm=True) for x in updates)
-            written += sum(_bytes(local.get(x.operands[1], "")) for x in updates) - whole
+    def _moved(self, instruction: Instruction, shapes: dict[str, str]) -> float:
+        """Bytes that one instruction reads from HBM and writes to it."""
+        if instruction.kind in ("copy-start", "slice-start"):
+            return copied_bytes(instruction.shape)
+        written = bytes_of(instruction.shape, hbm_only=True)
+        if instruction.kind == "dynamic-slice":
+            return 2 * written
+        inner = self.computations.get(instruction.called("calls") or "", [])
+        windows = windows_read(inner) if instruction.kind == "fusion" else {}
+        read = 0.0
+        for i, operand in enumerate(instruction.operands):
+            whole = bytes_of(shapes.get(operand, ""), hbm_only=True)
+            read += min(whole, windows.get(i, math.inf))
+        # An update is done in place: only the updated part is written, not the whole array.
+        inner_shapes = {x.name: x.shape for x in inner}
+        for x in inner:
+            if x.kind == "dynamic-update-slice":
+                written -= bytes_of(x.shape, hbm_only=True)
+                written += bytes_of(inner_shapes.get(x.operands[1], ""))
         return read + max(written, 0)
 
-    @staticmethod
-    def _windows(inside: list[Instruction]) -> dict[int, float]:
-        """Bytes that a fusion reads of operands of which it takes or updates only a part."""
-        numbers = {x.name: int(x.rest.split(")")[0]) for x in inside if x.kind == "parameter"}
-        users: dict[str, list[Instruction]] = {}
-        for x in inside:
-            for name in x.operands:
-                users.setdefault(name, []).append(x)
-        found = {}
-        for name, number in numbers.items():
-            parts = [_part(x, name) for x in users.get(name, [])]
-            if parts and None not in parts:
-                found[number] = sum(parts)
-        return found
+
+def windows_read(fusion: list[Instruction]) -> dict[int, float]:
+    """Bytes that a fusion reads of those parameters of which it takes or updates only a part."""
+    users: dict[str, list[Instruction]] = {}
+    for instruction in fusion:
+        for name in instruction.operands:
+            users.setdefault(name, []).append(instruction)
+    windows = {}
+    for instruction in fusion:
+        if instruction.kind != "parameter":
+            continue
+        parts = [part_read(user, instruction.name) for user in users.get(instruction.name, [])]
+        if parts and None not in parts:
+            windows[instruction.number] = sum(parts)
+    return windows
 
 
-def _part(user: Instruction, name: str) -> float | None:
-    """Bytes of an operand that one of its users reads, where that is a part of it."""
-    if user.kind == "dynamic-slice" and user.operands[0] == name:
-        return _bytes(user.shape)
-    if user.kind == "dynamic-update-slice" and user.operands[0] == name:
+def part_read(user: Instruction, name: str) -> float | None:
+    """Bytes of an operand that a user reads; None if that is all of it."""
+    if user.operands[0] != name:
+        return None
+    if user.kind == "dynamic-slice":
+        return bytes_of(user.shape)
+    if user.kind == "dynamic-update-slice":
         return 0.0
     return None
 
 
-def _chain(it: Instruction) -> tuple[str, str] | None:
-    """What the parts of a collective have in common that runs beside other operations."""
-    numbers = (re.search(rf"{x}=\"?(\d+)", it.rest) for x in ("chain_id", "channel_id"))
-    chain, channel = (number and number[1] for number in numbers)
-    return (chain, channel) if chain and channel else None
+def chain_of(instruction: Instruction) -> tuple[str, str] | None:
+    """What the parts of a collective that runs beside other operations have in common."""
+    chain = re.search(r"chain_id=\"?(\d+)", instruction.rest)
+    channel = re.search(r"channel_id=\"?(\d+)", instruction.rest)
+    if chain is None or channel is None:
+        return None
+    return chain[1], channel[1]
 
 
-def _copied(shape: str) -> float:
-    """Bytes of a copy of all or a part of an array, of whose ends one or both are in HBM."""
-    ends = [found[0] for found in itertools.islice(ARRAY.finditer(shape), 2)]
-    return min(map(_bytes, ends)) * sum(VMEM not in end for end in ends)
+def copied_bytes(shape: str) -> float:
+    """Bytes moved to or from HBM by a copy of all or a part of an array."""
+    source, target = [match[0] for match in ARRAY.finditer(shape)][:2]
+    ends_in_hbm = sum(VMEM not in end for end in (source, target))
+    return min(bytes_of(source), bytes_of(target)) * ends_in_hbm
 
 
-def _instruction(name: str, shape: str, kind: str, rest: str) -> Instruction:
-    inner = rest.split("), ")[0] if kind != "constant" else ""
-    operands = tuple(re.findall(r"%([\w.\-]+)", inner))
+def parse_instruction(name: str, shape: str, kind: str, rest: str) -> Instruction:
+    """An instruction from the parts of its line."""
+    arguments = "" if kind == "constant" else rest.split("), ")[0]
+    operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
     return Instruction(name, shape, kind, operands, rest)
 
 
-def _bytes(shape: str, hbm: bool = False) -> float:
-    """Bytes of an array or of all arrays of a tuple; of those in HBM if asked."""
-    return sum(
-        _width(kind) * math.prod(int(n) for n in dims.split(",") if n)
-        for kind, dims, layout in ARRAY.findall(shape)
-        if not (hbm and VMEM in layout)
-    )
+def bytes_of(shape: str, hbm_only: bool = False) -> float:
+    """Bytes of an array, or of all arrays of a tuple; only of those in HBM if asked."""
+    total = 0.0
+    for kind, sides, layout in ARRAY.findall(shape):
+        if not (hbm_only and VMEM in layout):
+            count = math.prod(int(side) for side in sides.split(",") if side)
+            total += width_of(kind) * count
+    return total
 
 
-def _width(kind: str) -> float:
-    """Bytes of a number."""
+def width_of(kind: str) -> float:
+    """Bytes of a number of this type."""
     if kind in WIDTHS:
         return WIDTHS[kind]
     return int(re.search(r"\d+", kind)[0]) / 8
 
 
-def _around_a_ring(kind: str, starts: bool, size: float, group: int) -> float:
-    """Bytes that each device sends around a ring of that many, from the bytes of the result.
+def sent_around_ring(kind: str, start: bool, size: float, group: int) -> float:
+    """Bytes that each device of a group sends around a ring, from the bytes of the result.
 
-    What starts one and does not wait has its operands beside its results.
+    A collective that is only started (`start`) has its operands beside its results.
     """
     if kind == "all-gather":
-        result = size * group / (group + 1) if starts else size
+        result = size * group / (group + 1) if start else size
         return result * (group - 1) / group
     if kind == "all-reduce":
         return 2 * size * (group - 1) / group
     if kind == "reduce-scatter":
-        return (size / (group + 1) if starts else size) * (group - 1)
+        result = size / (group + 1) if start else size
+        return result * (group - 1)
+    result = size / 2 if start else size
     if kind == "collective-permute":
-        return size / 2 if starts else size
-    return (size / 2 if starts else size) * (group - 1) / group
+        return result
+    return result * (group - 1) / group

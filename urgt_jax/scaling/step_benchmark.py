@@ -1,8 +1,7 @@
-"""Time and memory of a training step on this machine, against its own products of matrices."""
+"""Time and memory of a training step on this machine, against the rate of its matrix products."""
 
 import csv
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,19 +13,19 @@ from urgt_jax.config import Config
 from urgt_jax.data.gridmix import patch_owners, row_sides
 from urgt_jax.hardware import peak_memory
 from urgt_jax.scaling.study import read
-from urgt_jax.scaling.tpu_plan import abstract_batch, needed
+from urgt_jax.scaling.tpu_plan import abstract_batch, needed_flops
 from urgt_jax.training import sharding
 from urgt_jax.training.step import initial_state, train_step
 
-SIDE = 2048  # of the square matrices whose product tells the machine's peak
+MATRIX_SIDE = 2048  # of the square matrices whose product measures the peak of this machine
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step took; its share of the peak counts the operations that a step needs."""
+    """The cost of one training step; its share of the peak counts only the FLOPs that it needs."""
 
     size: str
-    fill: str
+    batching: str
     patches: int
     images: int
     remat: str
@@ -38,7 +37,7 @@ class StepCost:
     matmul_gflops: float  # per second, of a large product in float32
 
     def __str__(self) -> str:
-        packed = " packed" if self.fill == "packed" else ""
+        packed = " packed" if self.batching == "packed" else ""
         return (
             f"{self.size}, {self.images} x {self.patches} patches{packed}, remat "
             f"{self.remat}: compiled in {self.compile_seconds:.1f} s, step {self.seconds:.2f} s or "
@@ -49,54 +48,63 @@ class StepCost:
 
 
 def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
-    """The cost of the quickest of some steps over blocks of side x side patches of noise.
+    """Measures the quickest of `repeat` training steps over blocks of side x side patches of noise.
 
-    Packed rows are filled as the first ones of a run.
+    Packed rows are filled like the first ones of a run.
     """
     mesh = sharding.make_mesh(config, jax.devices()[:1])
     state = jax.block_until_ready(initial_state(config, mesh))
-    batch = sharding.put_on_mesh(noise(config, side), mesh)
-    began = time.monotonic()
+    batch = sharding.put_on_mesh(noise_batch(config, side), mesh)
+    start = time.monotonic()
     step = train_step(config, mesh).lower(state, batch).compile()
-    compiling = time.monotonic() - began
-    spent = []
+    compile_seconds = time.monotonic() - start
+    times = []
     for _ in range(repeat):
-        began = time.monotonic()
+        start = time.monotonic()
         state, *_ = jax.block_until_ready(step(state, batch))
-        spent.append(time.monotonic() - began)
+        times.append(time.monotonic() - start)
+    seconds = min(times)
     images, patches = batch["valid"].shape[:2]
     return StepCost(
-        size, config.data.batching, patches, images, config.model.remat,
-        compiling, min(spent), peak_memory(), step.memory_analysis().temp_size_in_bytes / 1e9,
-        needed(config, side) / min(spent) / 1e9, matmul_peak() / 1e9,
-    )  # fmt: skip
+        size=size,
+        batching=config.data.batching,
+        patches=patches,
+        images=images,
+        remat=config.model.remat,
+        compile_seconds=compile_seconds,
+        seconds=seconds,
+        peak_gb=peak_memory(),
+        temporary_gb=step.memory_analysis().temp_size_in_bytes / 1e9,
+        gflops=needed_flops(config, side) / seconds / 1e9,
+        matmul_gflops=matmul_peak() / 1e9,
+    )
 
 
-def noise(config: Config, side: int) -> dict[str, np.ndarray]:
-    """A batch of the right shapes, all valid, with maps of numbers in [1, 2)."""
-    draws = np.random.default_rng(0)
-
-    def draw(name: str, x) -> np.ndarray:
+def noise_batch(config: Config, side: int) -> dict[str, np.ndarray]:
+    """A batch of the right shapes, valid everywhere, with maps of numbers in [1, 2)."""
+    rng = np.random.default_rng(0)
+    batch = {}
+    for name, x in abstract_batch(config, side).items():
         if name == "valid":
-            return np.ones(x.shape, bool)
-        if name == "owner":
-            return np.stack([patch_owners(row_sides(config, 0, row)) for row in range(len(x))])
-        return (1 + draws.random(x.shape, np.float32)).astype(x.dtype)
-
-    return {name: draw(name, x) for name, x in abstract_batch(config, side).items()}
+            batch[name] = np.ones(x.shape, bool)
+        elif name == "owner":
+            rows = [patch_owners(row_sides(config, 0, row)) for row in range(len(x))]
+            batch[name] = np.stack(rows)
+        else:
+            batch[name] = (1 + rng.random(x.shape, np.float32)).astype(x.dtype)
+    return batch
 
 
 def matmul_peak(tries: int = 5) -> float:
-    """FLOP/s of a product of large float32 matrices on the first device."""
-    a = jnp.ones((SIDE, SIDE), jnp.float32)
-    product = jax.jit(jnp.dot).lower(a, a).compile()
-    return 2 * SIDE**3 / min(_seconds(product, a) for _ in range(tries))
-
-
-def _seconds(product: Callable, a: jax.Array) -> float:
-    began = time.monotonic()
-    jax.block_until_ready(product(a, a))
-    return time.monotonic() - began
+    """FLOP/s of a product of large float32 matrices on the first device, the best of some tries."""
+    matrix = jnp.ones((MATRIX_SIDE, MATRIX_SIDE), jnp.float32)
+    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
+    times = []
+    for _ in range(tries):
+        start = time.monotonic()
+        jax.block_until_ready(product(matrix, matrix))
+        times.append(time.monotonic() - start)
+    return 2 * MATRIX_SIDE**3 / min(times)
 
 
 def read_steps(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What a training step takes on a TPU slice, from compiling it ahead of time on any machine."""
+"""What a training step needs on a TPU slice, from compiling it ahead of time on any machine."""
 
 import contextlib
 import importlib.util
@@ -21,6 +21,7 @@ from urgt_jax.config import MAX_BLOCK_PATCHES, Config
 from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix
 from urgt_jax.data.priors.units import DisparityFit
+from urgt_jax.data.samples import Window
 from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.hardware import GB, GIB, TERA, Chip
@@ -30,12 +31,12 @@ from urgt_jax.models.apply import Batch
 from urgt_jax.progress import format_duration
 from urgt_jax.scaling import hlo_costs
 from urgt_jax.training import sharding
-from urgt_jax.training.step import abstract_state, state_shardings, train_step
+from urgt_jax.training.step import State, abstract_state, state_shardings, train_step
 
 EXAMPLES = "name one like v5e:16x16, v5p:4x4x4 or v6e:4x4"
-USABLE = 15.75 / 16  # the share of HBM that the compiler gives to a program on a v5e
+USABLE = 15.75 / 16  # share of HBM that the compiler gives to a program on a v5e
 OVERFLOW = re.compile(r"\(([\d.]+[KMG])\) exceeds available HBM \(([\d.]+[KMG])\)")
-TELL = 30  # seconds between signs of life while the compiler is at work
+REPORT_SECONDS = 30  # between lines on stderr while the compiler works
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class DeviceMemory:
     """What one device holds, bytes."""
 
     parameters: float
-    optimiser: float
+    optimizer: float
     batch: float
     peak: float  # with activations, gradients and what is gathered
 
     @property
     def work(self) -> float:
-        """What is there only during a step."""
-        return self.peak - self.parameters - self.optimiser - self.batch
+        """What exists only during a step."""
+        return self.peak - self.parameters - self.optimizer - self.batch
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class StepPlan:
     mesh: dict[str, int]
     side: int  # M of GridMix
     memory: DeviceMemory
-    needed: float  # operations a device needs for a step
-    executed: float  # operations that it does
+    needed: float  # FLOPs that a step needs of a device
+    executed: float  # FLOPs that it executes, recomputation included
     traffic: dict[str, hlo_costs.Traffic]
-    hbm: float  # bytes to and from memory
-    compiling: float  # seconds
+    hbm: float  # bytes read from and written to HBM
+    compiling: float  # seconds that compilation took
 
     @property
     def batch(self) -> int:
@@ -76,7 +77,7 @@ class StepPlan:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """How long a device is busy with each at least."""
+        """The least time that a device spends on each."""
         sent = sum(x.sent for x in self.traffic.values())
         return {
             "compute": self.executed / self.chip.peak(self.config.model.dtype),
@@ -86,12 +87,12 @@ class StepPlan:
 
     @property
     def step(self) -> float:
-        """Seconds of a step if all three went on beside each other without a pause."""
+        """Seconds of a step if all three overlap perfectly."""
         return max(self.seconds.values())
 
     @property
-    def utilisation(self) -> float:
-        """The share of the peak that needed operations can reach."""
+    def utilization(self) -> float:
+        """An upper bound on the model FLOPs utilization (MFU)."""
         return self.needed / self.chip.peak(self.config.model.dtype) / self.step
 
 
@@ -107,45 +108,53 @@ class DoesNotFit(Exception):
 
 
 def devices_of(topology: str) -> list:
-    """The devices of a slice that need not be there, such as v5e:16x16."""
-    named = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
+    """The devices of a slice, such as v5e:16x16, which need not exist here."""
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
     known = [chip.name for chip in hardware.CHIPS if chip.kinds[0].startswith("TPU")]
     require(
-        bool(named) and named[1] in known,
-        f"no TPU topology is called {topology}: {EXAMPLES}; there are {', '.join(known)}",
+        match is not None and match[1] in known,
+        f"no TPU topology is called {topology}: {EXAMPLES}; known chips: {', '.join(known)}",
     )
     require(
         importlib.util.find_spec("libtpu") is not None,
-        "a plan needs TPUs' compiler, which runs on any machine: pip install 'urgt-jax[tpu]'",
+        "a plan needs the TPU compiler, which runs on any machine: pip install 'urgt-jax[tpu]'",
     )
-    _without_hardware()
-    sides = [int(side) for side in named[2].split("x")]
-    host = [min(side, 2) for side in sides[:2]] + [1]
-    options = {"chip_config_name": "megacore"} if named[1] == "v4" else {}
+    ignore_local_hardware()
+    chip = match[1]
+    sides = [int(side) for side in match[2].split("x")]
+    chips_per_host = [min(side, 2) for side in sides[:2]] + [1]
+    options = {"chip_config_name": "megacore"} if chip == "v4" else {}
     try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, chips_per_host_bounds=host, **options
-        ).devices
+        description = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=topology,
+            chips_per_host_bounds=chips_per_host,
+            **options,
+        )
     except jax.errors.JaxRuntimeError as error:
-        told = str(error).removeprefix("INVALID_ARGUMENT: ").splitlines()[0]
-        raise UserError(f"no TPU topology is called {topology} ({told}): {EXAMPLES}") from error
+        reason = str(error).removeprefix("INVALID_ARGUMENT: ").splitlines()[0]
+        raise UserError(f"no TPU topology is called {topology} ({reason}): {EXAMPLES}") from error
+    return description.devices
 
 
-def _without_hardware() -> None:
+def ignore_local_hardware() -> None:
     """Keeps JAX from looking for TPUs, and libtpu from asking a cloud where it runs."""
     jax.config.update("jax_platforms", "cpu")
-    for name, value in {
+    settings = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_MIN_LOG_LEVEL": "3",
-    }.items():
+    }
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 
-class _Blank:
-    """A small picture of nothing, from which a batch's shapes are had."""
+class BlankSource:
+    """One small blank image, from which the shapes of a batch are taken."""
+
+    SIZE = (64, 64)
 
     def __len__(self) -> int:
         return 1
@@ -154,135 +163,168 @@ class _Blank:
         return "blank"
 
     def size(self, index: int) -> tuple[int, int]:
-        return 64, 64
+        return self.SIZE
 
-    def read(self, index: int, window) -> PriorSample:
+    def read(self, index: int, window: Window) -> PriorSample:
         rows, cols = window
-        shape = rows.stop - rows.start, cols.stop - cols.start
-        flat, vectors = np.ones(shape, np.float32), np.ones((*shape, 3), np.float32)
-        camera = np.ones(4, np.float32)
+        shape = (rows.stop - rows.start, cols.stop - cols.start)
+        ones = np.ones(shape, np.float32)
+        vectors = np.ones((*shape, 3), np.float32)
         return PriorSample(
-            vectors.astype(np.uint8), flat, flat > 0, camera, None, vectors, flat, vectors,
-            DisparityFit(1.0, 0.0),
-        )  # fmt: skip
+            image=vectors.astype(np.uint8),
+            depth=ones,
+            valid=ones > 0,
+            intrinsics=np.ones(4, np.float32),
+            stereo=None,
+            normal=vectors,
+            coarse_depth=ones,
+            coarse_normal=vectors,
+            fit=DisparityFit(1.0, 0.0),
+        )
 
 
 def abstract_batch(config: Config, side: int) -> Batch:
     """Shapes and dtypes of the batches whose blocks are side x side patches, over all hosts."""
-    blank = _Blank()
-    block = grid.gridmix_block(*blank.size(0), 4 if config.data.packed else side, 0, 0)
-    made = gridmix.read_block(blank, 0, config, block)
+    source = BlankSource()
+    block_side = 4 if config.data.packed else side
+    windows = grid.gridmix_block(*source.size(0), block_side, 0, 0)
+    block = gridmix.read_block(source, 0, config, windows)
     if config.data.packed:
-        made["owner"] = np.zeros(MAX_BLOCK_PATCHES, np.int32)
+        block["owner"] = np.zeros(MAX_BLOCK_PATCHES, np.int32)
     rows = config.data.images(side)
-    return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in made.items()}
+    return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in block.items()}
 
 
-def needed(config: Config, side: int) -> float:
-    """Operations that a training step needs; packed for the blocks of rows in the mean."""
-    blocks = (
-        gridmix.mean_blocks_per_row(config.data.mix) if config.data.packed else np.eye(4)[side - 1]
-    )
-    row = sum(n * flops.training(config, m * m).total for m, n in enumerate(blocks, 1))
+def needed_flops(config: Config, side: int) -> float:
+    """FLOPs that a training step needs over all devices; packed rows are taken in the mean."""
+    if config.data.packed:
+        blocks_per_row = gridmix.mean_blocks_per_row(config.data.mix)
+    else:
+        blocks_per_row = np.eye(4)[side - 1]
+    row = 0.0
+    for m, count in enumerate(blocks_per_row, 1):
+        row += count * flops.training(config, m * m).total
     return config.data.images(side) * row
 
 
 def plan(topology: str, config: Config, side: int) -> StepPlan:
-    """Compiles the step of training; DoesNotFit if a device has too little memory."""
+    """Compiles a training step for a slice; DoesNotFit if a device has too little memory."""
     devices = devices_of(topology)
     mesh = sharding.make_mesh(config, devices)
-    state, batch = abstract_state(config), abstract_batch(config, side)
+    state = abstract_state(config)
+    batch = abstract_batch(config, side)
     images, patches = batch["valid"].shape[:2]
     what = f"{images} images of {patches} patches on {topology}"
-    began = time.monotonic()
-    with _signs_of_life(f"compiling {what}"):
-        compiled = _compiled(train_step(config, mesh).lower(state, batch), what)
-    took, program = time.monotonic() - began, hlo_costs.Program(compiled.as_text())
-    sharers = sum(d.coords == devices[0].coords for d in devices)
-    share = images / mesh.devices.size
+    start = time.monotonic()
+    with reporting_progress(f"compiling {what}"):
+        compiled = compile_or_overflow(train_step(config, mesh).lower(state, batch), what)
+    seconds = time.monotonic() - start
+    program = hlo_costs.Program(compiled.as_text())
+    cores_per_chip = sum(device.coords == devices[0].coords for device in devices)
+    count = mesh.devices.size
     return StepPlan(
-        topology, hardware.chip_of(devices[0], sharers), config, dict(mesh.shape), side,
-        _memory(config, mesh, state, batch, compiled),
-        needed(config, side) / mesh.devices.size,
-        flops.executed(config, patches).total * share,
-        program.traffic(), program.hbm(), took,
-    )  # fmt: skip
+        topology=topology,
+        chip=hardware.chip_of(devices[0], cores_per_chip),
+        config=config,
+        mesh=dict(mesh.shape),
+        side=side,
+        memory=device_memory(config, mesh, state, batch, compiled),
+        needed=needed_flops(config, side) / count,
+        executed=flops.executed(config, patches).total * images / count,
+        traffic=program.traffic(),
+        hbm=program.hbm(),
+        compiling=seconds,
+    )
 
 
-def _compiled(lowered, what: str):
+def compile_or_overflow(lowered: jax.stages.Lowered, what: str) -> jax.stages.Compiled:
+    """Compiles a program; the compiler's error about too little memory becomes DoesNotFit."""
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        told = OVERFLOW.search(str(error))
-        if not told:
+        match = OVERFLOW.search(str(error))
+        if match is None:
             raise
-        raise DoesNotFit(what, *map(_number, told.groups())) from error
+        raise DoesNotFit(what, parse_bytes(match[1]), parse_bytes(match[2])) from error
 
 
-def _number(told: str) -> float:
-    """The bytes that 15.75G stands for."""
-    return float(told[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[told[-1]]
+def parse_bytes(text: str) -> float:
+    """The bytes that a text such as 15.75G stands for."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return float(text[:-1]) * units[text[-1]]
 
 
-def _memory(config: Config, mesh: Mesh, state, batch: Batch, compiled) -> DeviceMemory:
-    lies = state_shardings(config, mesh)
+def device_memory(
+    config: Config, mesh: Mesh, state: State, batch: Batch, compiled: jax.stages.Compiled
+) -> DeviceMemory:
+    """Memory of one device, bytes."""
+    layout = state_shardings(config, mesh)
     rows = {name: sharding.image_sharding(mesh) for name in batch}
     return DeviceMemory(
-        _held(state.params, lies.params), _held(state.opt, lies.opt), _held(batch, rows),
-        compiled.memory_analysis().peak_memory_in_bytes,
-    )  # fmt: skip
+        parameters=bytes_per_device(state.params, layout.params),
+        optimizer=bytes_per_device(state.opt, layout.opt),
+        batch=bytes_per_device(batch, rows),
+        peak=compiled.memory_analysis().peak_memory_in_bytes,
+    )
 
 
-def _held(shapes, lies) -> float:
-    """Bytes of arrays on one device."""
-    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(lies), strict=True)
-    return sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
+def bytes_per_device(arrays, shardings) -> float:
+    """Bytes of a tree of arrays on one device."""
+    total = 0
+    for x, layout in zip(jax.tree.leaves(arrays), jax.tree.leaves(shardings), strict=True):
+        total += math.prod(layout.shard_shape(x.shape)) * x.dtype.itemsize
+    return total
 
 
 def largest(topology: str, config: Config, side: int) -> StepPlan:
     """The plan of the largest data.batch that fits; DoesNotFit if none does.
 
-    Memory grows evenly with images, so that two sizes tell which third one to try.
+    Memory grows evenly with the number of images, so two sizes predict which one to try next.
     """
-    unit = _unit(config, devices_of(topology))
-    of = lambda count: plan(topology, with_changes(config, {"data.batch": count * unit}), side)  # noqa: E731
-    one = of(1)
+    unit = least_batch(config, devices_of(topology))
+
+    def plan_of(count: int) -> StepPlan:
+        return plan(topology, with_changes(config, {"data.batch": count * unit}), side)
+
+    one = plan_of(1)
     try:
-        two = of(2)
+        two = plan_of(2)
     except DoesNotFit:
         return one
     growth = max(two.memory.peak - one.memory.peak, 1)
     count = 2 + int((USABLE * one.chip.hbm - two.memory.peak) // growth)
     while count > 2:
         try:
-            return of(count)
+            return plan_of(count)
         except DoesNotFit as error:
             count -= max(math.ceil(error.lacking / growth), 1)
     return two
 
 
-def _unit(config: Config, devices: list) -> int:
-    """The least data.batch that divides among devices and parts."""
-    told, parts = config.mesh, config.optim.accumulate
-    plenty = 9 * len(devices) * max(told.data, 1) * max(told.fsdp, 1) * parts
-    mesh = sharding.make_mesh(with_changes(config, {"data.batch": plenty}), devices)
-    ninths = 9 if config.data.batching == "patches" and 3 in sharding.block_sides(config) else 1
-    return mesh.shape["data"] * mesh.shape["fsdp"] * parts * ninths
+def least_batch(config: Config, devices: list) -> int:
+    """The least data.batch that divides among the devices and the parts of an accumulated step."""
+    parts = config.optim.accumulate
+    enough = 9 * len(devices) * max(config.mesh.data, 1) * max(config.mesh.fsdp, 1) * parts
+    mesh = sharding.make_mesh(with_changes(config, {"data.batch": enough}), devices)
+    unit = mesh.shape["data"] * mesh.shape["fsdp"] * parts
+    # Where patches are batched, a step of 3 x 3 blocks has 16 / 9 of the images.
+    has_ninths = config.data.batching == "patches" and 3 in sharding.block_sides(config)
+    return 9 * unit if has_ninths else unit
 
 
 @contextlib.contextmanager
-def _signs_of_life(what: str) -> Iterator[None]:
-    """Tells on stderr how long something has taken, every half minute."""
-    done, began = threading.Event(), time.monotonic()
+def reporting_progress(what: str) -> Iterator[None]:
+    """Prints every half minute on stderr how long something has taken."""
+    start = time.monotonic()
+    done = threading.Event()
 
-    def tell() -> None:
-        while not done.wait(TELL):
-            print(
-                f"{what}: {format_duration(time.monotonic() - began)}", file=sys.stderr, flush=True
-            )
+    def report() -> None:
+        while not done.wait(REPORT_SECONDS):
+            passed = format_duration(time.monotonic() - start)
+            print(f"{what}: {passed}", file=sys.stderr, flush=True)
 
     print(f"{what}, which takes minutes ...", file=sys.stderr, flush=True)
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield
@@ -291,71 +333,67 @@ def _signs_of_life(what: str) -> Iterator[None]:
         thread.join()
 
 
+BOUND = (
+    "This is an estimate, not a measurement: the largest of the three times, at published peaks, "
+    "as if the other two overlapped with it perfectly."
+)
+
+
 def section(plan: StepPlan, command: str) -> str:
     """The plan in Markdown, under the command that made it."""
     mesh = " x ".join(f"{name} {count}" for name, count in plan.mesh.items())
     devices = math.prod(plan.mesh.values())
-    return "\n".join(
-        [
-            f"### {plan.topology}: {plan.batch} images in a step on {devices} devices",
-            "",
-            f"    {command}",
-            "",
-            f"Mesh {mesh}; {plan.config.data.patches(plan.side)} patches an image; "
-            f"{plan.config.model.dtype}, remat {plan.config.model.remat}. Compiled in "
-            f"{format_duration(plan.compiling)}.",
-            "",
-            *_memory_table(plan),
-            "",
-            *_time_table(plan),
-            "",
-            f"A step takes at least {_short(plan.step)} s: at most "
-            f"{_short(plan.batch / plan.step)} images/s and {plan.utilisation:.0%} of the peak "
-            f"(MFU). {BOUND}",
-        ]
-    )
+    model = plan.config.model
+    lines = [
+        f"### {plan.topology}: {plan.batch} images in a step on {devices} devices",
+        "",
+        f"    {command}",
+        "",
+        f"Mesh {mesh}; {plan.config.data.patches(plan.side)} patches an image; {model.dtype}, "
+        f"remat {model.remat}. Compiled in {format_duration(plan.compiling)}.",
+        "",
+        *memory_table(plan),
+        "",
+        *time_table(plan),
+        "",
+        f"A step takes at least {short(plan.step)} s: at most {short(plan.batch / plan.step)} "
+        f"images/s and {plan.utilization:.0%} of the peak (MFU). {BOUND}",
+    ]
+    return "\n".join(lines)
 
 
-BOUND = (
-    "An estimate, not a measurement: the largest of the three times, from published peaks, as if "
-    "the others cost nothing."
-)
-
-
-def _memory_table(plan: StepPlan) -> list[str]:
-    memory, usable = plan.memory, USABLE * plan.chip.hbm
+def memory_table(plan: StepPlan) -> list[str]:
+    """Memory of a device, by what it holds."""
+    memory = plan.memory
+    usable = USABLE * plan.chip.hbm
     rows = {
         "Parameters": memory.parameters,
-        "Optimiser state": memory.optimiser,
+        "Optimizer state": memory.optimizer,
         "Batch": memory.batch,
         "Activations, gradients, gathered parameters": memory.work,
         f"Peak, of {usable / GIB:.4g} GiB that a program can use": memory.peak,
     }
-    lines = [f"| {what} | {_short(size / GIB)} |" for what, size in rows.items()]
+    lines = [f"| {what} | {short(size / GIB)} |" for what, size in rows.items()]
     return ["| Memory of a device | GiB |", "|---|---|", *lines]
 
 
-def _time_table(plan: StepPlan) -> list[str]:
-    peak = plan.chip.peak(plan.config.model.dtype)
-    moved = [
-        (
-            f"{kind}, {x.count} times",
-            f"{_short(x.sent / GB)} GB sent",
-            plan.chip.interconnect,
-            x.sent,
-        )
-        for kind, x in sorted(plan.traffic.items())
-    ]
+def time_table(plan: StepPlan) -> list[str]:
+    """What a device computes and moves in a step, and the seconds that takes at the peak."""
+    chip = plan.chip
+    peak = chip.peak(plan.config.model.dtype)
     rows = [
-        ("Operations needed", f"{_short(plan.needed / TERA)} TFLOP", peak, plan.needed),
-        ("Operations done", f"{_short(plan.executed / TERA)} TFLOP", peak, plan.executed),
-        ("HBM, read and written", f"{_short(plan.hbm / GB)} GB", plan.chip.hbm_bandwidth, plan.hbm),
-        *moved,
+        ("FLOPs needed", f"{short(plan.needed / TERA)} TFLOP", plan.needed / peak),
+        ("FLOPs executed", f"{short(plan.executed / TERA)} TFLOP", plan.executed / peak),
+        ("HBM, read and written", f"{short(plan.hbm / GB)} GB", plan.hbm / chip.hbm_bandwidth),
     ]
-    lines = [f"| {what} | {size} | {_short(x / rate)} |" for what, size, rate, x in rows]
+    for kind, traffic in sorted(plan.traffic.items()):
+        what = f"{kind}, {traffic.count} times"
+        amount = f"{short(traffic.sent / GB)} GB sent"
+        rows.append((what, amount, traffic.sent / chip.interconnect))
+    lines = [f"| {what} | {amount} | {short(seconds)} |" for what, amount, seconds in rows]
     return ["| A step on a device | | Seconds at the peak |", "|---|---|---|", *lines]
 
 
-def _short(x: float) -> str:
-    """Three digits that count, and no powers of ten where there are more."""
+def short(x: float) -> str:
+    """A number with three significant digits, and no power of ten where it is large."""
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
