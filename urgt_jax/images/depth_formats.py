@@ -1,4 +1,4 @@
-"""Depth maps in the file formats of data sets; numbers stay as the file has them."""
+"""Readers for the depth map formats of data sets. Values stay as they are in the file."""
 
 import json
 import re
@@ -12,103 +12,123 @@ from PIL import ExifTags, Image
 
 from urgt_jax.errors import UserError, require
 
-PFM = re.compile(rb"P[fF]\s+(\d+)\s+(\d+)\s+([-+.\deE]+)(?:\r\n|\s)")
-ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+PFM_HEADER = re.compile(rb"P[fF]\s+(\d+)\s+(\d+)\s+([-+.\deE]+)(?:\r\n|\s)")
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Whatever goes wrong with a file, in one line that names it."""
-    require(path.is_file(), f"no {what} at {path}")
-    require(path.stat().st_size > 0, f"{path} is empty: get the {what} again")
+    """Turns every failure to read the file into a one-line user error that names it."""
+    require(path.is_file(), f"{path}: the {what} is missing")
+    require(path.stat().st_size > 0, f"{path} is empty. Download the {what} again")
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # what numpy and Pillow raise on a damaged file is a long list
-        raise UserError(f"{path} cannot be read as {what}, get it again: {error}") from error
+    except Exception as error:  # numpy and Pillow raise many kinds of error on a damaged file
+        raise UserError(f"{path} cannot be read as {what}. Download it again: {error}") from error
 
 
 def read_text(path: Path, what: str) -> str:
+    """The text of a UTF-8 file."""
     with reading(path, what):
         return path.read_text("utf-8")
 
 
 def read_words(path: Path, what: str) -> list[list[str]]:
-    """The words of each line of a text file that has any."""
-    return [line.split() for line in read_text(path, what).splitlines() if line.strip()]
+    """The words of each line of a text file. Empty lines are left out."""
+    lines = read_text(path, what).splitlines()
+    return [line.split() for line in lines if line.strip()]
+
+
+def read_json_object(path: Path) -> dict:
+    """The JSON object in a file."""
+    with reading(path, "JSON file"):
+        values = json.loads(path.read_text("utf-8"))
+    require(isinstance(values, dict), f"{path} must hold one JSON object, {{...}}")
+    return values
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels of a picture turned upright, from its header alone."""
-    with reading(path, "picture"), Image.open(path) as file:
-        # The base class's, since that of PNGs decodes the whole picture.
-        turned = Image.Image.getexif(file).get(ExifTags.Base.Orientation) in ON_THEIR_SIDE
-        return file.size if turned else file.size[::-1]
+    """Height and width in pixels of an upright image, read from its header alone."""
+    with reading(path, "image"), Image.open(path) as file:
+        # Call the base class, because the getexif of PNG files decodes the whole image.
+        exif = Image.Image.getexif(file)
+        width, height = file.size
+    if exif.get(ExifTags.Base.Orientation) in QUARTER_TURNS:
+        return width, height
+    return height, width
 
 
 def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
     """A .npy file of floats, mapped into memory."""
     with reading(path, ".npy map"), path.open("rb") as file:
-        known = file.read(6) == b"\x93NUMPY"
-        require(known, f"{path} is no .npy file: save one array with np.save")
+        is_npy = file.read(6) == b"\x93NUMPY"
+        require(is_npy, f"{path} is not a .npy file. Save one array with np.save")
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    require(values.dtype.kind == "f", f"{path} has dtype {values.dtype}: save it as float32")
+    require(values.dtype.kind == "f", f"{path} has dtype {values.dtype}. Save it as float32")
+    require(
+        values.ndim == 2,
+        f"{path} has shape {values.shape}. Save an array of shape [height, width]",
+    )
     return values
 
 
 def open_pfm(path: Path) -> Float[np.ndarray, "H W"]:
     """A grey PFM file of either byte order, top row first, mapped into memory."""
     with reading(path, "PFM map"), path.open("rb") as file:
-        head = file.read(256)
-    require(head[:2] != b"PF", f"{path} is a PFM in colour: a map has one channel (Pf)")
-    found = PFM.match(head)
+        start = file.read(256)
+    require(start[:2] != b"PF", f"{path} is a colour PFM file. A depth map has one channel (Pf)")
+    header = PFM_HEADER.match(start)
     require(
-        found is not None, f"{path} is no PFM file: it must begin with Pf, width, height, scale"
+        header is not None,
+        f"{path} is not a PFM file. It must begin with Pf, width, height and scale",
     )
-    width, height, scale = int(found[1]), int(found[2]), _float(found[3])
-    require(scale, f"{path}: the scale of a PFM is a number other than 0, not {found[3].decode()}")
-    values = _floats(path, "<f4" if scale < 0 else ">f4", found.end(), (height, width))
+    width, height = int(header[1]), int(header[2])
+    scale_text = header[3].decode()
+    scale = _parse_float(scale_text)
+    require(
+        scale is not None and scale != 0,
+        f"{path} has the scale {scale_text}. The scale of a PFM file is a number other than 0",
+    )
+    dtype = "<f4" if scale < 0 else ">f4"
+    values = _map_floats(path, dtype, header.end(), (height, width))
     return values[::-1]  # the file begins with the bottom row
 
 
 def open_raw32(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    """Little-endian float32 without a header, row by row, mapped into memory."""
+    """A file of little-endian float32 without a header, row by row, mapped into memory."""
     with reading(path, "raw float32 map"):
-        return _floats(path, "<f4", 0, size)
-
-
-def _floats(path: Path, dtype: str, begin: int, size: tuple[int, int]) -> np.ndarray:
-    have, want = path.stat().st_size - begin, 4 * size[0] * size[1]
-    require(
-        have == want > 0,
-        f"{path} holds {have} bytes of depth, but {size[0]} x {size[1]} float32 pixels are "
-        f"{want}: get it again",
-    )
-    with reading(path, "map"):
-        return np.memmap(path, dtype, "r", begin, size)
-
-
-def _float(text: bytes) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+        return _map_floats(path, "<f4", 0, size)
 
 
 def read_png16(path: Path) -> Float[np.ndarray, "H W"]:
-    """The numbers 0 to 65535 of a 16-bit grey PNG, as float32."""
+    """The values 0 to 65535 of a 16-bit grey PNG, as float32."""
     with reading(path, "16-bit PNG"), Image.open(path, formats=["PNG"]) as file:
         require(
             file.mode in ("I;16", "I;16B", "I"),
-            f"{path} has pixels of mode {file.mode}: a depth map is a 16-bit grey PNG",
+            f"{path} has pixels of mode {file.mode}. A depth map must be a 16-bit grey PNG",
         )
         return np.asarray(file).astype(np.float32)
 
 
-def read_json_object(path: Path) -> dict:
-    """What a JSON file says by name."""
-    with reading(path, "JSON"):
-        told = json.loads(path.read_text("utf-8"))
-    require(isinstance(told, dict), f"{path} must be one JSON object, {{...}}")
-    return told
+def _map_floats(path: Path, dtype: str, offset: int, size: tuple[int, int]) -> np.ndarray:
+    """Maps the floats after `offset` bytes of a file into memory; their number must fit `size`."""
+    height, width = size
+    stored = path.stat().st_size - offset
+    expected = 4 * height * width
+    require(
+        stored == expected > 0,
+        f"{path} holds {stored} bytes of depth, but {height} x {width} float32 pixels need "
+        f"{expected}. Download it again",
+    )
+    with reading(path, "map"):
+        return np.memmap(path, dtype, "r", offset, size)
+
+
+def _parse_float(text: str) -> float | None:
+    """The number that a text says, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

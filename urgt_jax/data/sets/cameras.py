@@ -1,7 +1,6 @@
 """Camera files of public data sets."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -9,92 +8,123 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float
 
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
 from urgt_jax.images.depth_formats import read_text, read_words, reading
 
-COLMAP = ("PINHOLE", "OPENCV", "THIN_PRISM_FISHEYE")  # begin with fx, fy, cx, cy
+# From pixel centres at integers, as in OpenCV and MATLAB, to pixel centres at one half.
+TO_HALF_PIXEL_CENTRES = np.array([0, 0, 0.5, 0.5])
+COLMAP_MODELS = ("PINHOLE", "OPENCV", "THIN_PRISM_FISHEYE")  # begin with fx, fy, cx, cy
 
 
 class Calibration(NamedTuple):
-    """Numbers by name, and the file they stand in."""
+    """The named numbers of a calibration file."""
 
     path: Path
     values: dict[str, list[float]]
 
-    def numbers(self, name: str, count: int) -> Float[np.ndarray, "count"]:
-        """As many finite numbers, matrices row by row; a user error if they are not there."""
-        found = np.array(self.values.get(name, []), np.float64)
-        finite = int(np.isfinite(found).sum())
+    def numbers(self, name: str, count: int) -> Float[np.ndarray, "{count}"]:
+        """The `count` finite numbers called `name`; a user error if they are not there."""
+        numbers = np.array(self.values.get(name, []), np.float64)
+        finite = int(np.isfinite(numbers).sum())
         require(
-            len(found) == finite == count,
-            f"{self.path}: {name} has {finite} finite numbers, not {count}: get the file again",
+            len(numbers) == finite == count,
+            f"{self.path}: {name} has {finite} finite numbers, not {count}. Download the file "
+            "again",
         )
-        return found
+        return numbers
 
     def positive(self, name: str) -> float:
         """One number above 0, such as a length."""
         value = float(self.numbers(name, 1)[0])
-        require(value > 0, f"{self.path}: {name} must be above 0, not {value:g}")
+        require(value > 0, f"{self.path}: {name} is {value:g}. It must be above 0")
         return value
 
-    def camera(self, name: str, columns: int = 3) -> Float[np.ndarray, "4"]:
-        """fx, fy, cx, cy of a matrix of three rows."""
+    def intrinsics(self, name: str, columns: int = 3) -> Float[np.ndarray, "4"]:
+        """fx, fy, cx, cy of a camera matrix of three rows."""
         matrix = self.numbers(name, 3 * columns).reshape(3, columns)
-        camera = matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
-        require(camera[:2].min() > 0, f"{self.path}: the focal lengths in {name} must be above 0")
-        return camera
+        fx, fy = matrix[0, 0], matrix[1, 1]
+        cx, cy = matrix[0, 2], matrix[1, 2]
+        require(
+            min(fx, fy) > 0,
+            f"{self.path}: {name} has the focal lengths {fx:g} and {fy:g}. They must be above 0",
+        )
+        return np.array([fx, fy, cx, cy])
 
 
-def _calibration(path: Path, told: Iterable[tuple[str, str]]) -> Calibration:
-    values = {}
-    for name, text in told:
-        try:
-            values[name.strip()] = [float(word) for word in re.sub(r"[\[\];,]", " ", text).split()]
-        except ValueError:
-            pass  # words, such as a date
-    return Calibration(path, values)
-
-
-def calibration(path: Path) -> Calibration:
-    """Lines of `name=numbers` (Middlebury) or `name: numbers` (KITTI); other lines are skipped."""
-    lines = read_text(path, "calibration").splitlines()
-    return _calibration(path, (line.replace("=", ":", 1).partition(":")[::2] for line in lines))
-
-
-def opencv_xml(path: Path) -> Calibration:
-    """Matrices and numbers of an OpenCV FileStorage."""
-    with reading(path, "XML calibration"):
-        root = ElementTree.parse(path).getroot()
-    return _calibration(path, ((x.tag, x.findtext("data") or x.text or "") for x in root))
-
-
-def matrix(path: Path, name: str) -> Calibration:
-    """A file with the numbers of one matrix and nothing else."""
-    return _calibration(path, [(name, read_text(path, "camera matrix"))])
-
-
-class Colmap(NamedTuple):
+class ColmapCamera(NamedTuple):
     """A camera of a COLMAP model, without its distortion."""
 
     size: tuple[int, int]  # height and width, pixels
     intrinsics: Float[np.ndarray, "4"]  # fx, fy, cx, cy; pixel centres at one half
 
 
-def colmap_camera(folder: Path, picture: str) -> Colmap:
-    """The camera that took a picture, from the cameras.txt and images.txt of a COLMAP model."""
-    images, cameras = folder / "images.txt", folder / "cameras.txt"
-    lines = read_text(images, "list of COLMAP images").splitlines()
-    rows = [line.split() for line in lines if line.endswith(f" {picture}")]
-    own = next((row[8] for row in rows if len(row) == 10), None)
-    require(own is not None, f"{images} does not list {picture}: take both from one archive")
-    rows = read_words(cameras, "list of COLMAP cameras")
-    row = next((row for row in rows if row[0] == own), [])
+def read_calibration(path: Path) -> Calibration:
+    """Lines of `name=numbers` (Middlebury) or `name: numbers` (KITTI); other lines are skipped."""
+    values = {}
+    for line in read_text(path, "calibration file").splitlines():
+        name, _, text = line.replace("=", ":", 1).partition(":")
+        _add_numbers(values, name.strip(), text)
+    return Calibration(path, values)
+
+
+def read_opencv_xml(path: Path) -> Calibration:
+    """The matrices and numbers of an OpenCV FileStorage file."""
+    with reading(path, "XML calibration file"):
+        root = ElementTree.parse(path).getroot()
+    values = {}
+    for element in root:
+        _add_numbers(values, element.tag, element.findtext("data") or element.text or "")
+    return Calibration(path, values)
+
+
+def read_matrix(path: Path, name: str) -> Calibration:
+    """A file that holds the numbers of one matrix and nothing else, under the given name."""
+    values = {}
+    _add_numbers(values, name, read_text(path, "camera matrix"))
+    return Calibration(path, values)
+
+
+def read_colmap_camera(folder: Path, image: str) -> ColmapCamera:
+    """The camera of an image, from the images.txt and cameras.txt of a COLMAP model."""
+    camera_id = _colmap_camera_id(folder / "images.txt", image)
+    path = folder / "cameras.txt"
+    camera = None
+    for row in read_words(path, "list of COLMAP cameras"):
+        if row[0] == camera_id:
+            camera = row
+            break
     require(
-        len(row) > 1 and row[1] in COLMAP,
-        f"{cameras}: camera {own}, which took {picture}, must be there and have one of the models "
-        f"{', '.join(COLMAP)}",
+        camera is not None and len(camera) > 1 and camera[1] in COLMAP_MODELS,
+        f"{path} must list camera {camera_id}, which took {image}, with one of the models "
+        f"{', '.join(COLMAP_MODELS)}",
     )
-    name = f"width, height, fx, fy, cx, cy of camera {own}"
-    found = _calibration(cameras, [(name, " ".join(row[2:8]))]).numbers(name, 6)
-    require(found[2:4].min() > 0, f"{cameras}: the focal lengths of camera {own} must be above 0")
-    return Colmap((int(found[1]), int(found[0])), found[2:])
+    # The columns are the id, the model, width, height and the parameters of the model.
+    name = f"width, height, fx, fy, cx, cy of camera {camera_id}"
+    values = {}
+    _add_numbers(values, name, " ".join(camera[2:8]))
+    numbers = Calibration(path, values).numbers(name, 6)
+    width, height = int(numbers[0]), int(numbers[1])
+    intrinsics = numbers[2:]
+    require(
+        intrinsics[:2].min() > 0, f"{path}: the focal lengths of camera {camera_id} must be above 0"
+    )
+    return ColmapCamera((height, width), intrinsics)
+
+
+def _colmap_camera_id(path: Path, image: str) -> str:
+    """The id of the camera that took an image."""
+    for line in read_text(path, "list of COLMAP images").splitlines():
+        words = line.split()
+        # An image's line is its id, a rotation (4), a translation (3), the camera's id, the name.
+        if line.endswith(f" {image}") and len(words) == 10:
+            return words[8]
+    raise UserError(f"{path} does not list {image}. Take both from the same archive")
+
+
+def _add_numbers(values: dict[str, list[float]], name: str, text: str) -> None:
+    """Adds the numbers in a text, unless it holds words, such as a date."""
+    words = re.sub(r"[\[\];,]", " ", text).split()
+    try:
+        values[name] = [float(word) for word in words]
+    except ValueError:
+        pass

@@ -13,7 +13,7 @@ from urgt_jax.images.files import read_image
 
 
 class ImageFiles(NamedTuple):
-    """The files of one picture."""
+    """The files of one image."""
 
     name: str
     image: Path
@@ -22,71 +22,96 @@ class ImageFiles(NamedTuple):
 
 
 class DepthCamera(NamedTuple):
-    """What turns the numbers of a depth file into metres and pixels into rays."""
+    """The camera of an image, and what converts its disparity into depth."""
 
     intrinsics: Float[np.ndarray, "4"] | None = None  # fx, fy, cx, cy; pixel centres at one half
     stereo: float | None = None  # focal length times baseline, pixels x metres
-    offset: float = 0.0  # pixels, what a stored disparity lacks
+    disparity_offset: float = 0.0  # added to the stored disparity, pixels
 
 
 class FileDataSet:
-    """Pictures in files; a subclass says where they lie and what their depth files hold."""
+    """Images with depth in files. A subclass lists the files and reads their depth and cameras."""
 
-    disparity = False  # whether depth files hold disparity in pixels, else metres
+    splits: tuple[str, ...] = ()  # empty: the data set has no splits
+    default_split = ""
+    train_split = ""  # split to train on; empty: the data set has none
+    stores_disparity = False  # whether depth files hold disparity in pixels instead of metres
 
     def __init__(self, path: Path, split: str = ""):
-        self.path, self.split = path, split
-        require(path.is_dir(), f"no folder at {path}: give the folder of the data set")
-        self.items = self._items()
-        lacking = [
-            p for x in self.items for p in (x.image, x.depth, x.camera) if p and not p.exists()
-        ]
-        if lacking:
-            raise UserError(
-                f"no {lacking[0]} (missing files: {len(lacking)}): "
-                "unpack all archives of the data set"
-            )
+        self.path = path
+        self.split = split or self.default_split
+        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
+        self._check_split()
+        self.images = self.list_images()
+        self._check_files()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.images)
 
     def name(self, index: int) -> str:
-        """What files that belong to the picture are called by."""
-        return self.items[index].name
+        """The name of the image, which its coarse maps and predictions have too."""
+        return self.images[index].name
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
-        return image_size(self.items[index].image)
+        return image_size(self.images[index].image)
 
     def read(self, index: int, window: Window = WHOLE) -> Sample:
-        """The window of a picture; only a whole picture must have a pixel of known depth."""
-        item = self.items[index]
-        image = read_image(item.image)
+        """A window of an image. At least one pixel of the whole image must have a known depth."""
+        files = self.images[index]
+        image = read_image(files.image)
         size = image.shape[:2]
-        values, camera = self._values(item, size), self._camera(item, size)
+        stored = self.read_depth(files, size)
+        camera = self.read_camera(files, size)
         require(
-            values.shape == size,
-            f"{item.depth} has the shape {values.shape}, but its picture {item.image.name} has "
-            f"{size}: depth must have the picture's own size",
+            stored.shape == size,
+            f"{files.depth} has shape {stored.shape}, but its image {files.image.name} has "
+            f"{size}. A depth map must have the size of its image",
         )
-        # No disparity, 0, is infinitely far, which counts as unknown; so does what overflows.
+        # A disparity of 0 gives infinite depth, which counts as unknown, and so does overflow.
         with np.errstate(divide="ignore", over="ignore"):
-            depth = np.asarray(values[window], np.float32)
-            if self.disparity:
-                depth = np.float32(camera.stereo) / (depth + np.float32(camera.offset))
-        return make_sample(image, depth, camera, window, self._scored(size), str(item.depth))
+            depth = np.asarray(stored[window], np.float32)
+            if self.stores_disparity:
+                disparity = depth + np.float32(camera.disparity_offset)
+                depth = np.float32(camera.stereo) / disparity
+        return make_sample(image, depth, camera, window, self.scored_window(size), str(files.depth))
 
-    def _items(self) -> list[ImageFiles]:
+    def list_images(self) -> list[ImageFiles]:
+        """The files of all images of the split."""
         raise NotImplementedError
 
-    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+        """Depth in metres, or disparity in pixels; what is not finite and above 0 is unknown."""
         raise NotImplementedError
 
-    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
+    def read_camera(self, files: ImageFiles, size: tuple[int, int]) -> DepthCamera:
+        """The camera of an image."""
         raise NotImplementedError
 
-    def _scored(self, size: tuple[int, int]) -> Window:
+    def scored_window(self, size: tuple[int, int]) -> Window:
+        """The part of an image that is scored; the depth around it counts as unknown."""
         return WHOLE
+
+    def _check_split(self) -> None:
+        if self.split == "" or self.split in self.splits:
+            return
+        name = type(self).__name__
+        require(
+            len(self.splits) > 0, f"{name} has no splits. Leave out the split {self.split!r}"
+        )
+        raise UserError(f"{name} has no split {self.split!r}. It has {', '.join(self.splits)}")
+
+    def _check_files(self) -> None:
+        missing = []
+        for files in self.images:
+            for path in (files.image, files.depth, files.camera):
+                if path is not None and not path.exists():
+                    missing.append(path)
+        if missing:
+            raise UserError(
+                f"{missing[0]} is missing ({len(missing)} missing files in all). "
+                "Unpack all archives of the data set"
+            )
 
 
 def make_sample(
@@ -97,35 +122,33 @@ def make_sample(
     scored: Window,
     source: str,
 ) -> Sample:
-    """A sample of a whole picture and a window's depth, unknown if not finite and above 0.
+    """The sample of a window of a whole image, from the depth of that window.
 
-    Depth outside of `scored` counts as unknown too; `source` is what errors call the depth.
+    Depth is unknown where it is not finite and above 0, and outside of the window `scored` of the
+    image. `source` names the depth in an error.
     """
-    inside = np.zeros(image.shape[:2], bool)
+    size = image.shape[:2]
+    inside = np.zeros(size, bool)
     inside[scored] = True
     valid = np.isfinite(depth) & (depth > 0) & inside[window]
     require(
         bool(valid.any()) or window != WHOLE,
-        f"{source} has no pixel of known depth: get it again, or leave the picture out",
+        f"{source} has no pixel of known depth. Download it again or remove the image",
     )
+    depth = np.where(valid, depth, 0).astype(np.float32)
     intrinsics = None
     if camera.intrinsics is not None:
-        intrinsics = crop_intrinsics(camera.intrinsics, window, inside.shape)
-    depth = np.where(valid, depth, 0).astype(np.float32)
+        intrinsics = crop_intrinsics(camera.intrinsics, window, size)
     return Sample(np.ascontiguousarray(image[window]), depth, valid, intrinsics, camera.stereo)
 
 
-def find_files(path: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, of which there must be some."""
-    files = sorted(p for p in path.glob(pattern) if not p.name.startswith("."))
-    if not files:
-        inside = sorted(p.name for p in path.iterdir())
-        there = ", ".join(inside[:3]) if inside else "nothing"
-        more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
-        raise UserError(f"no {pattern} in {path}, which holds {there}{more}")
-    return files
-
-
-def reject_split(layout: str, split: str) -> None:
-    """Fails if a split is asked for where there is none."""
-    require(not split, f"{layout} has no splits: leave out the split {split}")
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """The files that match a pattern, in order; a user error if there are none."""
+    files = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    if files:
+        return files
+    names = sorted(path.name for path in folder.iterdir())
+    content = ", ".join(names[:3]) if names else "nothing"
+    if len(names) > 3:
+        content += f" and {len(names) - 3} more"
+    raise UserError(f"{folder} has no files {pattern}. It holds {content}")

@@ -1,108 +1,128 @@
-"""A folder of one's own images with measured depth."""
+"""A folder of your own images with measured depth."""
 
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles, reject_split
+from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles
 from urgt_jax.errors import UserError, require
 from urgt_jax.images.depth_formats import open_npy, open_pfm, read_json_object, read_png16
 from urgt_jax.images.files import SUFFIXES
 
+DEPTH_SUFFIXES = (".npy", ".pfm", ".png")
+COMMON_CALIBRATION = "dataset.json"
+ABOVE_0 = "a number above 0"
+CALIBRATION_FIELDS = {
+    "depth_scale": ABOVE_0,
+    "baseline": ABOVE_0,
+    "intrinsics": "[fx, fy, cx, cy] with fx and fy above 0",
+    "fx": ABOVE_0,
+    "fy": ABOVE_0,
+    "cx": "a number",
+    "cy": "a number",
+}
+
 
 class Folder(FileDataSet):
-    """Pictures of one's own, NAME.png or .jpg, with NAME_depth.npy, .pfm or .png beside them.
+    """Your own images, NAME.png or .jpg, each with NAME_depth.npy, .pfm or .png next to it.
 
-    Cameras and the scale of PNGs stand in dataset.json for all, in NAME.json for one.
+    dataset.json holds the camera and the scale of PNG files, NAME.json those of one image.
     """
 
-    LENGTH = "a number above 0"
-    NUMBERS = {
-        "depth_scale": LENGTH,
-        "baseline": LENGTH,
-        "intrinsics": "[fx, fy, cx, cy] with fx and fy above 0",
-        "fx": LENGTH,
-        "fy": LENGTH,
-        "cx": "a number",
-        "cy": "a number",
-    }
+    def list_images(self) -> list[ImageFiles]:
+        paths = [path for path in sorted(self.path.iterdir()) if is_photograph(path)]
+        require(len(paths) > 0, f"{self.path} holds no image ({', '.join(SUFFIXES)})")
+        images = []
+        names = set()
+        for path in paths:
+            require(
+                path.stem not in names,
+                f"{self.path} holds two images named {path.stem}. Rename one of them",
+            )
+            names.add(path.stem)
+            images.append(ImageFiles(path.stem, path, find_depth(path)))
+        self.common_calibration = read_json_calibration(self.path / COMMON_CALIBRATION)
+        return images
 
-    def _items(self) -> list[ImageFiles]:
-        reject_split("a folder of pictures", self.split)
-        images = [p for p in sorted(self.path.iterdir()) if self._is_picture(p)]
-        if not images:
-            raise UserError(f"{self.path} holds no picture ({', '.join(SUFFIXES)})")
-        stems = [p.stem for p in images]
-        twice = next((s for s in stems if stems.count(s) > 1), None)
-        require(twice is None, f"two pictures in {self.path} are named {twice}: rename one")
-        self.common = self._told(self.path / "dataset.json")
-        return [ImageFiles(p.stem, p, self._beside(p)) for p in images]
-
-    def _is_picture(self, path: Path) -> bool:
-        other = path.name.startswith(".") or path.stem.endswith("_depth")
-        return path.suffix.lower() in SUFFIXES and not other
-
-    def _beside(self, image: Path) -> Path:
-        """The one depth file of a picture."""
-        names = [image.with_name(f"{image.stem}_depth{end}") for end in (".npy", ".pfm", ".png")]
-        there = [path for path in names if path.is_file()]
-        if len(there) != 1:
-            many, choice = ("several depth maps", there) if there else ("no depth map", names)
-            wanted = ", ".join(path.name for path in choice)
-            raise UserError(f"{many} beside {image}: have one of {wanted} there")
-        return there[0]
-
-    def _told(self, path: Path) -> dict[str, np.ndarray]:
-        """The numbers of a JSON file, if there is one; text under other names is a note."""
-        if not path.exists():
-            return {}
-        told = {}
-        for key, value in read_json_object(path).items():
-            if key in self.NUMBERS:
-                told[key] = self._number(path, key, value)
-            elif not isinstance(value, str):
-                raise UserError(f"{path}: {key} is unknown, there are {', '.join(self.NUMBERS)}")
-        single = [told.pop(key) for key in ("fx", "fy", "cx", "cy") if key in told]
-        require(len(single) in (0, 4), f"{path}: fx, fy, cx and cy belong together")
-        return told | ({"intrinsics": np.array(single)} if single else {})
-
-    def _number(self, path: Path, key: str, value) -> np.ndarray:
-        shape = (4,) if key == "intrinsics" else ()
-        try:
-            numbers = np.asarray(value)
-        except ValueError:
-            numbers = np.array("uneven lists")
-        fits = numbers.shape == shape and numbers.dtype.kind in "if"
-        fits = fits and bool(np.isfinite(numbers).all())
-        if fits and key not in ("cx", "cy"):
-            fits = numbers.flat[:2].min() > 0
-        require(fits, f"{path}: {key} must be {self.NUMBERS[key]}, not {str(value)[:60]}")
-        return numbers.astype(np.float64)
-
-    def _all_told(self, item: ImageFiles) -> dict[str, np.ndarray]:
-        return self.common | self._told(item.image.with_suffix(".json"))
-
-    def _values(self, item: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        if item.depth.suffix == ".npy":
-            return open_npy(item.depth)
-        if item.depth.suffix == ".pfm":
-            return open_pfm(item.depth)
-        scale = self._all_told(item).get("depth_scale")
+    def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+        if files.depth.suffix == ".npy":
+            return open_npy(files.depth)
+        if files.depth.suffix == ".pfm":
+            return open_pfm(files.depth)
+        calibration = self._calibration(files)
         require(
-            scale is not None,
-            f'{item.depth} is a PNG: say {{"depth_scale": 1000}} in {self.path / "dataset.json"} '
-            "if its numbers are millimetres",
+            "depth_scale" in calibration,
+            f"{files.depth} is a PNG and needs a scale. If it holds millimetres, put "
+            f'{{"depth_scale": 1000}} into {self.path / COMMON_CALIBRATION}',
         )
-        return read_png16(item.depth) / np.float32(scale)
+        return read_png16(files.depth) / np.float32(calibration["depth_scale"])
 
-    def _camera(self, item: ImageFiles, size: tuple[int, int]) -> DepthCamera:
-        told = self._all_told(item)
-        intrinsics, baseline = told.get("intrinsics"), told.get("baseline")
+    def read_camera(self, files: ImageFiles, size: tuple[int, int]) -> DepthCamera:
+        calibration = self._calibration(files)
+        intrinsics = calibration.get("intrinsics")
+        if "baseline" not in calibration:
+            return DepthCamera(intrinsics)
         require(
-            baseline is None or intrinsics is not None,
-            f"{item.image}: a baseline is told, but no intrinsics",
+            intrinsics is not None,
+            f"{files.image} has a baseline but no intrinsics. Add its intrinsics",
         )
-        return DepthCamera(
-            intrinsics, None if baseline is None else float(intrinsics[0] * baseline)
-        )
+        return DepthCamera(intrinsics, float(intrinsics[0] * calibration["baseline"]))
+
+    def _calibration(self, files: ImageFiles) -> dict[str, np.ndarray]:
+        own = read_json_calibration(files.image.with_suffix(".json"))
+        return self.common_calibration | own
+
+
+def is_photograph(path: Path) -> bool:
+    """Whether a file is an image and not hidden or a depth map."""
+    if path.name.startswith(".") or path.stem.endswith("_depth"):
+        return False
+    return path.suffix.lower() in SUFFIXES
+
+
+def find_depth(image: Path) -> Path:
+    """The one depth map next to an image."""
+    candidates = [image.with_name(f"{image.stem}_depth{suffix}") for suffix in DEPTH_SUFFIXES]
+    depths = [path for path in candidates if path.is_file()]
+    if not depths:
+        names = ", ".join(path.name for path in candidates)
+        raise UserError(f"{image} has no depth map. Put one of {names} next to it")
+    if len(depths) > 1:
+        names = ", ".join(path.name for path in depths)
+        raise UserError(f"{image} has several depth maps. Keep one of {names}")
+    return depths[0]
+
+
+def read_json_calibration(path: Path) -> dict[str, np.ndarray]:
+    """The numbers of a JSON file, none if it does not exist. Text under other names is a note."""
+    if not path.exists():
+        return {}
+    numbers = {}
+    for name, value in read_json_object(path).items():
+        if name in CALIBRATION_FIELDS:
+            numbers[name] = parse_numbers(path, name, value)
+        elif not isinstance(value, str):
+            known = ", ".join(CALIBRATION_FIELDS)
+            raise UserError(f"{path}: {name} is unknown. The known names are {known}")
+    single = [numbers.pop(name) for name in ("fx", "fy", "cx", "cy") if name in numbers]
+    require(len(single) in (0, 4), f"{path}: fx, fy, cx and cy belong together")
+    if single:
+        numbers["intrinsics"] = np.array(single)
+    return numbers
+
+
+def parse_numbers(path: Path, name: str, value: object) -> Float[np.ndarray, "..."]:
+    """A value of a JSON file as float64; a user error unless it is what its name stands for."""
+    shape = (4,) if name == "intrinsics" else ()
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        numbers = np.array("")
+    valid = numbers.shape == shape and numbers.dtype.kind in "if" and np.isfinite(numbers).all()
+    if valid and name not in ("cx", "cy"):
+        valid = numbers.flat[:2].min() > 0  # fx and fy, or the only number
+    require(
+        valid, f"{path}: {name} is {str(value)[:60]}. It must be {CALIBRATION_FIELDS[name]}"
+    )
+    return numbers.astype(np.float64)
