@@ -177,17 +177,7 @@ class Prior:
 class Data:
     """Where images come from, and how patches are drawn from them (GridMix)."""
 
-    # Analytic scenes, or a data set: docs/datasets.md.
-    source: Literal[
-        "scenes",
-        "unreal4k",
-        "folder",
-        "middlebury2014",
-        "booster",
-        "eth3d",
-        "kitti",
-        "nyu_depth_v2",
-    ] = "scenes"
+    source: str = "scenes"  # analytic scenes, or the name of a data set (docs/datasets.md)
     path: str = ""  # folder of the data set
     split: str = ""  # split to score (default: the data set's usual one)
     train_split: Literal["train", "varied"] = "train"  # split of scenes to train on

@@ -17,7 +17,7 @@ from urgt_jax.data import pipeline
 from urgt_jax.data.priors.filters import shrink
 from urgt_jax.data.sources import open_prior_source
 from urgt_jax.data.unreal4k import benchmark
-from urgt_jax.data.unreal4k.records import Tiled
+from urgt_jax.data.unreal4k.records import Unreal4k
 from urgt_jax.errors import UserError
 from urgt_jax.training.loop import train
 
@@ -27,7 +27,7 @@ SIZE = (48, 72)
 def _maps(prepared, split: str, folder):
     """What some model might have saved: small disparity maps and normals."""
     folder.mkdir(exist_ok=True)
-    frames = Tiled(prepared, split)
+    frames = Unreal4k(prepared, split)
     for i in range(len(frames)):
         sample = frames.read(i)
         disparity = shrink((7 / sample.depth + 2).astype(np.float32), (12, 18))
@@ -74,8 +74,8 @@ def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
 
 
 def test_a_batch_reads_no_more_than_its_patches(on_u4k, monkeypatch):
-    read, real = [], Tiled._tile
-    monkeypatch.setattr(Tiled, "_tile", lambda *a: read.append(a[1:]) or real(*a))
+    read, real = [], Unreal4k._read_tile
+    monkeypatch.setattr(Unreal4k, "_read_tile", lambda *a: read.append(a[1:]) or real(*a))
     batch = pipeline.Batches(on_u4k)[0]
     assert len(read) == 2 * 4  # two images, 2 x 2 patches each
     assert batch["image"].shape == (2, 4, 28, 42, 3) and batch["image"].dtype == np.uint8

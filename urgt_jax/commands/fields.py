@@ -11,6 +11,7 @@ import tyro
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import field_names, load_config
+from urgt_jax.data.sets import DATA_SETS, find_data_set
 from urgt_jax.errors import Parser, UserError, require
 
 # A parser that reads comments would parse the source of config.py at every call; only --help does.
@@ -37,6 +38,7 @@ class FieldsParser(Parser):
         """Prints the options, then every field with its default in the configuration named."""
         super().print_help(file)
         print("\n" + fields_help(named_config(self.arguments)), file=file)
+        print(f"data.source is scenes, or one of {', '.join(DATA_SETS)}", file=file)
 
 
 def named_config(arguments: Sequence[str]) -> Config:
@@ -66,9 +68,12 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(messages):
-            return tyro.cli(PARSED_CONFIG, default=config, args=arguments, use_underscores=True)
+            config = tyro.cli(PARSED_CONFIG, default=config, args=arguments, use_underscores=True)
     except SystemExit as error:
         raise UserError(message_text(messages.getvalue())) from error
+    if config.data.source != "scenes":
+        find_data_set(config.data.source)  # fails at once if the name is mistyped
+    return config
 
 
 def is_field(option: str) -> bool:

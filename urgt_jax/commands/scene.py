@@ -1,5 +1,6 @@
 """`urgt scene`: writes an analytic scene."""
 
+import argparse
 from pathlib import Path
 
 from urgt_jax.config import Prior
@@ -12,21 +13,61 @@ from urgt_jax.images.files import SMALLEST
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """The command line of `urgt scene`."""
+    args = make_parser().parse_args(arguments)
+    height, width = args.size
+    require(args.seed >= 0, f"--seed {args.seed} is out of range: it must be at least 0")
+    require(
+        min(args.size) >= SMALLEST,
+        f"--size {height} {width} is too small: the least is {SMALLEST} {SMALLEST}",
+    )
+    prior = STRENGTHS.get(args.degrade, Prior())
+    name = f"scene{args.seed}"
+    out = make_folder(args.out)
+    image = write_scene(out, name, args.seed, args.split, (height, width), prior)
+    print(
+        f"{image}: {height} x {width} pixels, with {name}_coarse_depth.npy, "
+        f"{name}_coarse_normal.npy, {name}_true_depth.npy and {name}_true_normal.npy"
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = Parser(
         prog="urgt scene",
-        description="Renders an analytic scene: picture, coarse maps, true maps.",
+        description="Renders an analytic scene and writes its image, its true depth and normals, "
+        "and coarse maps to refine.",
+        epilog="example: urgt scene --seed 3 --size 1080 1920 --out images",
     )
-    parser.add_argument("--seed", type=int, default=0, help="which scene")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="family of scenes")
-    parser.add_argument("--degrade", choices=STRENGTHS, help="how much worse than the truth coarse "
-        "maps are; else as configs/tiny.py trains")  # fmt: skip
-    parser.add_argument("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"))
-    parser.add_argument("--out", type=Path, required=True, help="folder for what is made")
-    told = parser.parse_args(arguments)
-    require(told.seed >= 0, f"--seed {told.seed} must not be negative")
-    require(min(told.size) >= SMALLEST, f"--size {told.size}: sides are at least {SMALLEST}")
-    prior = STRENGTHS.get(told.degrade, Prior())
-    write_scene(
-        make_folder(told.out), f"scene{told.seed}", told.seed, told.split, tuple(told.size), prior
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("scenes"),
+        metavar="DIR",
+        help="folder for the files (default: %(default)s)",
     )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="number of the scene (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[2160, 3840],
+        metavar=("H", "W"),
+        help="height and width of the image, pixels (default: 2160 3840)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="set of scenes to draw from; `other` has shapes that training never sees "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--degrade",
+        choices=STRENGTHS,
+        help="strength of the degradation of the coarse maps (default: as the demo, "
+        "configs/tiny.py, trains with)",
+    )
+    return parser

@@ -14,9 +14,9 @@ from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.priors.units import DisparityFit
 from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics, valid_depth
+from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import require
 
-TRAINED = ("scenes", "unreal4k", "nyu_depth_v2")  # sets with a split for training
 CACHE = 8e9  # bytes of rendered pictures that are kept in memory at most
 SHARE = 0.3  # of the machine's memory, that they may take where it is small
 BYTES = 36  # per pixel of a Picture
@@ -144,37 +144,29 @@ class DataSetSource:
 
 
 def open_training_source(config: Config) -> PriorSource:
-    """The pictures to train on: the split for it, or all that a set without one has."""
-    # Not in the configuration, which goes with weights to be scored on any set.
+    """The images to train on: the training split, or the default one if the set has none."""
+    data = config.data
+    if data.source == "scenes":
+        return open_prior_source(config, data.train_split, cache=True)
+    # Not checked in the configuration, since weights trained on scenes are scored on other sets.
     require(
-        config.data.source == "scenes" or config.data.train_split == "train",
-        f"data.train_split {config.data.train_split}: only scenes have such a split, "
-        f"leave it out for {config.data.source}",
+        data.train_split == "train",
+        f"data.train_split {data.train_split} exists only for scenes. Leave it out for "
+        f"{data.source}",
     )
-    return open_prior_source(
-        config, config.data.train_split if config.data.source in TRAINED else "", cache=True
-    )
+    return open_prior_source(config, find_data_set(data.source).train_split, cache=True)
 
 
 def default_split(name: str, split: str) -> str:
-    """The split that is meant; a layout's own usual one stays empty."""
-    return split or {"scenes": "test", "unreal4k": "test_in"}.get(name, "")
+    """The split, or the data set's default one if it is empty; empty if the set has no splits."""
+    if split:
+        return split
+    return "test" if name == "scenes" else find_data_set(name).default_split
 
 
 def open_source(name: str, path: str | Path, split: str = "") -> Source:
-    """The data set of that name in a folder; an empty split is the set's usual one."""
-    # Not at the top, since TFDS takes a second to import, which scenes can do without.
-    if name == "unreal4k":
-        from urgt_jax.data.unreal4k.records import Tiled
-
-        return Tiled(Path(path), default_split(name, split))
-    from urgt_jax.data.sets.public import DATA_SETS
-
-    require(
-        name in DATA_SETS,
-        f"no data set is called {name}: there are unreal4k, {', '.join(DATA_SETS)}",
-    )
-    return DATA_SETS[name](Path(path), split)
+    """A split of the data set of that name in a folder."""
+    return find_data_set(name)(Path(path), split)
 
 
 def priors_folder(path: str | Path, split: str, told: str = "") -> Path:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from urgt_jax.data.unreal4k import records as tiles
 from urgt_jax.data.unreal4k.prepare import prepare
-from urgt_jax.data.unreal4k.records import Tiled
+from urgt_jax.data.unreal4k.records import Unreal4k
 from urgt_jax.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -48,7 +48,7 @@ def _measured(source: Path, scene: str, number: str):
 
 
 def test_frames_come_back_bit_for_bit_in_the_order_of_the_split(source, prepared):
-    frames = Tiled(prepared, "test_out")
+    frames = Unreal4k(prepared, "test_out")
     assert [frames.name(i) for i in range(3)] == [f"00008_000{n}" for n in (30, 31, 32)]
     for i in range(3):
         image, disparity = _measured(source, "00008", f"0003{i}")
@@ -66,10 +66,10 @@ def test_frames_come_back_bit_for_bit_in_the_order_of_the_split(source, prepared
 @pytest.mark.parametrize("size", [SIZE, (37, 67)])
 def test_a_window_is_the_crop_of_the_whole_and_reads_few_tiles(tmp_path, size, monkeypatch):
     prepare(miniature.unreal4k(tmp_path / "s", size, frames=1), tmp_path / "out")
-    frames, rng = Tiled(tmp_path / "out", "train"), np.random.default_rng(0)
+    frames, rng = Unreal4k(tmp_path / "out", "train"), np.random.default_rng(0)
     whole, read = frames.read(0), []
-    real = Tiled._tile
-    monkeypatch.setattr(Tiled, "_tile", lambda *a: read.append(a[2]) or real(*a))
+    real = Unreal4k._read_tile
+    monkeypatch.setattr(Unreal4k, "_read_tile", lambda *a: read.append(a[2]) or real(*a))
     for _ in range(30):
         (top, bottom), (left, right) = (np.sort(rng.choice(n + 1, 2, replace=False)) for n in size)
         part = frames.read(0, (slice(top, bottom), slice(left, right)))
@@ -86,7 +86,7 @@ def test_a_window_is_the_crop_of_the_whole_and_reads_few_tiles(tmp_path, size, m
 
 def test_raw_pictures_are_blue_green_red(source, prepared, tmp_path):
     prepare(miniature.unreal4k(tmp_path / "s", SIZE, raw=True), tmp_path / "out")
-    raw, png = Tiled(tmp_path / "out", "val"), Tiled(prepared, "val")
+    raw, png = Unreal4k(tmp_path / "out", "val"), Unreal4k(prepared, "val")
     np.testing.assert_array_equal(raw.read(1).image, png.read(1).image)
 
 
@@ -94,11 +94,11 @@ def test_tfds_opens_it_without_tensorflow_and_it_pickles(prepared):
     script = (
         "import sys, pickle, tensorflow_datasets as tfds\n"
         "from pathlib import Path\n"
-        "from urgt_jax.data.unreal4k.records import Tiled\n"
+        "from urgt_jax.data.unreal4k.records import Unreal4k\n"
         f"found = tfds.builder_from_directory({str(prepared)!r})\n"
         "print({s: i.num_examples for s, i in found.info.splits.items()})\n"
         "print(found.as_data_source(split='val')[17]['frame'].decode())\n"
-        f"frames = pickle.loads(pickle.dumps(Tiled(Path({str(prepared)!r}), 'val')))\n"
+        f"frames = pickle.loads(pickle.dumps(Unreal4k(Path({str(prepared)!r}), 'val')))\n"
         "print(frames.read(2).image.shape, 'tensorflow' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -222,7 +222,7 @@ def test_a_bad_frame_is_listed_and_the_rest_is_there(source, tmp_path, kind, tol
     with pytest.raises(UserError, match=told):
         raise UserError(why)
     assert (out / "skipped.txt").read_text() == f"{name}: {why}\n"
-    frames = Tiled(out, "train")
+    frames = Unreal4k(out, "train")
     assert len(frames) == 2 and frames.name(0) == "00000_00001"
     np.testing.assert_array_equal(frames.read(0).image, _measured(source, "00000", "00001")[0])
 
@@ -234,13 +234,13 @@ def test_what_was_skipped_is_tried_again_and_what_a_kill_left_is_removed(source,
         file.rename(file.with_suffix(".away"))
     assert len(prepare(spoilt, out)) == 3
     with pytest.raises(UserError, match="split test_out of .* has no frame: skipped.txt"):
-        Tiled(out, "test_out")
+        Unreal4k(out, "test_out")
     for file in (spoilt / "00008/Disp0").iterdir():
         file.rename(file.with_suffix(".npy"))
     left = out / ".unreal4k-test_out.array_record-00000-of-00001.1234.tmp"
     left.write_bytes(b"half")
     assert prepare(spoilt, out) == {} and not left.exists()
-    assert len(Tiled(out, "test_out")) == 3 and (out / "skipped.txt").read_text() == ""
+    assert len(Unreal4k(out, "test_out")) == 3 and (out / "skipped.txt").read_text() == ""
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_second_call_repairs_what_was_damaged(source, prepared, tmp_path, name
     (broken / name).write_bytes(content)
     if not name.startswith("."):
         with pytest.raises(UserError, match=r"prepare (it|the data set) again"):
-            Tiled(broken, "val").read(0)
+            Unreal4k(broken, "val").read(0)
     assert prepare(source, broken) == {}
     assert _contents(broken) == _contents(prepared)
 
@@ -277,13 +277,13 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(source, tmp_path):
 def test_one_split_file_is_enough(source, prepared, tmp_path):
     prepare(source, tmp_path / "out", source / "splits" / "val.txt")
     assert list(json.loads((tmp_path / "out/frames.json").read_text())) == ["val"]
-    alone, among = Tiled(tmp_path / "out", "val"), Tiled(prepared, "val")
+    alone, among = Unreal4k(tmp_path / "out", "val"), Unreal4k(prepared, "val")
     np.testing.assert_array_equal(alone.read(2).image, among.read(2).image)
 
 
 def test_an_empty_window_is_refused(prepared):
     with pytest.raises(UserError, match="is empty"):
-        Tiled(prepared, "val").read(0, (slice(5, 5), slice(0, 9)))
+        Unreal4k(prepared, "val").read(0, (slice(5, 5), slice(0, 9)))
 
 
 @pytest.mark.parametrize(
@@ -321,15 +321,15 @@ def test_what_cannot_be_prepared_is_told(source, prepared, tmp_path):
 
 def test_what_cannot_be_opened_is_told(prepared, tmp_path):
     with pytest.raises(UserError, match="no prepared data set at"):
-        Tiled(tmp_path, "train")
+        Unreal4k(tmp_path, "train")
     with pytest.raises(UserError, match="has no split 'tset': it has train, val, test_in"):
-        Tiled(prepared, "tset")
+        Unreal4k(prepared, "tset")
     broken = shutil.copytree(prepared, tmp_path / "broken")
     (file,) = broken.glob("unreal4k-val*")
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
     with pytest.raises(UserError, match="00001_00012 cannot be read .*: delete .*unreal4k-val"):
-        Tiled(broken, "val").read(2)
+        Unreal4k(broken, "val").read(2)
     (broken / "frames.json").write_text(json.dumps({"train": [["one", SIZE]]}))
     with pytest.raises(UserError, match="48 tiles of split train for 1 frames"):
-        Tiled(broken, "train")
+        Unreal4k(broken, "train")

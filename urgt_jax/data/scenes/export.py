@@ -12,14 +12,19 @@ from urgt_jax.images.files import write_image, write_map
 
 def write_scene(
     out: Path, name: str, seed: int, split: str, size: tuple[int, int], prior: Prior
-) -> None:
-    """Saves NAME.png, its coarse maps where predict looks for them, and NAME_true_*.npy."""
-    view, limit = render(sample_scene(seed, split), *size, workers=2), Config().data.max_depth
+) -> Path:
+    """Writes NAME.png with its true and coarse maps, and returns the path of the image.
+
+    The coarse maps have the names that `urgt refine` looks for.
+    """
+    view = render(sample_scene(seed, split), *size, workers=2)
     rng = np.random.default_rng([seed, len(split)])
-    depth, normal = degrade(view.depth, view.normal, view.valid, prior, rng, limit)
+    max_depth = Config().data.max_depth
+    depth, normal = degrade(view.depth, view.normal, view.valid, prior, rng, max_depth)
+    path = out / f"{name}.png"
     write_map(out / f"{name}_true_depth.npy", view.depth)
     write_map(out / f"{name}_true_normal.npy", view.normal)
     write_map(out / f"{name}_coarse_depth.npy", depth)
     write_map(out / f"{name}_coarse_normal.npy", normal)
-    write_image(out / f"{name}.png", view.image)
-    print(f"{out / name}.png: {size[1]} x {size[0]} pixels, with coarse and true maps beside it")
+    write_image(path, view.image)
+    return path

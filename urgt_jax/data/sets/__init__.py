@@ -26,10 +26,11 @@ DATA_SETS: dict[str, type[Source]] = {
 
 
 def find_data_set(name: str) -> type[Source]:
-    """The data set of that name."""
+    """The data set of that name; a user error that names the nearest one if it does not exist."""
     if name in DATA_SETS:
         return DATA_SETS[name]
-    names = ["scenes", *DATA_SETS]
-    nearest = difflib.get_close_matches(name, names, 1, 0.5)
-    hint = f"Did you mean {nearest[0]}? " if nearest else ""
-    raise UserError(f"data.source {name} is unknown. {hint}There are {', '.join(names)}")
+    nearest = difflib.get_close_matches(name, DATA_SETS, 1, 0.5)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    raise UserError(
+        f"there is no data set {name!r}.{hint} The data sets are {', '.join(DATA_SETS)}"
+    )

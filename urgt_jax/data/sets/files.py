@@ -96,9 +96,7 @@ class FileDataSet:
         if self.split == "" or self.split in self.splits:
             return
         name = type(self).__name__
-        require(
-            len(self.splits) > 0, f"{name} has no splits. Leave out the split {self.split!r}"
-        )
+        require(len(self.splits) > 0, f"{name} has no splits. Leave out the split {self.split!r}")
         raise UserError(f"{name} has no split {self.split!r}. It has {', '.join(self.splits)}")
 
     def _check_files(self) -> None:

@@ -122,7 +122,5 @@ def parse_numbers(path: Path, name: str, value: object) -> Float[np.ndarray, "..
     valid = numbers.shape == shape and numbers.dtype.kind in "if" and np.isfinite(numbers).all()
     if valid and name not in ("cx", "cy"):
         valid = numbers.flat[:2].min() > 0  # fx and fy, or the only number
-    require(
-        valid, f"{path}: {name} is {str(value)[:60]}. It must be {CALIBRATION_FIELDS[name]}"
-    )
+    require(valid, f"{path}: {name} is {str(value)[:60]}. It must be {CALIBRATION_FIELDS[name]}")
     return numbers.astype(np.float64)

@@ -70,9 +70,7 @@ def open_records(path: Path, split: str) -> Sequence[dict]:
     for candidate in [path, *sorted(path.glob("nyu_depth_v2/*"))]:  # the latest version wins
         if (candidate / "dataset_info.json").is_file():
             folder = candidate
-    require(
-        folder is not None, f"{path} has no nyu_depth_v2/*/dataset_info.json. {HOW_TO_PREPARE}"
-    )
+    require(folder is not None, f"{path} has no nyu_depth_v2/*/dataset_info.json. {HOW_TO_PREPARE}")
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # a damaged description also raises errors of protobuf
@@ -83,8 +81,6 @@ def open_records(path: Path, split: str) -> Sequence[dict]:
         f"{folder} is stored as {file_format}, not array_record. {HOW_TO_PREPARE}",
     )
     splits = builder.info.splits
-    require(
-        split in splits, f"nyu_depth_v2 has no split {split!r}. It has {', '.join(splits)}"
-    )
+    require(split in splits, f"nyu_depth_v2 has no split {split!r}. It has {', '.join(splits)}")
     # TFDS would decode images with whatever library is installed, so decode them in `read`.
     return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})

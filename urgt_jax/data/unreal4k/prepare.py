@@ -1,10 +1,11 @@
-"""Prepares UnrealStereo4K (SMD-Nets, CVPR 2021) as a TFDS data set of tiles."""
+"""Converts UnrealStereo4K (SMD-Nets, CVPR 2021) into a TFDS data set of tiles."""
 
 import hashlib
 import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -12,226 +13,286 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from urgt_jax.data.unreal4k import records
-from urgt_jax.data.unreal4k.records import INDEX, OPTIONS, SKIPPED, TILES
-from urgt_jax.data.unreal4k.source_files import FrameFiles, read_frame, read_splits
-from urgt_jax.errors import UserError
+from urgt_jax.data.tfds import import_tfds
+from urgt_jax.data.unreal4k.records import INDEX, SKIPPED, TILES, Frame, frame_tiles
+from urgt_jax.data.unreal4k.source_files import FrameFiles, default_splits, read_frame, read_splits
+from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
 
-NAME, VERSION = "unreal4k", "1.0.0"
-SHARD = 8  # frames in a file, half a gigabyte
-JOB = "job.json"
-ABOUT = "Stereo pairs of nine rendered scenes at 2160 x 3840 with disparity; left views, in tiles."
+tfds = import_tfds()
+
+NAME = "unreal4k"
+VERSION = "1.0.0"
+DESCRIPTION = (
+    "Stereo pairs of nine rendered scenes at 2160 x 3840 with disparity; left views, in tiles."
+)
 HOMEPAGE = "https://github.com/fabiotosi92/SMD-Nets"
+FRAMES_PER_SHARD = 8  # about half a gigabyte
+PLAN = "job.json"  # identifies the frames that the folder was begun with
+RECORD_OPTIONS = "group_size:1,uncompressed"  # of ArrayRecord: each record is read on its own
+BYTES_PER_PIXEL = 7  # 3 of colour, 4 of disparity
 
 
-class Job(NamedTuple):
+class Shard(NamedTuple):
     """A file of frames to be written."""
 
-    out: str
+    folder: str
     split: str
     number: int
-    count: int
+    count: int  # number of shards in the split
     frames: tuple[FrameFiles, ...]
 
     @property
     def path(self) -> Path:
-        """The file, named as TFDS has it."""
-        place = f"{self.number:05}-of-{self.count:05}"
-        return Path(self.out) / f"{NAME}-{self.split}.array_record-{place}"
+        """The file, with the name that TFDS expects."""
+        part = f"{self.number:05}-of-{self.count:05}"
+        return Path(self.folder) / f"{NAME}-{self.split}.array_record-{part}"
 
     @property
     def note(self) -> Path:
-        """What is in the file and what was skipped; written once the file is whole."""
+        """Says what the file holds and what was skipped. Written once the file is complete."""
         return self.path.with_name(f".{self.path.name}.json")
 
-
-def write_shard(job: Job) -> dict:
-    """Writes one file of frames, whole or not at all; returns what is in it and what is not."""
-    part = job.path.with_name(f".{job.path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        frames, skipped = _write_frames(part, job.frames)
-        told = {"frames": frames, "skipped": skipped, "bytes": part.stat().st_size}
-        os.replace(part, job.path)
-    except RuntimeError as error:  # of ArrayRecord, where the disk is full
-        raise UserError(f"cannot write {job.path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    write_text(job.note, json.dumps(told))
-    return told
-
-
-def _write_frames(path: Path, places: tuple[FrameFiles, ...]) -> tuple[list, dict[str, str]]:
-    """Names and sizes of the frames that were written, and why others were not."""
-    frames, skipped = [], {}
-    writer = ArrayRecordWriter(str(path), OPTIONS)
-    for place in places:
+    def is_complete(self) -> bool:
+        """Whether the file holds all its frames. Frames that were skipped are tried again."""
         try:
-            frame = read_frame(place)
-        except Exception as error:  # whatever a damaged file makes the libraries raise
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            skipped[place.name] = " ".join(f"{kind}{error}".split())
-            continue
-        for record in records.serialized(frame):
-            writer.write(record)
-        frames.append((frame.name, frame.disparity.shape))
-    writer.close()
-    return frames, skipped
+            note = json.loads(self.note.read_text())
+            return not note["skipped"] and self.path.stat().st_size == note["bytes"]
+        except (OSError, ValueError, KeyError):
+            return False
 
 
 def prepare(
     source: Path, out: Path, splits: Path | None = None, workers: int = 1
 ) -> dict[str, str]:
-    """Prepares the data set in a folder, going on where it stopped; returns what was skipped."""
-    if not source.is_dir():
-        raise UserError(f"no folder at {source}: --source is where the scenes were extracted")
-    found = read_splits(splits or _default_splits(source), source)
-    jobs = _jobs(found, make_folder(out))
-    for part in out.glob(f".{NAME}-*.tmp"):  # of a job that was killed
+    """Prepares the data set in a folder and resumes there; returns the skipped frames and why."""
+    require(source.is_dir(), f"{source} is not a folder. Pass the folder of the extracted scenes")
+    frames = read_splits(splits or default_splits(source), source)
+    out = make_folder(out)
+    check_plan(out, frames)
+    shards = make_shards(out, frames)
+    for part in out.glob(f".{NAME}-*.tmp"):  # left by a process that was killed
         part.unlink()
-    missing = [job for job in jobs if not _whole(job)]
-    _check_space(out, missing)
-    _write_all(missing, jobs, workers)
-    return _finish(out, jobs)
+    missing = [shard for shard in shards if not shard.is_complete()]
+    check_space(out, missing)
+    write_shards(missing, shards, workers)
+    return write_metadata(out, shards)
 
 
-def _whole(job: Job) -> bool:
-    """Whether a file is there with all its frames; those that were skipped are tried again."""
-    try:
-        note = json.loads(job.note.read_text())
-        return not note["skipped"] and job.path.stat().st_size == note["bytes"]
-    except (OSError, ValueError, KeyError):
-        return False
+def check_plan(out: Path, frames: dict[str, list[FrameFiles]]) -> None:
+    """Records which frames are prepared in a folder; fails if it was begun with others."""
+    names = json.dumps({split: [files.name for files in frames[split]] for split in frames})
+    digest = hashlib.sha256(names.encode()).hexdigest()
+    plan = json.dumps({"frames": digest, "version": VERSION, "shard": FRAMES_PER_SHARD})
+    path = out / PLAN
+    require(
+        not path.is_file() or path.read_text() == plan,
+        f"{out} was begun with other split files. Choose another --out",
+    )
+    write_text(path, plan)
 
 
-def _default_splits(source: Path) -> Path:
-    return next((d for d in (source / "splits", source / "filenames") if d.is_dir()), source)
+def make_shards(out: Path, frames: dict[str, list[FrameFiles]]) -> list[Shard]:
+    """The files of all splits."""
+    shards = []
+    for split, files in frames.items():
+        starts = range(0, len(files), FRAMES_PER_SHARD)
+        for number, start in enumerate(starts):
+            part = tuple(files[start : start + FRAMES_PER_SHARD])
+            shards.append(Shard(str(out), split, number, len(starts), part))
+    return shards
 
 
-def _jobs(found: dict[str, list[FrameFiles]], out: Path) -> list[Job]:
-    """The files of all splits; fails if the folder was begun with other frames."""
-    text = json.dumps({s: [p.name for p in places] for s, places in found.items()})
-    job = {"frames": hashlib.sha256(text.encode()).hexdigest(), "version": VERSION, "shard": SHARD}
-    path = out / JOB
-    if path.is_file() and path.read_text() != json.dumps(job):
-        raise UserError(f"{out} was begun with other split files: choose another --out")
-    write_text(path, json.dumps(job))
-    jobs = []
-    for split, places in found.items():
-        parts = [tuple(places[i : i + SHARD]) for i in range(0, len(places), SHARD)]
-        jobs += [Job(str(out), split, i, len(parts), part) for i, part in enumerate(parts)]
-    return jobs
-
-
-def _check_space(out: Path, missing: list[Job]) -> None:
-    """Fails at once where the disk is too small, going by the first frame that can be read."""
-    count = sum(len(job.frames) for job in missing)
-    for place in (p for job in missing for p in job.frames):
+def check_space(out: Path, missing: list[Shard]) -> None:
+    """Fails if the disk is too small, judging by the first frame that can be read."""
+    frames = [files for shard in missing for files in shard.frames]
+    for files in frames:
         try:
-            pixels = np.load(place.file("Disp0", ".npy"), mmap_mode="r").size
-        except Exception:  # a damaged file, which `_write_frames` tells of
+            disparity = np.load(files.path("Disp0", ".npy"), mmap_mode="r")
+        except Exception:  # a damaged file, which `write_frames` reports
             continue
-        need, free = count * pixels * 7, shutil.disk_usage(out).free  # 3 bytes and a float a pixel
-        if need > free:
-            raise UserError(
-                f"{out} needs {need / 1e9:.1f} GB for {count} frames, but {free / 1e9:.1f} GB are "
-                "free: give --out on a larger disk"
-            )
+        needed = len(frames) * disparity.size * BYTES_PER_PIXEL
+        free = shutil.disk_usage(out).free
+        require(
+            needed <= free,
+            f"{out} needs {needed / 1e9:.1f} GB for {len(frames)} frames, but only "
+            f"{free / 1e9:.1f} GB are free. Pass --out on a larger disk",
+        )
         return
 
 
-def _write_all(missing: list[Job], jobs: list[Job], workers: int) -> None:
-    total = sum(len(job.frames) for job in jobs)
-    done = total - sum(len(job.frames) for job in missing)
+def write_shards(missing: list[Shard], shards: list[Shard], workers: int) -> None:
+    """Writes the missing ones among all shards, in worker processes if there are several."""
+    total = sum(len(shard.frames) for shard in shards)
+    done = total - sum(len(shard.frames) for shard in missing)
     if done:
-        print(f"{done} of {total} frames are there already")
+        print(f"{done} of {total} frames are already prepared")
     progress = Progress("frames", total, done)
     if workers <= 1:
-        for job in missing:
-            write_shard(job)
-            done += len(job.frames)
+        for shard in missing:
+            write_shard(shard)
+            done += len(shard.frames)
             progress.update(done)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(write_shard, job): job for job in missing}
+        running = {pool.submit(write_shard, shard): shard for shard in missing}
         try:
             for future in as_completed(running):
                 future.result()
                 done += len(running[future].frames)
                 progress.update(done)
         except BrokenProcessPool as error:
-            raise UserError("a worker was killed, for lack of memory? fewer --workers") from error
+            raise UserError(
+                "a worker process was killed, probably for lack of memory. Lower --workers"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _finish(out: Path, jobs: list[Job]) -> dict[str, str]:
-    """Writes the index, the list of what was skipped, and what TFDS needs."""
-    index: dict[str, list] = {}
-    skipped, infos = {}, []
+def write_shard(shard: Shard) -> None:
+    """Writes one file of frames, completely or not at all, and the note beside it."""
+    # Not `files.atomic_write`: ArrayRecord opens the file by its name.
+    part = shard.path.with_name(f".{shard.path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        frames, skipped = write_frames(part, shard.frames)
+        note = {"frames": frames, "skipped": skipped, "bytes": part.stat().st_size}
+        os.replace(part, shard.path)
+    except RuntimeError as error:  # raised by ArrayRecord if the disk is full
+        raise UserError(f"cannot write {shard.path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    write_text(shard.note, json.dumps(note))
+
+
+def write_frames(path: Path, frames: tuple[FrameFiles, ...]) -> tuple[list, dict[str, str]]:
+    """Name and size of each frame that was written, and why others were skipped."""
+    written = []
+    skipped = {}
+    writer = ArrayRecordWriter(str(path), RECORD_OPTIONS)
+    for files in frames:
+        try:
+            frame = read_frame(files)
+        except UserError as error:
+            skipped[files.name] = " ".join(str(error).split())
+            continue
+        except Exception as error:  # a damaged file raises many kinds of error
+            skipped[files.name] = " ".join(f"{type(error).__name__}: {error}".split())
+            continue
+        for record in serialize_tiles(frame):
+            writer.write(record)
+        written.append((frame.name, frame.disparity.shape))
+    writer.close()
+    return written, skipped
+
+
+def serialize_tiles(frame: Frame) -> Iterator[bytes]:
+    """The records of a frame, with the same bytes in every process."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tile_features()
+    for tile in frame_tiles(frame):
+        # Protocol buffers write a map in an order that differs from process to process.
+        example = tf_example_pb2.Example.FromString(features.serialize_example(tile))
+        yield example.SerializeToString(deterministic=True)
+
+
+def tile_features():
+    """The features of a record, for TFDS. The calibration of a frame is in each of its tiles."""
+    raw = tfds.features.Encoding.BYTES
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Tensor(shape=(None, None, 3), dtype=np.uint8, encoding=raw),
+            "disparity": tfds.features.Tensor(shape=(None, None), dtype=np.float32, encoding=raw),
+            "intrinsics": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            "baseline": tfds.features.Scalar(np.float32),
+            "frame": tfds.features.Text(),
+            "tile": tfds.features.Scalar(np.int32),
+        }
+    )
+
+
+def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
+    """Writes the index, the list of skipped frames and what TFDS needs; returns what it skipped."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=out, dataset_name=NAME, filetype_suffix="array_record"
     )
-    for split in dict.fromkeys(job.split for job in jobs):
-        mine = [job for job in jobs if job.split == split]
-        notes = [json.loads(job.note.read_text()) for job in mine]
+    by_split: dict[str, list[Shard]] = {}
+    for shard in shards:
+        by_split.setdefault(shard.split, []).append(shard)
+    index = {}
+    skipped = {}
+    split_infos = []
+    for split, own in by_split.items():
+        notes = [json.loads(shard.note.read_text()) for shard in own]
         index[split] = [frame for note in notes for frame in note["frames"]]
         for note in notes:
-            skipped |= {f"{split} {name}": why for name, why in note["skipped"].items()}
-        infos.append(
+            for name, reason in note["skipped"].items():
+                skipped[f"{split} {name}"] = reason
+        split_infos.append(
             tfds.core.SplitInfo(
-                name=split, shard_lengths=[TILES * len(note["frames"]) for note in notes],
-                num_bytes=sum(job.path.stat().st_size for job in mine),
+                name=split,
+                shard_lengths=[TILES * len(note["frames"]) for note in notes],
+                num_bytes=sum(shard.path.stat().st_size for shard in own),
                 filename_template=template.replace(split=split),
             )
-        )  # fmt: skip
-    write_text(out / SKIPPED, "".join(f"{name}: {why}\n" for name, why in skipped.items()))
-    if not any(index.values()):
-        raise UserError(f"none of {len(skipped)} frames could be read: {out / SKIPPED} says why")
+        )
+    write_text(out / SKIPPED, "".join(f"{name}: {reason}\n" for name, reason in skipped.items()))
+    require(
+        any(index.values()),
+        f"none of {len(skipped)} frames could be read. {out / SKIPPED} says why",
+    )
     tfds.folder_dataset.write_metadata(
-        data_dir=out, features=records.features(), split_infos=infos, filename_template=template,
-        version=VERSION, check_data=False, description=ABOUT, homepage=HOMEPAGE,
+        data_dir=out,
+        features=tile_features(),
+        split_infos=split_infos,
+        filename_template=template,
+        version=VERSION,
+        check_data=False,
+        description=DESCRIPTION,
+        homepage=HOMEPAGE,
         disable_shuffling=True,
-    )  # fmt: skip
+    )
     write_text(out / INDEX, json.dumps(index) + "\n")
     return skipped
 
 
-class Unreal4k(tfds.core.GeneratorBasedBuilder):
-    """The TFDS builder: manual_dir is the folder of extracted scenes, with the split files."""
+class Unreal4kBuilder(tfds.core.GeneratorBasedBuilder):
+    """The builder for TFDS. manual_dir is the folder of extracted scenes, with the split files."""
 
+    name = NAME
     VERSION = tfds.core.Version(VERSION)
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Extract the scenes 00000 to 00008 here, beside the split files."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Extract the scenes 00000 to 00008 into this folder, beside the split files."
+    )
 
-    def __init__(self, *, file_format: str | None = "array_record", **rest):
-        super().__init__(file_format=file_format, **rest)
+    def __init__(self, *, file_format: str | None = "array_record", **options):
+        super().__init__(file_format=file_format, **options)
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def _info(self):
         return tfds.core.DatasetInfo(
-            builder=self, description=ABOUT, features=records.features(), homepage=HOMEPAGE,
+            builder=self,
+            description=DESCRIPTION,
+            features=tile_features(),
+            homepage=HOMEPAGE,
             disable_shuffling=True,
-        )  # fmt: skip
+        )
 
-    def download_and_prepare(self, *, download_dir=None, download_config=None, **_) -> None:
-        """Prepares from `download_config.manual_dir` as the command does; skipped.txt is beside."""
-        manual = getattr(download_config, "manual_dir", None)
-        if manual is None:
-            raise UserError("unreal4k is prepared from files: set DownloadConfig(manual_dir=...)")
-        prepare(Path(manual), Path(self.data_path))
+    def download_and_prepare(self, *, download_dir=None, download_config=None, **options) -> None:
+        """Prepares from `download_config.manual_dir`, as `urgt prepare unreal4k` does."""
+        manual_dir = getattr(download_config, "manual_dir", None)
+        require(
+            manual_dir is not None,
+            "unreal4k is not downloaded. Pass DownloadConfig(manual_dir=FOLDER) as download_config",
+        )
+        prepare(Path(manual_dir), Path(self.data_path))
         self.info.read_from_directory(self.data_path)
 
-    # What follows is TFDS's own interface, for its tools; `download_and_prepare` does not use it.
+    # TFDS requires the next two methods. Its own download_and_prepare would call them.
     def _split_generators(self, dl_manager):
-        source = Path(dl_manager.manual_dir)
-        found = read_splits(_default_splits(source), source)
-        return {split: self._generate_examples(places) for split, places in found.items()}
+        raise NotImplementedError
 
-    def _generate_examples(self, places: list[FrameFiles]):
-        for i, place in enumerate(places):
-            yield from (
-                (TILES * i + k, r) for k, r in enumerate(records.records(read_frame(place)))
-            )
+    def _generate_examples(self):
+        raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Frames in tiles, as a TFDS data set: a window is read at the cost of its own pixels.
+"""UnrealStereo4K as tiles in a TFDS data set: a window is read at the cost of its own pixels.
 
-A frame is 16 records, the windows of `grid.cover(H, W, 4, 4)` that GridMix takes blocks of. They
-are not compressed: docs/log.md has what zstd would save and cost.
+A frame is stored as 16 records, the 4 x 4 windows that GridMix takes its blocks from. Records are
+not compressed: docs/log.md says what zstd would save and cost.
 """
 
 import json
@@ -10,35 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
-from tensorflow_datasets.proto import tf_example_pb2
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
-from urgt_jax.errors import UserError
-from urgt_jax.images import grid
-from urgt_jax.images.grid import Grid
+from urgt_jax.data.tfds import import_tfds
+from urgt_jax.errors import UserError, require
+from urgt_jax.images.grid import Grid, cover_image
 
-SIDE = 4  # tiles a side, as GridMix has it
-TILES = SIDE * SIDE
-SKIPPED = "skipped.txt"  # frames that are not there, and why
-INDEX = "frames.json"  # names and sizes of all frames, so that none must be opened for them
-OPTIONS = "group_size:1,uncompressed"  # of ArrayRecord: every record is read on its own
-RAW = tfds.features.Encoding.BYTES
+SIDE = 4  # rows and columns of tiles, as in GridMix
+TILES = SIDE * SIDE  # tiles of a frame
+SKIPPED = "skipped.txt"  # lists the frames that could not be prepared, and why
+INDEX = "frames.json"  # names and sizes of all frames, so that no record is read for them
 
-
-def features() -> tfds.features.FeaturesDict:
-    """What a record holds; a frame's calibration is in each of its tiles."""
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Tensor(shape=(None, None, 3), dtype=np.uint8, encoding=RAW),
-            "disparity": tfds.features.Tensor(shape=(None, None), dtype=np.float32, encoding=RAW),
-            "intrinsics": tfds.features.Tensor(shape=(4,), dtype=np.float32),
-            "baseline": tfds.features.Scalar(np.float32),
-            "frame": tfds.features.Text(),
-            "tile": tfds.features.Scalar(np.int32),
-        }
-    )
+Span = tuple[int, int]  # first row or column, and the one after the last
 
 
 class Frame(NamedTuple):
@@ -51,23 +35,14 @@ class Frame(NamedTuple):
     baseline: float  # metres
 
 
-def serialized(frame: Frame) -> Iterator[bytes]:
-    """The records of a frame, the same bytes whoever makes them."""
-    spec = features()
-    for record in records(frame):
-        # Protocol buffers write a map in an order that changes from process to process.
-        example = tf_example_pb2.Example.FromString(spec.serialize_example(record))
-        yield example.SerializeToString(deterministic=True)
-
-
-def records(frame: Frame) -> Iterator[dict]:
-    """The tiles of a frame, row by row."""
-    windows = grid.cover_image(*frame.disparity.shape, SIDE, SIDE)
+def frame_tiles(frame: Frame) -> Iterator[dict]:
+    """The records of a frame, row by row."""
+    grid = frame_grid(frame.disparity.shape)
     for number in range(TILES):
-        here = windows.window(number)
+        window = grid.window(number)
         yield {
-            "image": np.ascontiguousarray(frame.image[here]),
-            "disparity": np.ascontiguousarray(frame.disparity[here]),
+            "image": np.ascontiguousarray(frame.image[window]),
+            "disparity": np.ascontiguousarray(frame.disparity[window]),
             "intrinsics": frame.intrinsics,
             "baseline": np.float32(frame.baseline),
             "frame": frame.name,
@@ -75,121 +50,136 @@ def records(frame: Frame) -> Iterator[dict]:
         }
 
 
-class Tiled:
-    """A split of a tiled data set; depth is infinite where disparity is 0."""
+def frame_grid(size: tuple[int, int]) -> Grid:
+    """The windows of a frame that are stored as tiles."""
+    height, width = size
+    return cover_image(height, width, SIDE, SIDE)
 
-    def __init__(self, directory: Path, split: str):
-        self.directory, self.split = Path(directory), split
-        self.frames = _index(self.directory, split)
-        if not self.frames:
-            raise UserError(
-                f"split {split} of {self.directory} has no frame: {SKIPPED} there says why"
-            )
-        self.tiles = _open(self.directory, split)
-        if len(self.tiles) != TILES * len(self.frames):
-            raise UserError(
-                f"{self.directory} has {len(self.tiles)} tiles of split {split} for "
-                f"{len(self.frames)} frames: it is not whole, prepare it again"
-            )
+
+class Unreal4k:
+    """A split of UnrealStereo4K in tiles. Depth is infinite where disparity is 0."""
+
+    default_split = "test_in"
+    train_split = "train"
+
+    def __init__(self, path: Path, split: str = ""):
+        self.path = Path(path)
+        self.split = split or self.default_split
+        self.frames = read_index(self.path, self.split)
+        require(
+            len(self.frames) > 0,
+            f"split {self.split} of {self.path} has no frames. {SKIPPED} there says why",
+        )
+        self.tiles = open_tiles(self.path, self.split)
+        require(
+            len(self.tiles) == TILES * len(self.frames),
+            f"{self.path} has {len(self.tiles)} tiles in split {self.split}, but "
+            f"{len(self.frames)} frames need {TILES * len(self.frames)}. Prepare it again",
+        )
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def name(self, index: int) -> str:
         """Scene and number of the frame."""
-        return self.frames[index][0]
+        name, _ = self.frames[index]
+        return name
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
-        return tuple(self.frames[index][1])
+        _, size = self.frames[index]
+        return size
 
     def read(self, index: int, window: Window = WHOLE) -> Sample:
-        """Only the tiles that the window touches are read."""
-        height, width = self.size(index)
-        rows, cols = (s.indices(n)[:2] for s, n in zip(window, (height, width), strict=True))
-        shape = rows[1] - rows[0], cols[1] - cols[0]
-        if min(shape) < 1:
-            raise UserError(f"the window {rows} x {cols} of {self.name(index)} is empty")
-        image, disparity = np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32)
-        windows = grid.cover_image(height, width, SIDE, SIDE)
-        for number in _touched(windows, rows, cols):
-            tile = self._tile(index, number)
-            there, here = _overlap(windows, number, rows, cols)
-            image[there], disparity[there] = tile["image"][here], tile["disparity"][here]
-        camera = crop_intrinsics(tile["intrinsics"], window, (height, width))
-        return _sample(image, disparity, camera, float(tile["baseline"]))
+        """A window of a frame, from the tiles that it touches."""
+        size = self.size(index)
+        rows = window[0].indices(size[0])[:2]
+        columns = window[1].indices(size[1])[:2]
+        shape = rows[1] - rows[0], columns[1] - columns[0]
+        require(min(shape) >= 1, f"the window {rows} x {columns} of {self.name(index)} is empty")
+        image = np.empty((*shape, 3), np.uint8)
+        disparity = np.empty(shape, np.float32)
+        grid = frame_grid(size)
+        for number in tiles_of_window(grid, rows, columns):
+            tile = self._read_tile(index, number)
+            tile_rows, tile_columns = grid.window(number)
+            to_rows, from_rows = overlap(tile_rows, rows)
+            to_columns, from_columns = overlap(tile_columns, columns)
+            image[to_rows, to_columns] = tile["image"][from_rows, from_columns]
+            disparity[to_rows, to_columns] = tile["disparity"][from_rows, from_columns]
+        # The calibration of the frame is in each of its tiles.
+        intrinsics = crop_intrinsics(tile["intrinsics"], window, size)
+        stereo = float(intrinsics[0]) * float(tile["baseline"])
+        valid = disparity > 0
+        depth = np.full(shape, np.inf, np.float32)
+        np.divide(np.float32(stereo), disparity, out=depth, where=valid)
+        return Sample(image, depth, valid, intrinsics, stereo)
 
-    def _tile(self, index: int, number: int) -> dict:
+    def _read_tile(self, index: int, number: int) -> dict:
         try:
             return self.tiles[TILES * index + number]
-        except Exception as error:  # whatever a damaged record makes the libraries raise
+        except Exception as error:  # a damaged record raises many kinds of error
             raise UserError(
                 f"tile {number} of frame {self.name(index)} cannot be read "
-                f"({type(error).__name__}): delete {self._file(index)} and prepare it again"
+                f"({type(error).__name__}): delete {self._file_of(index)} and prepare it again"
             ) from error
 
-    def _file(self, index: int) -> str:
+    def _file_of(self, index: int) -> str:
         """The file that holds a frame."""
         split = self.tiles.dataset_info.splits[self.split]
         ends = np.cumsum(split.shard_lengths)
         return str(split.filepaths[np.searchsorted(ends, TILES * index, side="right")])
 
 
-def _open(directory: Path, split: str):
-    """The tiles of a split, as TFDS opens them."""
+def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
+    """Name and size of each frame of a split."""
+    index = path / INDEX
+    require(
+        index.is_file(),
+        f"{path} holds no prepared data set: {INDEX} is missing. Run urgt prepare unreal4k first",
+    )
     try:
-        return tfds.builder_from_directory(str(directory)).as_data_source(split=split)
-    except Exception as error:  # TFDS has no error of its own for its damaged or missing files
+        frames = json.loads(index.read_text())
+    except ValueError as error:
+        raise UserError(f"{index} is damaged ({error}): prepare the data set again") from error
+    require(split in frames, f"{path} has no split {split!r}. It has {', '.join(frames)}")
+    return [(name, (height, width)) for name, (height, width) in frames[split]]
+
+
+def open_tiles(path: Path, split: str):
+    """The tiles of a split, as a data source of TFDS."""
+    tfds = import_tfds()
+    try:
+        return tfds.builder_from_directory(str(path)).as_data_source(split=split)
+    except Exception as error:  # TFDS has no error of its own for damaged or missing files
         raise UserError(
-            f"TFDS cannot open {directory} ({type(error).__name__}: {error}): prepare it again"
+            f"TFDS cannot open {path} ({type(error).__name__}: {error}): prepare it again"
         ) from error
 
 
-def _index(directory: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
-    """Names and sizes of the frames of a split."""
-    path = directory / INDEX
-    if not path.is_file():
-        raise UserError(f"no prepared data set at {directory}: {INDEX} is missing there")
-    try:
-        told = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): prepare the data set again") from error
-    if split not in told:
-        raise UserError(f"{directory} has no split {split!r}: it has {', '.join(told)}")
-    return [(name, tuple(size)) for name, size in told[split]]
+def tiles_of_window(grid: Grid, rows: Span, columns: Span) -> list[int]:
+    """The numbers of the fewest tiles that cover some rows and columns."""
+    height, width = grid.patch
+    tile_columns = cover_span(grid.lefts, width, columns)
+    numbers = []
+    for i in cover_span(grid.tops, height, rows):
+        numbers += [SIDE * i + j for j in tile_columns]
+    return numbers
 
 
-def _touched(windows: Grid, rows: tuple[int, int], cols: tuple[int, int]) -> list[int]:
-    """The fewest tiles that cover rows and columns."""
-    (h, w) = windows.patch
-    down, right = _cover(windows.tops, h, rows), _cover(windows.lefts, w, cols)
-    return [SIDE * i + j for i in down for j in right]
+def cover_span(starts: tuple[int, ...], side: int, span: Span) -> list[int]:
+    """The fewest tiles along one axis that cover a span. The last tile may overlap the others."""
+    tiles = []
+    covered, end = span
+    while covered < end:
+        tile = max(i for i, start in enumerate(starts) if start <= covered)
+        tiles.append(tile)
+        covered = starts[tile] + side
+    return tiles
 
 
-def _cover(starts: tuple[int, ...], side: int, span: tuple[int, int]) -> list[int]:
-    """The tiles along one axis, of which the last may overlap the one before."""
-    found, reached = [], span[0]
-    while reached < span[1]:
-        furthest = max(i for i, start in enumerate(starts) if start <= reached)
-        found.append(furthest)
-        reached = starts[furthest] + side
-    return found
-
-
-def _overlap(windows: Grid, number: int, rows, cols):
-    """Where a tile's pixels lie in the window, and which of its pixels they are."""
-    there, here = [], []
-    for part, (start, stop) in zip(windows.window(number), (rows, cols), strict=True):
-        first, last = max(part.start, start), min(part.stop, stop)
-        there.append(slice(first - start, last - start))
-        here.append(slice(first - part.start, last - part.start))
-    return tuple(there), tuple(here)
-
-
-def _sample(image, disparity, camera: np.ndarray, baseline: float) -> Sample:
-    """The window as a sample."""
-    stereo = float(camera[0]) * baseline
-    valid = disparity > 0
-    depth = np.full(disparity.shape, np.inf, np.float32)
-    np.divide(np.float32(stereo), disparity, out=depth, where=valid)
-    return Sample(image, depth, valid, camera, stereo)
+def overlap(tile: slice, span: Span) -> tuple[slice, slice]:
+    """The pixels that a tile and a span share, counted from the span's start and the tile's."""
+    first = max(tile.start, span[0])
+    last = min(tile.stop, span[1])
+    return slice(first - span[0], last - span[0]), slice(first - tile.start, last - tile.start)

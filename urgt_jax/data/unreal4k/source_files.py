@@ -1,16 +1,17 @@
-"""UnrealStereo4K as its authors hand it out: split files, pictures, disparity and calibration."""
+"""The files of UnrealStereo4K as its authors publish them: splits, images, disparity, cameras."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from urgt_jax.data.unreal4k.records import Frame
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, require
 from urgt_jax.images.files import SMALLEST, read_image, read_map
 
-# Of a split file: PatchFusion's name, then SMD-Nets'.
-SPLITS = {
+# Names of the split files: PatchFusion's, then those of SMD-Nets where they differ.
+SPLIT_FILES = {
     "train": ("train.txt",),
     "val": ("val.txt",),
     "test_in": ("test_in.txt", "test.txt"),
@@ -19,7 +20,7 @@ SPLITS = {
 
 
 class FrameFiles(NamedTuple):
-    """Where a frame's files lie."""
+    """The files of a frame."""
 
     source: str
     scene: str
@@ -30,93 +31,132 @@ class FrameFiles(NamedTuple):
         """Scene and number, as in 00000_00083."""
         return f"{self.scene}_{self.number}"
 
-    def file(self, kind: str, ending: str) -> Path:
+    def path(self, kind: str, suffix: str) -> Path:
         """The file of a kind, such as Disp0."""
-        return Path(self.source) / self.scene / kind / f"{self.number}{ending}"
+        return Path(self.source) / self.scene / kind / f"{self.number}{suffix}"
+
+
+class StereoCamera(NamedTuple):
+    """A camera of a stereo pair."""
+
+    intrinsics: Float[np.ndarray, "4"]  # float64, fx, fy, cx, cy, pixels
+    x: float  # position along the baseline, metres
+
+
+def default_splits(source: Path) -> Path:
+    """The folder of split files in the folder of the scenes."""
+    for folder in (source / "splits", source / "filenames"):
+        if folder.is_dir():
+            return folder
+    return source
 
 
 def read_splits(path: Path, source: Path) -> dict[str, list[FrameFiles]]:
-    """The frames of every split that has a file in the folder, or of the one split file."""
+    """The frames of each split that has a file in a folder, or of a single split file."""
     files = [path] if path.is_file() else sorted(path.glob("*.txt"))
-    known = {file.name: file for file in files}
-    found = {}
-    for split, names in SPLITS.items():
-        name = next((n for n in names if n in known), None)
-        if name:
-            found[split] = _places(known[name], source)
-    if not found:
-        names = ", ".join(name for names in SPLITS.values() for name in names)
-        raise UserError(f"{path} is no split file, nor a folder of any ({names}): give --splits")
-    return found
+    by_name = {file.name: file for file in files}
+    splits = {}
+    for split, names in SPLIT_FILES.items():
+        for name in names:
+            if name in by_name:
+                splits[split] = read_split(by_name[name], source)
+                break
+    if not splits:
+        names = ", ".join(name for names in SPLIT_FILES.values() for name in names)
+        raise UserError(
+            f"{path} is neither a split file nor a folder with split files ({names}). Pass --splits"
+        )
+    return splits
 
 
-def _places(path: Path, source: Path) -> list[FrameFiles]:
-    """The frames of a split file, of which each line names S/Image0/N.png first."""
-    found, seen = [], set()
+def read_split(path: Path, source: Path) -> list[FrameFiles]:
+    """The frames of a split file. Each line begins with SCENE/Image0/NUMBER.png."""
+    frames = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         parts = line.split()[0].split("/")
-        right = len(parts) == 3 and parts[1] == "Image0" and "." in parts[2]
-        place = FrameFiles(str(source), parts[0], parts[2].rsplit(".", 1)[0]) if right else None
-        if place is None or place in seen:
-            why = "names a frame twice" if right else "is no 'S/Image0/N.png S/Image1/N.png ...'"
-            raise UserError(f"{path}, line {number} {why}: {line[:60]!r}")
-        seen.add(place)
-        found.append(place)
-    if not found:
-        raise UserError(f"{path} is empty: it must name the frames of a split")
-    return found
+        require(
+            len(parts) == 3 and parts[1] == "Image0" and "." in parts[2],
+            f"{path}, line {number} is not 'SCENE/Image0/N.png SCENE/Image1/N.png ...': "
+            f"{line[:60]!r}",
+        )
+        frame = FrameFiles(str(source), parts[0], parts[2].rsplit(".", 1)[0])
+        require(frame not in frames, f"{path}, line {number} repeats a frame: {line[:60]!r}")
+        frames[frame] = number
+    require(len(frames) > 0, f"{path} is empty. It must list the frames of a split")
+    return list(frames)
 
 
-def read_frame(place: FrameFiles) -> Frame:
-    """A frame from its files, all of it checked; fails in one line that names the file."""
-    path = place.file("Disp0", ".npy")
+def read_frame(files: FrameFiles) -> Frame:
+    """A frame, all of it checked; an error names the file in one line."""
+    disparity = read_disparity(files.path("Disp0", ".npy"))
+    image = read_left_image(files, disparity.shape)
+    left_path = files.path("Extrinsics0", ".txt")
+    right_path = files.path("Extrinsics1", ".txt")
+    left = read_camera(left_path)
+    right = read_camera(right_path)
+    baseline = abs(left.x - right.x)
+    require(baseline > 0, f"{left_path} and {right_path} have no baseline")
+    intrinsics = left.intrinsics.astype(np.float32)
+    return Frame(files.name, image, disparity, intrinsics, baseline)
+
+
+def read_disparity(path: Path) -> Float[np.ndarray, "H W"]:
+    """The disparity of the left image, pixels, float32."""
     disparity = read_map(path, "disparity")
-    if disparity.ndim != 2 or disparity.dtype.kind != "f":
-        raise UserError(f"{path} has shape {disparity.shape} and dtype {disparity.dtype}, not "
-            "float [H, W]")  # fmt: skip
+    require(
+        disparity.ndim == 2 and disparity.dtype.kind == "f",
+        f"{path} has shape {disparity.shape} and dtype {disparity.dtype}, not float [H, W]",
+    )
+    require(
+        min(disparity.shape) >= SMALLEST,
+        f"{path} is {disparity.shape} pixels. The least is {SMALLEST} a side",
+    )
     disparity = disparity.astype(np.float32)
-    if min(disparity.shape) < SMALLEST:
-        raise UserError(f"{path} is {disparity.shape} pixels: too small")
     wrong = ~np.isfinite(disparity) | (disparity < 0)
-    if wrong.any():
-        raise UserError(f"{path} has {int(wrong.sum())} values that are NaN, infinite or negative")
-    image = _image(place, disparity.shape)
-    left, right = (_camera(place.file(f"Extrinsics{i}", ".txt")) for i in (0, 1))
-    baseline = abs(float(left[1][3] - right[1][3]))
-    if not baseline > 0:
-        raise UserError(f"{place.file('Extrinsics0', '.txt')} and the right one have no baseline")
-    k = left[0]
-    intrinsics = np.array([k[0], k[4], k[2], k[5]], np.float32)
-    return Frame(place.name, image, disparity, intrinsics, baseline)
+    require(
+        not wrong.any(), f"{path} has {int(wrong.sum())} values that are NaN, infinite or negative"
+    )
+    return disparity
 
 
-def _image(place: FrameFiles, size: tuple[int, int]) -> np.ndarray:
-    """The left picture: PNG, or PatchFusion's .raw bytes in the order blue, green, red."""
-    path, raw = place.file("Image0", ".png"), place.file("Image0", ".raw")
-    if path.is_file() or not raw.is_file():
-        image = read_image(path)
-        if image.shape[:2] != size:
-            raise UserError(f"{path} is {image.shape[:2]} pixels, its disparity {size}")
-        return image
-    values = np.fromfile(raw, np.uint8)
-    if values.size != size[0] * size[1] * 3:
-        raise UserError(f"{raw} has {values.size} bytes, not {size[0]} x {size[1]} x 3")
-    return np.ascontiguousarray(values.reshape(*size, 3)[..., ::-1])
+def read_left_image(files: FrameFiles, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """The left image: a PNG, or PatchFusion's .raw, bytes in the order blue, green, red."""
+    png = files.path("Image0", ".png")
+    raw = files.path("Image0", ".raw")
+    if raw.is_file() and not png.is_file():
+        values = np.fromfile(raw, np.uint8)
+        height, width = size
+        require(
+            values.size == height * width * 3,
+            f"{raw} has {values.size} bytes, not {height} x {width} x 3",
+        )
+        return np.ascontiguousarray(values.reshape(height, width, 3)[..., ::-1])
+    image = read_image(png)
+    require(image.shape[:2] == size, f"{png} is {image.shape[:2]} pixels, its disparity {size}")
+    return image
 
 
-def _camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The 3 x 3 matrix of the camera and the 3 x 4 one from world to camera, row by row."""
-    if not path.is_file():
-        raise UserError(f"no extrinsics at {path}")
+def read_camera(path: Path) -> StereoCamera:
+    """A camera file: the 3 x 3 matrix in one line, the 3 x 4 matrix from the world in the next."""
+    require(path.is_file(), f"{path}: the camera file is missing")
     try:
         first, second = path.read_text().splitlines()[:2]
-        k, world = (np.array(line.split(), np.float64) for line in (first, second))
+        matrix = np.array(first.split(), np.float64)
+        pose = np.array(second.split(), np.float64)
     except ValueError as error:
         raise UserError(f"{path} is not two lines of numbers: {error}") from error
-    if (k.size, world.size) != (9, 12) or not (np.isfinite(k).all() and np.isfinite(world).all()):
-        raise UserError(f"{path} has {k.size} and {world.size} numbers, not 9 and 12")
-    if k[0] <= 0 or k[4] <= 0:
-        raise UserError(f"{path} has the focal lengths {k[0]:g} and {k[4]:g}: not above 0")
-    return k, world
+    require(
+        matrix.size == 9 and pose.size == 12,
+        f"{path} has {matrix.size} and {pose.size} numbers, not 9 and 12",
+    )
+    require(
+        bool(np.isfinite(matrix).all() and np.isfinite(pose).all()),
+        f"{path} has numbers that are NaN or infinite",
+    )
+    fx, fy = matrix[0], matrix[4]
+    require(
+        fx > 0 and fy > 0, f"{path} has the focal lengths {fx:g} and {fy:g}. They must be above 0"
+    )
+    return StereoCamera(np.array([fx, fy, matrix[2], matrix[5]]), float(pose[3]))
