@@ -16,7 +16,6 @@ from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.data.priors.filters import shrink
 from urgt_jax.data.sources import open_prior_source
-from urgt_jax.data.unreal4k import benchmark
 from urgt_jax.data.unreal4k.records import Unreal4k
 from urgt_jax.errors import UserError
 from urgt_jax.training.loop import train
@@ -118,9 +117,3 @@ def test_a_source_and_its_folder_go_together():
         Data(source="unreal4k")
     with pytest.raises(UserError, match="scenes need none"):
         Data(path="somewhere")
-
-
-def test_the_benchmark_measures_what_is_the_same(capsys):
-    call(benchmark.main, "--frames", 2, "--size", 36, 64, "--repeat", 2)
-    said = capsys.readouterr().out.splitlines()
-    assert "as tiles" in said[0] and [line.split()[0] for line in said[2:]] == ["1", "2", "3", "4"]
