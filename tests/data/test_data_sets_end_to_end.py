@@ -24,7 +24,7 @@ SIZE = (48, 72)
 
 
 def _maps(prepared, split: str, folder):
-    """What some model might have saved: small disparity maps and normals."""
+    """Small disparity and normal maps, such as a network saves."""
     folder.mkdir(exist_ok=True)
     frames = Unreal4k(prepared, split)
     for i in range(len(frames)):
@@ -39,13 +39,17 @@ def _maps(prepared, split: str, folder):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """UnrealStereo4K in miniature, with stored priors of two splits."""
-    place = tmp_path_factory.mktemp("set")
-    source, out = miniature.unreal4k(place / "source", SIZE, frames=4), place / "u4k"
+    folder = tmp_path_factory.mktemp("set")
+    source = miniature.unreal4k(folder / "source", SIZE, frames=4)
+    out = folder / "u4k"
     call(prepare_command.main, "unreal4k", "--source", source, "--out", out, "--workers", 1)
     for split in ("train", "test_in"):
-        maps = _maps(out, split, place / "maps")
-        told = ("--data", "unreal4k", out, "--split", split)
-        call(priors_command.main, *told, "--depth-maps", maps, "--normal-maps", maps)
+        maps = _maps(out, split, folder / "maps")
+        call(
+            priors_command.main,
+            *("--data", "unreal4k", out, "--split", split),
+            *("--depth-maps", maps, "--normal-maps", maps),
+        )
     return out
 
 
@@ -72,11 +76,17 @@ def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     assert "images/s" in capsys.readouterr().out
 
 
-def test_a_batch_reads_no_more_than_its_patches(on_u4k, monkeypatch):
-    read, real = [], Unreal4k._read_tile
-    monkeypatch.setattr(Unreal4k, "_read_tile", lambda *a: read.append(a[1:]) or real(*a))
+def test_a_batch_reads_no_more_tiles_than_its_patches(on_u4k, monkeypatch):
+    read_tile = Unreal4k._read_tile
+    tiles = []
+
+    def recording(self, index, number):
+        tiles.append((index, number))
+        return read_tile(self, index, number)
+
+    monkeypatch.setattr(Unreal4k, "_read_tile", recording)
     batch = pipeline.Batches(on_u4k)[0]
-    assert len(read) == 2 * 4  # two images, 2 x 2 patches each
+    assert len(tiles) == 2 * 4  # two images, 2 x 2 patches each
     assert batch["image"].shape == (2, 4, 28, 42, 3) and batch["image"].dtype == np.uint8
     assert batch["valid"].any() and np.isfinite(batch["target"]).all()
 
@@ -94,16 +104,18 @@ def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, pr
 
 
 @pytest.mark.parametrize(
-    "changes,told",
+    "changes, pattern",
     [
-        ({"data.priors_path": "nowhere"}, "no priors at nowhere.*urgt priors"),
+        ({"data.priors_path": "nowhere"}, "no coarse maps in nowhere.*urgt priors"),
         ({"prior.kind": "depth"}, "hold disparity: set --prior.kind disparity"),
         ({"data.max_depth": 60.0}, "fitted to 80"),
-        ({"data.path": "elsewhere"}, "no prepared data set at elsewhere"),
+        ({"data.path": "elsewhere"}, "elsewhere holds no prepared data set"),
     ],
 )
-def test_training_on_what_is_not_there_is_told_at_once(on_u4k, tmp_path, changes, told):
-    with pytest.raises(UserError, match=told):
+def test_training_fails_at_once_if_data_or_coarse_maps_are_missing(
+    on_u4k, tmp_path, changes, pattern
+):
+    with pytest.raises(UserError, match=pattern):
         train(with_changes(on_u4k, changes), tmp_path / "run")
 
 
@@ -112,8 +124,8 @@ def test_exact_normals_are_refused_where_there_are_none(on_u4k):
         pipeline.Batches(with_changes(on_u4k, {"loss.normal_target": "exact"}))[0]
 
 
-def test_a_source_and_its_folder_go_together():
-    with pytest.raises(UserError, match="needs the folder it lies in"):
+def test_a_data_set_needs_its_folder_and_scenes_need_none():
+    with pytest.raises(UserError, match="needs the folder of the data set"):
         Data(source="unreal4k")
-    with pytest.raises(UserError, match="scenes need none"):
+    with pytest.raises(UserError, match="scenes need no path"):
         Data(path="somewhere")
