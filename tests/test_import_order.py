@@ -1,92 +1,70 @@
-"""The order of rooms: imports only go downwards."""
+"""Imports between folders only go downwards in the README's table."""
 
 import ast
+import re
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "urgt_jax"
-FLOORS = [  # from the top; a module may import what stands below it, or beside it in its room
-    ["scaling.__main__", "scaling"],
-    ["scaling.command"],
-    ["scaling.page"],
-    ["scaling.points"],
-    ["scaling.study", "scaling.curves", "scaling.memory"],
-    ["predict", "convert", "evaluation", "training"],
-    ["step_cost", "scaling.measure"],
-    ["plans"],
-    ["fill"],
-    ["makers"],
-    ["journal"],
-    ["report", "tables", "subjects", "board"],
-    ["report.pages", "report.zooms"],
-    ["report.layers", "report.columns"],
-    ["inference"],
-    ["coarse", "fidelity", "published"],
-    ["checkpoints", "validation"],
-    ["step"],
-    ["optim", "sharding", "processes", "streaming"],
-    ["meter"],
-    ["objective"],
-    ["losses", "metrics"],
-    ["metrics.depth", "metrics.normals", "metrics.seams"],
-    ["metrics.ordinal"],
-    ["metrics.superpixels", "metrics.protocol"],
-    ["metrics.tiles"],
-    ["model.families", "model.flops"],
-    ["model.refiner", "model.depth_anything", "model.metric3d", "model.weights", "model.sizes"],
-    ["model.dpt", "model.vit"],
-    ["model.dpt_layers", "model.convolution"],
-    ["model.pooling"],
-    ["model.attention"],
-    ["model.placement"],
-    ["data.example", "data.pipeline", "data.benchmark"],
-    ["data.gridmix"],
-    ["data.sources"],
-    ["data.layouts", "data.stored", "data.unreal4k"],
-    ["data.unreal4k_files"],
-    ["data.folder"],
-    ["data.readers", "data.tiles"],
-    ["data.priors_path", "data.scenes", "data.samples", "data.augment"],
-    ["data.scenes.families"],
-    ["data.scenes.bent", "data.scenes.render", "data.scenes.strange", "data.scenes.things"],
-    ["data.scenes.kit"],
-    ["data.scenes.solids"],
-    ["data.scenes.textures", "data.scenes.camera"],
-    ["grid", "geometry"],
-    ["pictures"],
-    ["config"],
-    ["tensorfiles"],
-    ["files", "resampling"],
-    ["errors", "log", "chips", "hlo", "machine"],
-]
-LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "urgt_jax"
+TABLE_HEAD = "| Folder of `urgt_jax/` |"
+NO_CODE = {"shipped", "configs"}
 
 
-def _modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        name = name.removesuffix(".__init__")
-        if name in LEVEL or path.name != "__init__.py":
-            yield name, ast.parse(path.read_text())
+def readme_rows() -> list[list[str]]:
+    """The folders of each row of the README's table, from the top."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(TABLE_HEAD))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(re.findall(r"`(\w+)/`", line.split("|")[1]))
+    return rows
 
 
-def _imports(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("urgt_jax"):
-            room = node.module.removeprefix("urgt_jax").lstrip(".")
+LEVEL = {folder: level for level, row in enumerate(readme_rows()) for folder in row}
+
+
+def imported_folders(path: Path) -> set[str]:
+    """The folders of the package that a file imports from."""
+    folders = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            if parts[0] == "urgt_jax":
+                names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+                folders |= set(names) & set(LEVEL)
+        elif isinstance(node, ast.Import):
             for alias in node.names:
-                inner = f"{room}.{alias.name}".lstrip(".")
-                yield inner if inner in LEVEL else room
+                folders |= set(alias.name.split(".")[1:2]) & set(LEVEL)
+    return folders
 
 
-def test_every_module_has_a_floor():
-    assert {name for name, _ in _modules()} == set(LEVEL)
+def test_readme_lists_every_folder():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders - NO_CODE == set(LEVEL)
 
 
-def test_imports_go_downwards():
-    wrong = [
-        f"{name} imports {used}"
-        for name, tree in _modules()
-        for used in _imports(tree)
-        if LEVEL[used] <= LEVEL[name]
-    ]
-    assert not wrong, wrong
+@pytest.mark.parametrize("folder", sorted(LEVEL))
+def test_imports_go_downwards_in_the_readme(folder):
+    for path in sorted((PACKAGE / folder).rglob("*.py")):
+        wrong = [
+            other
+            for other in imported_folders(path)
+            if other != folder and LEVEL[other] <= LEVEL[folder]
+        ]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(wrong)}"
+
+
+def test_files_at_the_top_import_no_folder():
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            assert not imported_folders(path), path.name
+
+
+def test_data_priors_and_weights_import_neither_training_nor_inference():
+    for folder in ("weights", "data/priors"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not imported_folders(path) & {"training", "inference"}, path
