@@ -211,9 +211,9 @@ def _foreign(path: Path, weights: Path, kind: str) -> Path:
     "kind,told",
     [
         ("missing", "no weights at .*w.safetensors"),
-        ("truncated", "w.safetensors is damaged or cut short"),
-        ("text", "w.safetensors is neither a safetensors file nor one that torch.save wrote"),
-        ("foreign", "w.safetensors carries no configuration"),
+        ("truncated", "w.safetensors is damaged or truncated"),
+        ("text", "w.safetensors is neither a safetensors file nor a file of torch.save"),
+        ("foreign", "w.safetensors has no configuration"),
         ("other model", "w.safetensors does not fit its own configuration"),
     ],
 )

@@ -1,11 +1,13 @@
-"""Converts official checkpoints into weight files, and weight files back into official names."""
+"""Converts official checkpoints into weight files, and weight files back to official names."""
 
 import math
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,197 +15,226 @@ from urgt_jax.config import Config
 from urgt_jax.errors import require
 from urgt_jax.files import make_folder
 from urgt_jax.models import refiner, registry
-from urgt_jax.models.registry import abstract_params
+from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.progress import Progress
 from urgt_jax.weights import detect, torch_names
-from urgt_jax.weights.tensor_files import open_tensors, write_safetensors, write_torch
-from urgt_jax.weights.tensors import Tensor
+from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
+from urgt_jax.weights.tensors import Tensor, TensorFile
+from urgt_jax.weights.torch_names import LAYOUTS, Rule
 from urgt_jax.weights.weight_file import (
     CONFIG_KEY,
     UNUSED_PREFIX,
+    check_tensors,
     config_metadata,
     flatten_params,
     list_misfits,
     read_config,
 )
 
-Read = Callable[[], np.ndarray]
+MAX_LISTED_NAMES = 12  # longer lists are shortened to counts
+
+ReadArray = Callable[[], np.ndarray]
 
 
 @dataclass
 class ConversionPlan:
-    """What a file is going to hold: shapes by name, how each tensor is made, what to tell."""
+    """The content of the file to write. Its tensors are made when they are read."""
 
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = field(default_factory=dict)
-    reads: dict[str, Read] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
-
-    def add(self, name: str, shape: tuple[int, ...], dtype, read: Read) -> None:
-        """One more tensor."""
-        self.shapes[name], self.reads[name] = (tuple(shape), np.dtype(dtype)), read
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    report: list[str] = field(default_factory=list)  # lines for the user
 
 
-def from_official(tensors: dict[str, Tensor], given: dict, where: str):
-    """The configuration of an official checkpoint, and the plan of our file."""
-    kind, found, others = detect.detect_family(tensors, where)
-    config = detect.INFER_CONFIG[kind](found, detect.UserConfig(given, where))
-    title, rules = registry.FAMILIES[kind].title, torch_names.RULES[kind](config)
-    shapes = {
-        n: x.shape
-        for n, x in flatten_params(abstract_params(registry.network_config(config))).items()
-    }
-    fresh = _fresh(config, found, shapes)
-    wanted = _wanted(rules, shapes)
-    drawn = {name for name, rule in wanted.items() if rule.ours in fresh}
-    spare = [name for name in found if name not in wanted]
-    unused = [name for name in spare if _matches(torch_names.UNUSED_TENSORS, name)]
-    dropped = [name for name in spare if _matches(torch_names.DROPPED, name)]
-    problems = list_misfits(
-        {
-            name: torch_names.official_shape(rule, shapes[rule.ours])
-            for name, rule in wanted.items()
-            if name not in drawn
-        },
-        {n: x.shape for n, x in found.items() if n not in {*drawn, *unused, *dropped}},
+def convert(
+    source: Path, target: Path, fields: Mapping[str, Any] | None = None, half: bool = False
+) -> None:
+    """Converts an official checkpoint into a weight file, or a weight file to official names.
+
+    `fields` are what the shapes of an official checkpoint cannot tell, under official names. With
+    `half`, a weight file stays one, in float16.
+    """
+    check_target(target)
+    file = open_tensors(source)
+    is_weight_file = CONFIG_KEY in file.metadata
+    require(is_weight_file or not half, "--half needs a weight file of urgt_jax: convert first")
+    require(
+        not (is_weight_file and fields),
+        f"--config is for official weights, but {source} holds its own configuration",
     )
-    require(not problems, f"{where} is {title}, but does not fit: {problems}")
-    plan = ConversionPlan()
+    make_folder(target.parent)
+    if half:
+        plan = to_half(file, source)
+    elif is_weight_file:
+        plan = to_official(file, source)
+    else:
+        _, plan = from_official(file.tensors, fields or {}, str(source))
+    print("\n".join(plan.report), flush=True)
+    progress = Progress(f"writing {target.name}", len(plan.tensors))
+    write_safetensors(target, plan.tensors, plan.metadata, progress)
+    print(f"wrote and verified {target}: {len(plan.tensors)} tensors")
+
+
+def check_target(target: Path) -> None:
+    """Fails for a target that is meant to be a PyTorch file."""
+    require(
+        target.suffix not in (".pth", ".pt"),
+        f"{target}: only safetensors files are written. Pass {target.with_suffix('.safetensors')}; "
+        "safetensors.torch.load_file opens it in torch.",
+    )
+
+
+def from_official(
+    tensors: Mapping[str, Tensor], fields: Mapping[str, Any], where: str
+) -> tuple[FileConfig, ConversionPlan]:
+    """The configuration of an official checkpoint, and the plan of its weight file."""
+    kind, official, others = detect.detect_family(tensors, where)
+    config = detect.INFER_CONFIG[kind](official, detect.UserConfig(fields, where))
+    title = registry.FAMILIES[kind].title
+    rules = torch_names.RULES[kind](config)
+    params = abstract_params(registry.network_config(config))
+    shapes = {name: x.shape for name, x in flatten_params(params).items()}
+    initialized = _initialize_missing(config, official, shapes)
+
+    # The official tensors that the rules need, and those that get initial values instead.
+    expected = {}
+    replaced = set()
     for rule in rules:
-        read = fresh.get(rule.ours) or _gathering(rule, shapes[rule.ours], found, where)
-        plan.add(rule.ours, shapes[rule.ours], np.float32, read)
+        shape = shapes[rule.ours]
+        for name in torch_names.official_names(rule, shape):
+            if rule.ours in initialized:
+                replaced.add(name)
+            else:
+                expected[name] = torch_names.official_shape(rule, shape)
+
+    # The official tensors that the checkpoint holds, without those that the rules leave out.
+    unused = []
+    dropped = []
+    actual = {}
+    for name, tensor in official.items():
+        if name in replaced:
+            continue
+        if name not in expected and _matches(torch_names.UNUSED_TENSORS, name):
+            unused.append(name)
+        elif name not in expected and _matches(torch_names.DROPPED_TENSORS, name):
+            dropped.append(name)
+        else:
+            actual[name] = tensor.shape
+    misfits = list_misfits(expected, actual)
+    require(not misfits, f"{where} is {title}, but does not fit: {misfits}")
+
+    plan = ConversionPlan(config_metadata(config))
+    for rule in rules:
+        shape = shapes[rule.ours]
+        if rule.ours in initialized:
+            read = initialized[rule.ours]
+        else:
+            read = _parameter_reader(rule, shape, official, where)
+        plan.tensors[rule.ours] = Tensor(shape, np.dtype(np.float32), read)
     for name in unused:
-        plan.add(UNUSED_PREFIX + name, found[name].shape, found[name].dtype, found[name].read)
-    plan.told = [
-        f"{title}: {sum(map(math.prod, shapes.values())) / 1e6:.2f} M parameters",
-        *_listed("no output depends on these, kept for the way back", unused),
-        *_listed("dropped, the model has no such part", dropped),
-        *_listed("in the file, but not of the model", others),
-        *_listed("drawn anew, as at the start of training", sorted(drawn)),
-    ]
+        plan.tensors[UNUSED_PREFIX + name] = official[name]
+    num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    plan.report.append(f"{title}: {num_parameters / 1e6:.2f} M parameters")
+    for label, names in (
+        ("kept for the export, no output depends on them", unused),
+        ("dropped, the model has no such part", dropped),
+        ("ignored, not part of the model", others),
+        ("missing from the checkpoint, initialized as for training", sorted(replaced)),
+    ):
+        if names:
+            plan.report.append(f"{label}: {_summarize(names)}")
     return config, plan
 
 
-def _wanted(rules: list[torch_names.Rule], shapes: dict) -> dict[str, torch_names.Rule]:
-    """The official tensors that make our parameters."""
-    return {
-        name: rule for rule in rules for name in torch_names.official_names(rule, shapes[rule.ours])
-    }
-
-
-def _fresh(config, found: dict[str, Tensor], shapes: dict) -> dict[str, Read]:
-    """What a refiner's checkpoint does not hold: all that VGGT lacks, or one prior's embedding."""
+def _initialize_missing(
+    config: FileConfig, official: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, ReadArray]:
+    """Initial values for parameters of a refiner that its checkpoint does not hold, by name."""
     if not isinstance(config, Config):
         return {}
-    lacking = [
-        kind
-        for kind in ("depth", "normal")
-        if f"aggregator.patch_embed.patch_embed_{kind}.proj.weight" not in found
-    ]
-    if len(lacking) == 2:
-        return {
-            n: partial(np.asarray, x)
-            for n, x in flatten_params(refiner.freshly_drawn_params(config.model)).items()
-        }
-    # A model of depth alone may not see normals, which is what zeros mean.
-    names = [f"encoder.{kind}.proj.{leaf}" for kind in lacking for leaf in ("kernel", "bias")]
-    return {name: partial(np.zeros, shapes[name], np.float32) for name in names}
+    initialized = {}
+    if detect.lacks_priors(official):
+        fresh = refiner.freshly_drawn_params(config.model)
+        for name, array in flatten_params(fresh).items():
+            initialized[name] = partial(np.asarray, array)
+        return initialized
+    # URGT with one output may lack the embedding of the other prior. Zeros make it ignore that one.
+    for kind in ("depth", "normal"):
+        if f"aggregator.patch_embed.patch_embed_{kind}.proj.weight" not in official:
+            for leaf in ("kernel", "bias"):
+                name = f"encoder.{kind}.proj.{leaf}"
+                initialized[name] = partial(np.zeros, shapes[name], np.float32)
+    return initialized
 
 
-def _matches(patterns: tuple[str, ...], name: str) -> bool:
+def _matches(patterns: Iterable[str], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _listed(what: str, names: list[str]) -> list[str]:
-    """Names in one line, those of one part counted together where they are many."""
-    if not names:
-        return []
-    if len(names) > 12:
-        parts: dict[str, int] = {}
-        for name in names:
-            part = name.split(".")[0]
-            parts[part] = parts.get(part, 0) + 1
-        names = [f"{part}.* ({count})" for part, count in parts.items()]
-    return [f"{what}: {', '.join(names)}"]
+def _summarize(names: list[str]) -> str:
+    """The names in one line; many names are counted by their first part."""
+    if len(names) > MAX_LISTED_NAMES:
+        counts = Counter(name.split(".")[0] for name in names)
+        names = [f"{part}.* ({count})" for part, count in counts.items()]
+    return ", ".join(names)
 
 
-def _gathering(rule: torch_names.Rule, shape, tensors: dict[str, Tensor], where: str) -> Read:
-    """How one parameter of ours is read from official tensors."""
+def _parameter_reader(
+    rule: Rule, shape: tuple[int, ...], official: Mapping[str, Tensor], where: str
+) -> ReadArray:
+    """A function that makes one parameter of ours from its official tensors."""
 
-    def read_one(name: str) -> np.ndarray:
-        x = tensors[name].read().astype(np.float32, copy=False)
-        require(np.isfinite(x).all(), f"{name} in {where} has values that are NaN or infinite")
-        return x
+    def read_official(name: str) -> np.ndarray:
+        array = official[name].read().astype(np.float32, copy=False)
+        require(np.isfinite(array).all(), f"{name} in {where} has NaN or infinite values")
+        return array
 
-    return lambda: torch_names.gather(rule, shape, read_one)
+    return partial(torch_names.gather, rule, shape, read_official)
 
 
-def to_official(tensors: dict[str, Tensor], config) -> ConversionPlan:
-    """The plan of a file with official names, from our tensors."""
-    plan, kind = ConversionPlan(), registry.kind_of(config)
+def to_official(file: TensorFile, path: Path) -> ConversionPlan:
+    """The plan of a file with official names, from a weight file."""
+    kind, config = read_config(file, path)
+    check_tensors(file.tensors, config, path)
+    plan = ConversionPlan(metadata={"format": "pt"})
     for rule in torch_names.RULES[kind](config):
-        mine = tensors[rule.ours]
-        shape = torch_names.official_shape(rule, mine.shape)
-        for i, name in enumerate(torch_names.official_names(rule, mine.shape)):
-            part = i if "{}" in rule.theirs else None
-            plan.add(name, shape, mine.dtype, _returning(rule, mine, part))
-    for name, x in tensors.items():
+        parameter = file.tensors[rule.ours]
+        shape = torch_names.official_shape(rule, parameter.shape)
+        for block, name in enumerate(torch_names.official_names(rule, parameter.shape)):
+            read = _official_reader(rule, parameter, block)
+            plan.tensors[name] = Tensor(shape, parameter.dtype, read)
+    for name, tensor in file.tensors.items():
         if name.startswith(UNUSED_PREFIX):
-            plan.add(name.removeprefix(UNUSED_PREFIX), x.shape, x.dtype, x.read)
-    for name, shape in torch_names.unused(config).items():
-        if name not in plan.shapes:
-            plan.add(name, shape, np.float32, partial(np.zeros, shape, np.float32))
-    plan.told = [f"official names of {registry.FAMILIES[kind].title}: {len(plan.shapes)} tensors"]
+            plan.tensors[name.removeprefix(UNUSED_PREFIX)] = tensor
+    for name, shape in torch_names.required_unused_shapes(config).items():
+        if name not in plan.tensors:
+            read = partial(np.zeros, shape, np.float32)
+            plan.tensors[name] = Tensor(shape, np.dtype(np.float32), read)
+    title = registry.FAMILIES[kind].title
+    plan.report.append(f"official names of {title}: {len(plan.tensors)} tensors")
     return plan
 
 
-def _returning(rule: torch_names.Rule, mine: Tensor, part: int | None) -> Read:
-    back = torch_names.FORMS[rule.form].back
-    return lambda: np.ascontiguousarray(back(mine.read() if part is None else mine.part(part)))
+def _official_reader(rule: Rule, parameter: Tensor, block: int) -> ReadArray:
+    """A function that makes one official tensor from a parameter of ours."""
+
+    def read() -> np.ndarray:
+        array = parameter.read_entry(block) if rule.is_stacked else parameter.read()
+        return np.ascontiguousarray(LAYOUTS[rule.layout].to_official(array))
+
+    return read
 
 
-def to_half(tensors: dict[str, Tensor], where: str) -> ConversionPlan:
-    """The plan of the same file in float16, which rounds to a thousandth at most."""
+def to_half(file: TensorFile, path: Path) -> ConversionPlan:
+    """The plan of the same weight file in float16, which keeps three digits."""
 
-    def read_one(name: str) -> np.ndarray:
-        with np.errstate(over="ignore"):  # told below
-            half = tensors[name].read().astype(np.float16)
-        require(np.isfinite(half).all(), f"{name} in {where} has values that float16 cannot hold")
+    def read_half(name: str) -> np.ndarray:
+        with np.errstate(over="ignore"):  # the next line reports it
+            half = file.tensors[name].read().astype(np.float16)
+        require(np.isfinite(half).all(), f"{name} in {path} has values that float16 cannot hold")
         return half
 
-    plan = ConversionPlan(told=[f"{len(tensors)} tensors in float16"])
-    for name, x in tensors.items():
-        plan.add(name, x.shape, np.float16, partial(read_one, name))
+    plan = ConversionPlan(file.metadata)
+    for name, tensor in file.tensors.items():
+        plan.tensors[name] = Tensor(tensor.shape, np.dtype(np.float16), partial(read_half, name))
+    plan.report.append(f"{len(plan.tensors)} tensors in float16")
     return plan
-
-
-def convert(source: Path, target: Path, given: dict | None = None, half: bool = False) -> None:
-    """Writes the target: ours from an official checkpoint, official from one of ours, or half."""
-    file = open_tensors(source)
-    make_folder(target.parent)
-    require(not half or CONFIG_KEY in file.metadata, "--half is for files of ours: convert first")
-    require(
-        not given or CONFIG_KEY not in file.metadata,
-        "--config is for official weights: ours carry their configuration",
-    )
-    if half:
-        plan, metadata = to_half(file.tensors, str(source)), file.metadata
-    elif CONFIG_KEY in file.metadata:
-        config = read_config(file, source)[1]
-        plan, metadata = to_official(file.tensors, config), {"format": "pt"}
-    else:
-        config, plan = from_official(file.tensors, given or {}, str(source))
-        metadata = config_metadata(config)
-    print("\n".join(plan.told), flush=True)
-    progress = Progress(f"writing {target.name}", len(plan.shapes))
-    done = iter(range(1, len(plan.shapes) + 1))
-
-    def read(name: str) -> np.ndarray:
-        progress.update(next(done))
-        return plan.reads[name]()
-
-    if target.suffix in (".pth", ".pt"):
-        require(CONFIG_KEY not in metadata, f"{target}: our own files are .safetensors")
-        write_torch(target, plan.shapes, read)
-    else:
-        write_safetensors(target, plan.shapes, read, metadata)
-    print(f"wrote {target}: {len(plan.shapes)} tensors, read back and compared")

@@ -1,276 +1,391 @@
-"""Which published model a checkpoint is, and its configuration, from names and shapes alone."""
+"""Recognises a published checkpoint and infers its configuration from tensor names and shapes."""
 
 import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from urgt_jax.config import TOKEN_SIZE, Config, Data, Eval, Model, Vit
 from urgt_jax.errors import UserError, require
 from urgt_jax.models.depth_anything import DepthAnythingConfig
 from urgt_jax.models.metric3d import Metric3DConfig
+from urgt_jax.models.registry import FileConfig
 
-# A tensor that every model of a family has, most telling first.
-MARKS = (
+Tensors = Mapping[str, Any]  # of each tensor only the shape is needed
+
+# A tensor that every checkpoint of a family has. The first family that matches is the right one.
+FAMILY_MARKS = (
     ("metric3d", "depth_model.encoder.cls_token"),
     ("refiner", "aggregator.camera_token"),
     ("depth_anything", "pretrained.cls_token"),
     ("encoder", "cls_token"),
 )
-LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}  # that published heads read
-HEAD = 64  # channels of an attention head, in every published model
-# Fields of checkpoints' own configurations that are counts, and lists of them.
-COUNTS = ("num_heads", "dino_heads", "heads", "iters", "input_size")
-LISTS = ("intermediate_layer_idx", "layers", "patch_process_shape", "patch_split", "process_shape",
-         "feature_channels", "decoder_channels")  # fmt: skip
-# What golden arrays and checkpoints' own configurations tell beside sizes.
-REMARKS = ("doc", "cases", "torch", "fp32_vs_fp64", "weights", "seed", "ln_eps", "mlp_ratio",
-           "patch_size", "swiglu_hidden", "encoder", "dim_in", "sd_shapes")  # fmt: skip
+# The layers that the heads of the published models read, by the depth of the transformer.
+PUBLISHED_LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
+HEAD_CHANNELS = 64  # channels of an attention head in every published model
+NUM_REGISTERS = 4
+
+# Fields that --config may set to a count, or to a list of counts.
+COUNT_FIELDS = ("num_heads", "dino_heads", "heads", "iters", "input_size")
+LIST_FIELDS = (
+    "intermediate_layer_idx",
+    "layers",
+    "patch_process_shape",
+    "patch_split",
+    "process_shape",
+    "feature_channels",
+    "decoder_channels",
+)
+# Fields that checkpoints carry in their own configurations, and that are not needed here.
+IGNORED_FIELDS = (
+    "doc",
+    "cases",
+    "torch",
+    "fp32_vs_fp64",
+    "weights",
+    "seed",
+    "ln_eps",
+    "mlp_ratio",
+    "patch_size",
+    "swiglu_hidden",
+    "encoder",
+    "dim_in",
+    "sd_shapes",
+)
 
 
-def detect_family(tensors: Mapping, where: str) -> tuple[str, dict, list[str]]:
-    """The family, its tensors without levels before their names, and the names of all others."""
-    for kind, mark in MARKS:
-        found = [n for n in tensors if n == mark or n.endswith(f".{mark}")]
-        if found:
-            prefix = min(found, key=len).removesuffix(mark)
-            inside = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
-            return kind, inside, [n for n in tensors if not n.startswith(prefix)]
-    some = ", ".join(list(tensors)[:5])
+def detect_family(tensors: Tensors, where: str) -> tuple[str, dict[str, Any], list[str]]:
+    """Recognises the family of a checkpoint.
+
+    Returns the family, its tensors without a prefix such as `module.`, and the names of all
+    tensors outside that prefix.
+    """
+    for family, mark in FAMILY_MARKS:
+        matches = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
+        if not matches:
+            continue
+        prefix = min(matches, key=len).removesuffix(mark)
+        official = {}
+        others = []
+        for name, tensor in tensors.items():
+            if name.startswith(prefix):
+                official[name.removeprefix(prefix)] = tensor
+            else:
+                others.append(name)
+        return family, official, others
+    examples = ", ".join(list(tensors)[:5])
     raise UserError(
-        f"{where} is none of DINOv2, VGGT, URGT, Depth Anything V2 and Metric3D v2: "
-        f"it holds {len(tensors)} tensors ({some})"
+        f"{where} is none of DINOv2, VGGT, URGT, Depth Anything V2 and Metric3D v2. "
+        f"It holds {len(tensors)} tensors ({examples})."
     )
 
 
 class UserConfig:
-    """What the user tells of a model, checked against what its shapes tell."""
+    """The fields of --config, checked against what the shapes say."""
 
-    def __init__(self, told: dict, where: str):
-        self.told, self.where = told, where
+    def __init__(self, fields: Mapping[str, Any], where: str):
+        self.fields = fields
+        self.where = where
 
-    def settle(self, facts: dict, free: dict) -> dict:
-        """All sizes: facts, which must not be contradicted, and free ones as told or by default."""
-        known = {**facts, **free}
-        for name, value in self.told.items():
-            near = difflib.get_close_matches(name, known, 1, 0.85)
-            require(
-                name in known or name in REMARKS or not near,
-                f"--config: unknown field {name}; did you mean {near[0] if near else ''}?",
-            )
-            value = tuple(value) if isinstance(value, list) else value
-            require(
-                name not in facts or value == facts[name],
-                f"--config says {name} {value}, but the tensors of {self.where} say "
-                f"{facts.get(name)}",
-            )
-            if name in free:
-                free[name] = _of_its_kind(name, value)
-        missing = [name for name, value in free.items() if value is None]
+    def resolve(self, inferred: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        """Joins inferred values, which the user cannot change, with defaults, which they can.
+
+        A default of None means that the user must set the field.
+        """
+        values = {**inferred, **defaults}
+        for name, value in self.fields.items():
+            if isinstance(value, list):
+                value = tuple(value)
+            if name in inferred:
+                require(
+                    value == inferred[name],
+                    f"--config sets {name} to {value}, but the tensors of {self.where} have "
+                    f"{inferred[name]}",
+                )
+            elif name in defaults:
+                _check_counts(name, value)
+                values[name] = value
+            elif name not in IGNORED_FIELDS:
+                for similar in difflib.get_close_matches(name, values, n=1, cutoff=0.85):
+                    raise UserError(f"--config: unknown field {name}; did you mean {similar}?")
+        missing = [name for name, value in values.items() if value is None]
         require(
             not missing,
-            f"the shapes in {self.where} are of no published model: tell {', '.join(missing)} "
-            "by --config F.json",
+            f"{self.where} matches no published model: set {', '.join(missing)} in --config F.json",
         )
-        return {**facts, **free}
+        return values
 
 
-def _of_its_kind(name: str, value):
-    """The value; fails where a count is not one, or a list of counts."""
-    count = lambda x: type(x) is int and x >= 0  # noqa: E731
-    require(name not in COUNTS or count(value), f"--config: {name} {value!r} is not a count")
-    require(
-        name not in LISTS or (isinstance(value, tuple) and value and all(map(count, value))),
-        f"--config: {name} {value!r} is not a list of counts, such as [4, 11]",
-    )
-    return value
+def _check_counts(name: str, value: Any) -> None:
+    """Fails if the field should be a count, or a list of counts, and is not."""
+    if name in COUNT_FIELDS:
+        require(_is_count(value), f"--config: {name} {value!r} is not a count")
+    if name in LIST_FIELDS:
+        is_list = isinstance(value, tuple) and len(value) > 0
+        require(
+            is_list and all(_is_count(item) for item in value),
+            f"--config: {name} {value!r} is not a list of counts, such as [4, 11]",
+        )
 
 
-def _count(shapes: Mapping, pattern: str) -> int:
-    """Blocks whose index stands in the group of the pattern."""
-    found = [int(m[1]) for name in shapes if (m := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
-def _side(shapes: Mapping, name: str) -> int:
-    """The side in pixels that a position embedding was made for."""
-    return math.isqrt(max(_size(shapes, (name, 1)) - 1, 0)) * TOKEN_SIZE
+def _count_blocks(tensors: Tensors, pattern: str) -> int:
+    """The number of blocks; the group of the pattern is the number of a block."""
+    count = 0
+    for name in tensors:
+        match = re.match(pattern, name)
+        if match:
+            count = max(count, int(match[1]) + 1)
+    return count
 
 
-def _size(shapes: Mapping, *places: tuple[str, int]) -> int:
-    """The side of the first tensor that is there; what is missing is told with all else later."""
+def _size(tensors: Tensors, *places: tuple[str, int]) -> int:
+    """The length of an axis of the first of these tensors that the checkpoint has.
+
+    Several places give the same size, so that a missing tensor is reported later, with all others.
+    """
     for name, axis in places:
-        if name in shapes and axis < len(shapes[name].shape):
-            return shapes[name].shape[axis]
-    raise UserError(f"the checkpoint lacks {places[0][0]}, which tells its size: is it whole?")
+        if name in tensors and axis < len(tensors[name].shape):
+            return tensors[name].shape[axis]
+    raise UserError(f"the checkpoint has no {places[0][0]}, which gives a size. Is it complete?")
 
 
-def _heads(width: int) -> int | None:
-    return width // HEAD if width % HEAD == 0 else None
+def _pretrain_size(tensors: Tensors, prefix: str) -> int:
+    """The side in pixels of the images that the position embedding was made for."""
+    num_tokens = _size(tensors, (f"{prefix}pos_embed", 1)) - 1  # without the class token
+    return math.isqrt(max(num_tokens, 0)) * TOKEN_SIZE
 
 
-def _vit(shapes: Mapping, prefix: str, block: str, resample: str, heads: int) -> Vit:
-    """A vision transformer; what its shapes cannot tell is given."""
-    swiglu = any(name.startswith(f"{prefix}blocks.") and ".w12." in name for name in shapes)
-    registers = f"{prefix}register_tokens"
+def _width(tensors: Tensors, prefix: str) -> int:
+    return _size(tensors, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2))
+
+
+def _num_heads(width: int) -> int | None:
+    """The attention heads of a published model of this width; None if there is none."""
+    if width % HEAD_CHANNELS != 0:
+        return None
+    return width // HEAD_CHANNELS
+
+
+def _uses_swiglu(tensors: Tensors, prefix: str) -> bool:
+    return any(name.startswith(f"{prefix}blocks.") and ".w12." in name for name in tensors)
+
+
+def _infer_vit(
+    tensors: Tensors, prefix: str, *, depth: int, num_heads: int, position_resampling: str
+) -> Vit:
     return Vit(
-        width=_size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2)),
-        depth=_count(shapes, re.escape(prefix) + block),
-        num_heads=heads,
-        registers=4 if registers in shapes else 0,
-        ffn="swiglu" if swiglu else "mlp",
-        pretrain_size=_side(shapes, f"{prefix}pos_embed"),
-        position_resampling=resample,
-    )
-
-
-def infer_encoder(shapes: Mapping, given: UserConfig) -> Vit:
-    """DINOv2; models with registers resample positions with antialias, those without do not."""
-    width = _size(shapes, ("cls_token", 2))
-    registered = "register_tokens" in shapes
-    facts = {
-        "embed_dim": width,
-        "depth": _count(shapes, r"blocks\.(\d+)\."),
-        "img_size": _side(shapes, "pos_embed"),
-        "num_register_tokens": 4 if registered else 0,
-    }
-    free = {
-        "num_heads": _heads(width),
-        "interpolate_antialias": registered,
-        "interpolate_offset": 0.0 if registered else 0.1,
-        "ffn": "",
-    }
-    told = given.settle(facts, free)
-    resample = "antialias" if told["interpolate_antialias"] else "offset"
-    return _vit(shapes, "", r"blocks\.(\d+)\.", resample, told["num_heads"])
-
-
-def _pyramid(shapes: Mapping, head: str) -> dict:
-    """Channels of a DPT head."""
-    return {
-        "features": _size(shapes, *((f"{head}.scratch.layer{i}_rn.weight", 0) for i in (1, 2, 3))),
-        "out_channels": tuple(
-            _size(shapes, (f"{head}.projects.{i}.weight", 0), (f"{head}.projects.{i}.bias", 0))
-            for i in range(4)
-        ),
-    }
-
-
-def infer_refiner(shapes: Mapping, given: UserConfig) -> Config:
-    """URGT, or VGGT as the start of one."""
-    prefix, block = "aggregator.patch_embed.", r"blocks\.(\d+)\."
-    width, depth = (
-        _size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2)),
-        _count(shapes, r"aggregator\.frame_blocks\.(\d+)\."),
-    )
-    plain_vggt = f"{prefix}patch_embed_depth.proj.weight" not in shapes and (
-        f"{prefix}patch_embed_normal.proj.weight" not in shapes
-    )
-    heads = [k for k in ("depth", "normal") if plain_vggt or f"{k}_head.norm.weight" in shapes]
-    require(len(heads) > 0, "the checkpoint has neither a depth_head nor a normal_head")
-    present = next((f"{k}_head" for k in heads if f"{k}_head.norm.weight" in shapes), "depth_head")
-    facts = {
-        "embed_dim": width,
-        "depth": depth,
-        "img_size": _side(shapes, f"{prefix}pos_embed"),
-        "dino_depth": _count(shapes, re.escape(prefix) + block),
-        **_pyramid(shapes, present),
-    }
-    free = {
-        "num_heads": _heads(width),
-        "dino_heads": _heads(width),
-        "intermediate_layer_idx": LAYERS.get(depth),
-        "patch_process_shape": (facts["img_size"],) * 2,
-        "patch_split": (8, 8),
-    }
-    told = given.settle(facts, free)
-    model = Model(
-        encoder=_vit(shapes, prefix, block, "antialias", told["dino_heads"]),
-        num_heads=told["num_heads"],
+        width=_width(tensors, prefix),
         depth=depth,
-        dpt_layers=told["intermediate_layer_idx"],
-        patch_size=told["patch_process_shape"],
-        dpt_features=told["features"],
-        dpt_channels=told["out_channels"],
-        outputs=tuple(heads),
+        num_heads=num_heads,
+        registers=NUM_REGISTERS if f"{prefix}register_tokens" in tensors else 0,
+        ffn="swiglu" if _uses_swiglu(tensors, prefix) else "mlp",
+        pretrain_size=_pretrain_size(tensors, prefix),
+        position_resampling=position_resampling,
     )
-    fidelity = "exact" if plain_vggt else "official"
-    run = Eval(grid=told["patch_split"], overlap=0.3, fidelity=fidelity)
-    return Config(model=model, data=Data(), eval=run)
 
 
-def infer_depth_anything(shapes: Mapping, given: UserConfig) -> DepthAnythingConfig:
-    """Depth Anything V2."""
-    prefix, block = "pretrained.", r"blocks\.(\d+)\."
-    width = _size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2))
-    depth = _count(shapes, re.escape(prefix) + block)
-    facts = {
-        "embed_dim": width,
-        "depth": depth,
-        "img_size": _side(shapes, f"{prefix}pos_embed"),
-        **_pyramid(shapes, "depth_head"),
-    }
-    free = {
-        "num_heads": _heads(width),
-        "layers": LAYERS.get(depth),
-        "input_size": facts["img_size"],
-    }
-    told = given.settle(facts, free)
+def _infer_dpt(tensors: Tensors, head: str) -> dict[str, Any]:
+    """The channels of a DPT head, under their official names."""
+    fusion_places = [(f"{head}.scratch.layer{i}_rn.weight", 0) for i in (1, 2, 3)]
+    level_channels = []
+    for i in range(4):
+        project = f"{head}.projects.{i}"
+        level_channels.append(_size(tensors, (f"{project}.weight", 0), (f"{project}.bias", 0)))
+    return {"features": _size(tensors, *fusion_places), "out_channels": tuple(level_channels)}
+
+
+def infer_encoder(tensors: Tensors, user_config: UserConfig) -> Vit:
+    """The configuration of DINOv2.
+
+    Models with registers resample positions with antialiasing; those without add an offset.
+    """
+    width = _size(tensors, ("cls_token", 2))
+    depth = _count_blocks(tensors, r"blocks\.(\d+)\.")
+    has_registers = "register_tokens" in tensors
+    values = user_config.resolve(
+        inferred={
+            "embed_dim": width,
+            "depth": depth,
+            "img_size": _pretrain_size(tensors, ""),
+            "num_register_tokens": NUM_REGISTERS if has_registers else 0,
+        },
+        defaults={
+            "num_heads": _num_heads(width),
+            "interpolate_antialias": has_registers,
+            "interpolate_offset": 0.0 if has_registers else 0.1,
+            "ffn": "",
+        },
+    )
+    return _infer_vit(
+        tensors,
+        "",
+        depth=depth,
+        num_heads=values["num_heads"],
+        position_resampling="antialias" if values["interpolate_antialias"] else "offset",
+    )
+
+
+def lacks_priors(tensors: Tensors) -> bool:
+    """Whether a checkpoint embeds neither prior, so that it is VGGT and not URGT."""
+    embeddings = "aggregator.patch_embed.patch_embed_"
+    depth = f"{embeddings}depth.proj.weight"
+    normal = f"{embeddings}normal.proj.weight"
+    return depth not in tensors and normal not in tensors
+
+
+def infer_refiner(tensors: Tensors, user_config: UserConfig) -> Config:
+    """The configuration of URGT, or of a refiner that starts from VGGT."""
+    encoder = "aggregator.patch_embed."
+    width = _width(tensors, encoder)
+    depth = _count_blocks(tensors, r"aggregator\.frame_blocks\.(\d+)\.")
+    encoder_depth = _count_blocks(tensors, re.escape(encoder) + r"blocks\.(\d+)\.")
+    pretrain_size = _pretrain_size(tensors, encoder)
+    is_vggt = lacks_priors(tensors)
+    stored = [kind for kind in ("depth", "normal") if f"{kind}_head.norm.weight" in tensors]
+    outputs = ["depth", "normal"] if is_vggt else stored
+    require(len(outputs) > 0, "the checkpoint has neither a depth_head nor a normal_head")
+    dpt_head = f"{stored[0]}_head" if stored else "depth_head"
+    values = user_config.resolve(
+        inferred={
+            "embed_dim": width,
+            "depth": depth,
+            "img_size": pretrain_size,
+            "dino_depth": encoder_depth,
+            **_infer_dpt(tensors, dpt_head),
+        },
+        defaults={
+            "num_heads": _num_heads(width),
+            "dino_heads": _num_heads(width),
+            "intermediate_layer_idx": PUBLISHED_LAYERS.get(depth),
+            "patch_process_shape": (pretrain_size, pretrain_size),
+            "patch_split": (8, 8),
+        },
+    )
+    vit = _infer_vit(
+        tensors,
+        encoder,
+        depth=encoder_depth,
+        num_heads=values["dino_heads"],
+        position_resampling="antialias",
+    )
+    model = Model(
+        encoder=vit,
+        num_heads=values["num_heads"],
+        depth=depth,
+        dpt_layers=values["intermediate_layer_idx"],
+        patch_size=values["patch_process_shape"],
+        dpt_features=values["features"],
+        dpt_channels=values["out_channels"],
+        outputs=tuple(outputs),
+    )
+    # A refiner that starts from VGGT is trained here, so it gets the positions of the paper.
+    fidelity = "exact" if is_vggt else "official"
+    evaluation = Eval(grid=values["patch_split"], overlap=0.3, fidelity=fidelity)
+    return Config(model=model, data=Data(), eval=evaluation)
+
+
+def infer_depth_anything(tensors: Tensors, user_config: UserConfig) -> DepthAnythingConfig:
+    """The configuration of Depth Anything V2."""
+    encoder = "pretrained."
+    width = _width(tensors, encoder)
+    depth = _count_blocks(tensors, re.escape(encoder) + r"blocks\.(\d+)\.")
+    pretrain_size = _pretrain_size(tensors, encoder)
+    values = user_config.resolve(
+        inferred={
+            "embed_dim": width,
+            "depth": depth,
+            "img_size": pretrain_size,
+            **_infer_dpt(tensors, "depth_head"),
+        },
+        defaults={
+            "num_heads": _num_heads(width),
+            "layers": PUBLISHED_LAYERS.get(depth),
+            "input_size": pretrain_size,
+        },
+    )
+    vit = _infer_vit(
+        tensors,
+        encoder,
+        depth=depth,
+        num_heads=values["num_heads"],
+        position_resampling="offset",
+    )
     return DepthAnythingConfig(
-        _vit(shapes, prefix, block, "offset", told["num_heads"]),
-        layers=told["layers"],
-        features=told["features"],
-        channels=told["out_channels"],
-        size=told["input_size"],
+        vit=vit,
+        layers=values["layers"],
+        features=values["features"],
+        channels=values["out_channels"],
+        size=values["input_size"],
     )
 
 
-def infer_metric3d(shapes: Mapping, given: UserConfig) -> Metric3DConfig:
-    """Metric3D v2; the giant reads raw tokens of every quarter and has SwiGLU."""
-    prefix, block = "depth_model.encoder.", r"blocks\.0\.(\d+)\."
-    decoder, read = "depth_model.decoder.", "depth_model.decoder.token2feature.read_"
-    width = _size(shapes, (f"{prefix}cls_token", 2), (f"{prefix}pos_embed", 2))
-    giant = any(".w12." in name for name in shapes)
-    facts = {
-        "dim": width,
-        "depth": _count(shapes, re.escape(prefix) + block),
-        "img_size": _side(shapes, f"{prefix}pos_embed"),
-        "hidden": _size(
-            shapes, *((f"{decoder}update_block.gru08.conv{g}.weight", 0) for g in "zrq")
-        ),
-        "bins": _size(
-            shapes, *((f"{decoder}depth_regressor.2.{leaf}", 0) for leaf in ("weight", "bias"))
-        ),
-    }
-    small = "ViT-giant2" if giant else "ViT-Small" if facts["depth"] <= 12 else "ViT-Large"
-    free = {
-        "kind": small,
-        "heads": _heads(width),
-        "iters": 4 if small == "ViT-Small" else 8,
-        "feature_channels": (),
-        "decoder_channels": (),
-        "process_shape": (616, 1064),
-        "min_val": 0.1,
-        "max_val": 200.0,
-    }
-    told = given.settle(facts, free)
+def infer_metric3d(tensors: Tensors, user_config: UserConfig) -> Metric3DConfig:
+    """The configuration of Metric3D v2.
+
+    The giant model has SwiGLU, and its decoder reads the raw tokens of every quarter.
+    """
+    encoder = "depth_model.encoder."
+    decoder = "depth_model.decoder."
+    width = _width(tensors, encoder)
+    depth = _count_blocks(tensors, re.escape(encoder) + r"blocks\.0\.(\d+)\.")
+    is_giant = _uses_swiglu(tensors, encoder)
+    if is_giant:
+        kind = "ViT-giant2"
+    elif depth <= 12:
+        kind = "ViT-Small"
+    else:
+        kind = "ViT-Large"
+    recurrent_places = [(f"{decoder}update_block.gru08.conv{gate}.weight", 0) for gate in "zrq"]
+    regressor = f"{decoder}depth_regressor.2"
+    values = user_config.resolve(
+        inferred={
+            "dim": width,
+            "depth": depth,
+            "img_size": _pretrain_size(tensors, encoder),
+            "hidden": _size(tensors, *recurrent_places),
+            "bins": _size(tensors, (f"{regressor}.weight", 0), (f"{regressor}.bias", 0)),
+        },
+        defaults={
+            "kind": kind,
+            "heads": _num_heads(width),
+            "iters": 4 if kind == "ViT-Small" else 8,
+            "feature_channels": (),
+            "decoder_channels": (),
+            "process_shape": (616, 1064),
+            "min_val": 0.1,
+            "max_val": 200.0,
+        },
+    )
+    vit = _infer_vit(
+        tensors,
+        encoder,
+        depth=depth,
+        num_heads=values["heads"],
+        position_resampling="offset",
+    )
+    finest = f"{decoder}token2feature.read_0.sample.0"
+    upsampled = f"{decoder}token2feature.read_1.sample"
+    finest_channels = _size(tensors, (f"{finest}.weight", 0), (f"{finest}.bias", 0))
+    upsampled_channels = _size(tensors, (f"{upsampled}.weight", 1), (f"{upsampled}.bias", 0))
     return Metric3DConfig(
-        _vit(shapes, prefix, block, "offset", told["heads"]),
-        reads="quarters" if giant else "last",
-        channels=(
-            _size(shapes, *((f"{read}0.sample.0.{leaf}", 0) for leaf in ("weight", "bias"))),
-            _size(shapes, (f"{read}1.sample.weight", 1), (f"{read}1.sample.bias", 0)),
-        ),
-        hidden=told["hidden"],
-        iters=told["iters"],
-        bins=told["bins"],
-        nearest=told["min_val"],
-        farthest=float(told["max_val"]),
-        input_size=told["process_shape"],
+        vit=vit,
+        reads="quarters" if is_giant else "last",
+        channels=(finest_channels, upsampled_channels),
+        hidden=values["hidden"],
+        iters=values["iters"],
+        bins=values["bins"],
+        nearest=values["min_val"],
+        farthest=float(values["max_val"]),
+        input_size=values["process_shape"],
     )
 
 
-INFER_CONFIG: dict[str, Callable[[Mapping, UserConfig], object]] = {
+INFER_CONFIG: dict[str, Callable[[Tensors, UserConfig], FileConfig]] = {
     "encoder": infer_encoder,
     "refiner": infer_refiner,
     "depth_anything": infer_depth_anything,

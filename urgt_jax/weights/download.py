@@ -1,85 +1,107 @@
-"""Where published weights lie, and under which licence; facts from their own pages, 2026."""
+"""Where published weights are stored, and under which licence, as their pages said in 2026."""
 
+import shutil
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 from urgt_jax.errors import UserError
-from urgt_jax.files import atomic_write
+from urgt_jax.files import atomic_write, make_folder
 
 
 class Published(NamedTuple):
-    """One published file."""
+    """A published weight file."""
 
-    place: str  # repository on huggingface.co, or the address of a folder
+    host: str  # a repository on huggingface.co, or the address of a folder
     file: str
     licence: str
 
     @property
+    def is_on_hub(self) -> bool:
+        """Whether huggingface.co hosts the file."""
+        return not self.host.startswith("https://")
+
+    @property
     def url(self) -> str:
-        """Where a browser finds it."""
-        if self.place.startswith("https://"):
-            return f"{self.place}/{self.file}"
-        return f"https://huggingface.co/{self.place}/resolve/main/{self.file}"
+        """The address for a browser."""
+        if self.is_on_hub:
+            return f"https://huggingface.co/{self.host}/resolve/main/{self.file}"
+        return f"{self.host}/{self.file}"
 
 
-URGT = "Kingslanding/Any-Resolution-Any-Geometry"
-URGT_LICENCE = "MIT as its README says; the repository has no licence file"
+APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0, not for commercial use"
-FILES: dict[str, Published] = {
+URGT_LICENCE = "MIT according to its README; the repository has no licence file"
+URGT = "Kingslanding/Any-Resolution-Any-Geometry"
+DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2"
+METRIC3D = "JUGGHM/Metric3D"
+DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
+
+
+def _dinov2(size: str, registers: str = "") -> Published:
+    model = f"dinov2_vit{size}14"
+    return Published(f"{DINOV2}/{model}", f"{model}_{registers}pretrain.pth", APACHE)
+
+
+PUBLISHED: dict[str, Published] = {
     "urgt": Published(URGT, "ckpt_best.pth", URGT_LICENCE),
     "urgt_zero_shot": Published(URGT, "ckpt_promask_best.pth", URGT_LICENCE),
     "vggt": Published("facebook/VGGT-1B", "model.safetensors", NON_COMMERCIAL),
-    **{
-        f"depth_anything_{letter}": Published(
-            f"depth-anything/Depth-Anything-V2-{size}",
-            f"depth_anything_v2_vit{letter}.pth",
-            "Apache-2.0" if letter == "s" else NON_COMMERCIAL,
-        )
-        for letter, size in {"s": "Small", "b": "Base", "l": "Large"}.items()
-    },
-    **{
-        f"metric3d_{letter}": Published(
-            "JUGGHM/Metric3D", f"metric_depth_vit_{size}_800k.pth", "BSD-2-Clause"
-        )
-        for letter, size in {"s": "small", "l": "large", "g": "giant2"}.items()
-    },
-    **{
-        f"dinov2_{letter}{name}": Published(
-            f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14",
-            f"dinov2_vit{letter}14_{part}pretrain.pth",
-            "Apache-2.0",
-        )
-        for letter in "sblg"
-        for name, part in {"": "", "_reg": "reg4_"}.items()
-    },
+    "depth_anything_s": Published(f"{DEPTH_ANYTHING}-Small", "depth_anything_v2_vits.pth", APACHE),
+    "depth_anything_b": Published(
+        f"{DEPTH_ANYTHING}-Base", "depth_anything_v2_vitb.pth", NON_COMMERCIAL
+    ),
+    "depth_anything_l": Published(
+        f"{DEPTH_ANYTHING}-Large", "depth_anything_v2_vitl.pth", NON_COMMERCIAL
+    ),
+    "metric3d_s": Published(METRIC3D, "metric_depth_vit_small_800k.pth", "BSD-2-Clause"),
+    "metric3d_l": Published(METRIC3D, "metric_depth_vit_large_800k.pth", "BSD-2-Clause"),
+    "metric3d_g": Published(METRIC3D, "metric_depth_vit_giant2_800k.pth", "BSD-2-Clause"),
+    "dinov2_s": _dinov2("s"),
+    "dinov2_b": _dinov2("b"),
+    "dinov2_l": _dinov2("l"),
+    "dinov2_g": _dinov2("g"),
+    "dinov2_s_reg": _dinov2("s", "reg4_"),
+    "dinov2_b_reg": _dinov2("b", "reg4_"),
+    "dinov2_l_reg": _dinov2("l", "reg4_"),
+    "dinov2_g_reg": _dinov2("g", "reg4_"),
 }
 
 
 def fetch(name: str, target: Path) -> Path:
-    """The published file beside the target, fetched unless it is there; tells its licence."""
-    item = FILES[name]
-    print(f"{name}: {item.url}, licence: {item.licence}", flush=True)
-    local = target.parent / item.file
+    """Downloads a published file next to `target` unless it is there; prints its licence.
+
+    Raises UserError with the address of the file if it cannot be downloaded.
+    """
+    published = PUBLISHED[name]
+    print(f"{name}: {published.url}, licence: {published.licence}", flush=True)
+    local = make_folder(target.parent) / published.file
     if local.is_file():
         return local
+    by_hand = (
+        f"Download {published.url} by other means and run: urgt convert {published.file} {target}"
+    )
     try:
-        return _fetched(item, local)
-    except Exception as error:  # the libraries below raise dozens of their own
+        _download(published, local)
+    except ImportError as error:
         raise UserError(
-            f"{name} cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0]}): "
-            f"fetch {item.url} by other means and run "
-            f"`urgt convert {item.file} {target}`"
+            f"{name} cannot be downloaded without huggingface_hub. "
+            f"Install it with pip install urgt-jax[hub], or: {by_hand}"
         ) from error
-
-
-def _fetched(item: Published, local: Path) -> Path:
-    local.parent.mkdir(parents=True, exist_ok=True)
-    if not item.place.startswith("https://"):
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(item.place, item.file, local_dir=local.parent))
-    with urllib.request.urlopen(item.url, timeout=30) as source, atomic_write(local) as file:
-        while part := source.read(1 << 22):
-            file.write(part)
+    except Exception as error:  # the network libraries raise dozens of their own
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{name} cannot be downloaded ({type(error).__name__}: {reason}). {by_hand}"
+        ) from error
     return local
+
+
+def _download(published: Published, local: Path) -> None:
+    if published.is_on_hub:
+        from huggingface_hub import hf_hub_download  # optional, the extra `hub`
+
+        hf_hub_download(published.host, published.file, local_dir=local.parent)
+        return
+    with urllib.request.urlopen(published.url, timeout=30) as response:
+        with atomic_write(local) as file:
+            shutil.copyfileobj(response, file, length=1 << 22)

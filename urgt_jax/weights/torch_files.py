@@ -1,13 +1,15 @@
-"""Reads the zip archive that `torch.save` writes, without torch and without running its pickle."""
+"""Reads the zip archives that `torch.save` writes, without torch.
 
-import io
-import itertools
+The archive holds a pickle, which describes nested containers of tensors, and the numbers of each
+storage as one entry. The pickle is decoded but never executed: its instructions only build plain
+containers and descriptions of tensors. Anything else is an error.
+"""
+
 import math
-import pickle
+import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,208 +19,396 @@ import numpy as np
 from urgt_jax.errors import UserError
 from urgt_jax.weights.tensors import (
     DTYPES,
-    LARGEST_INDEX,
     Tensor,
     TensorFile,
-    _are_sizes,
-    _array,
-    _damaged,
-    _is_shape,
-    _known,
-    _mapped,
-    _shown,
+    are_sizes,
+    damaged_file_error,
+    find_dtype,
+    is_shape,
+    printable,
 )
 
-LARGEST_REPEAT = 1 << 26  # bytes that strides of 0 may make of a smaller storage
-MOST_VALUES = 1 << 20  # in a checkpoint; containers that share others can pretend to any number
-DEEPEST, LONGEST = 64, 1000  # containers in one another, and letters in a tensor's name
-OLD_TORCH = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")  # after two other bytes
-TORCH = {name: dtype for dtype, names in DTYPES.items() for name in (names[1], dtype.name)}
-TORCH |= dict.fromkeys(("UntypedStorage", "_UntypedStorage"), np.dtype(np.uint8))
+MAX_PICKLE_BYTES = 100_000_000  # far more than the description of a checkpoint takes
+MAX_EXPANDED_BYTES = (
+    1 << 26
+)  # a tensor with strides of 0 may be larger than its storage, up to this
+MAX_VALUES = 1 << 20  # containers that share others can stand for any number of values
+MAX_DEPTH = 64  # containers inside one another
+MAX_NAME_LENGTH = 1000
+# The start of a file from before torch 1.6, after the two bytes of the pickle protocol.
+OLD_TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+
+# The number types by the names of torch's storage classes and of its dtypes.
+TORCH_DTYPES: dict[str, np.dtype] = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": DTYPES["BF16"],
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+    "UntypedStorage": np.dtype(np.uint8),
+    "_UntypedStorage": np.dtype(np.uint8),
+}
+TORCH_DTYPES |= {dtype.name: dtype for dtype in DTYPES.values()}
+
+# Objects that a checkpoint may contain but that hold no tensors.
+IGNORED_CALLS = (
+    "torch.device",
+    "collections.Counter",
+    "_codecs.encode",
+    "builtins.set",
+    "builtins.complex",
+)
+ALLOWED_CALLS = (
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch._tensor._rebuild_from_type_v2",
+    "collections.OrderedDict",
+    "torch.Size",
+    *IGNORED_CALLS,
+)
+# Classes and dtypes that a pickle may name but not call.
+ALLOWED_NAMES = re.compile(
+    r"torch\.((\w+\.)?\w*Storage|Tensor|nn\.parameter\.Parameter|(b?float|q?u?int|bool|complex)\w*)"
+)
 
 
-# torch: a zip with a pickle of the containers, and an entry for each storage
+class _Global(NamedTuple):
+    """The name of a function or class in a pickle; the object itself is never imported."""
+
+    name: str
 
 
 class _Storage(NamedTuple):
-    kind: str
-    key: str
+    """The numbers that one or several tensors share."""
+
+    type_name: str
+    key: str  # the name of its entry in the archive
     length: int
 
 
 class _View(NamedTuple):
-    """A tensor as a pickle tells it, part of a storage; its numbers are not checked yet."""
+    """A tensor as the pickle describes it: a part of a storage. Its sizes are not checked yet."""
 
     storage: _Storage
-    kind: str
+    type_name: str
     offset: Any
     shape: Any
     strides: Any
-    lazy: Any  # what is still to be done to the numbers, such as {"neg": True}
+    metadata: Any  # operations that torch has postponed, such as {"neg": True}
 
 
-def _view(storage, offset, shape, strides, grad, hooks, kind=None, lazy=None) -> _View:
-    if not isinstance(storage, _Storage) or not isinstance(kind, str | None):
-        raise ValueError("a tensor without a storage")
-    return _View(storage, kind or storage.kind, offset, shape, strides, lazy)
-
-
-CALLS = {  # what a pickle may call, and what is done instead
-    "torch._utils._rebuild_tensor_v2": lambda *args: _view(*args[:6], None, *args[6:]),
-    "torch._utils._rebuild_tensor_v3": _view,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._tensor._rebuild_from_type_v2": lambda call, kind, args, state: call(*args),
-    "collections.OrderedDict": lambda: {},
-    "torch.Size": lambda sizes=(): sizes,
-}
-NO_TENSORS = "torch.device collections.Counter _codecs.encode builtins.set builtins.complex"
-CALLS |= dict.fromkeys(NO_TENSORS.split(), lambda *_: None)
-NAMES = re.compile(  # what it may name without a call
-    r"torch\.((\w+\.)?\w*Storage|Tensor|nn\.parameter\.Parameter|(b?float|q?u?int|bool|complex)\w*)"
-)
-STEPS = (  # the instructions it may have; none of them makes an object of a class
-    "PROTO FRAME STOP MARK BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET NONE NEWTRUE NEWFALSE "
-    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE BINUNICODE8 SHORT_BINUNICODE "
-    "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "EMPTY_LIST APPEND APPENDS EMPTY_DICT GLOBAL STACK_GLOBAL REDUCE BINPERSID"
-)
-CODES = {getattr(pickle, step)[0] for step in STEPS.split()}
-_Base = pickle._Unpickler  # the one in Python: its instructions are a table
-
-
-class _Unpickler(_Base):
-    """Reads a pickle that describes tensors and plain containers."""
-
-    def __init__(self, path: Path, data: bytes):
-        super().__init__(io.BytesIO(data))
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name here; the real thing is never imported."""
-        name = f"{module.replace('__builtin__', 'builtins')}.{name}"
-        if name in CALLS:
-            return CALLS[name]
-        if NAMES.fullmatch(name):
-            return name.rpartition(".")[2]
-        raise UserError(
-            f"{self.path} asks to run {_shown(name)}; only tensors and plain containers are read: "
-            "where you trust the file, load it with torch and save its state_dict alone"
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        """What a pickle says about a storage; its data are elsewhere in the zip."""
-        match pid:
-            case ("storage", str(kind), str(key), _, int(length)) if _are_sizes([length]):
-                return _Storage(kind, key, length)
-        raise ValueError("a reference to something that is no storage")
-
-    def set_items(self, keys: list, step: Callable) -> None:
-        """Fills a dict; to hash a key of tuples in tuples could take for ever."""
-        for key in keys:
-            parts = key if type(key) is tuple else (key,)
-            if not all(isinstance(part, str | int | float | None) for part in parts):
-                raise ValueError(f"a key of the type {type(key).__name__}")
-        step(self)
-
-    dispatch = {code: step for code, step in _Base.dispatch.items() if code in CODES} | {
-        pickle.SETITEM[0]: lambda self: self.set_items(self.stack[-2:-1], _Base.load_setitem),
-        pickle.SETITEMS[0]: lambda self: self.set_items(self.stack[::2], _Base.load_setitems),
-        pickle.EMPTY_SET[0]: _Base.load_empty_list,
-        pickle.ADDITEMS[0]: _Base.load_appends,
-        pickle.BUILD[0]: lambda self: self.stack.pop(),  # attributes, like a state_dict's _metadata
-    }
-
-
-def _walk(value: Any, steps: Iterator[int], name="", depth=0) -> Iterator[tuple[str, _View]]:
-    """The tensors in nested containers, with their keys joined; all else is skipped."""
-    if next(steps) > MOST_VALUES or depth > DEEPEST or len(name) > LONGEST:
-        raise ValueError("containers that hold themselves, or too much")
-    if isinstance(value, _View):
-        yield name, value
-        return
-    if type(value) not in (dict, list, tuple):
-        return
-    for key, inner in value.items() if type(value) is dict else enumerate(value):
-        yield from _walk(inner, steps, f"{name}.{key}" if name else str(key), depth + 1)
-
-
-def _open_torch(path: Path) -> TensorFile:
+def open_torch(path: Path) -> TensorFile:
+    """Opens a zip archive of torch.save; raises UserError for anything else."""
     try:
-        root, entries, index = _unzip(path)
+        root, entries, content = _read_archive(path)
         tensors = {}
-        for name, view in _walk(_Unpickler(path, index).load(), itertools.count()):
-            if name in tensors:
-                raise ValueError(f"two tensors of the name {name}")
-            tensors[name] = _torch_tensor(path, name, view, entries, root)
+        for name, view in _name_views(_decode_pickle(path, content)).items():
+            tensors[name] = _tensor(path, name, view, root, entries)
         return TensorFile(tensors, {})
     except (UserError, OSError):
         raise
-    except Exception as error:  # zipfile and pickle meet wrong content in many ways
-        why = _shown(f"{type(error).__name__}: {error}")
-        raise _damaged(path, f"it is not what torch.save writes ({why})") from error
+    except Exception as error:  # zipfile and the decoder fail on wrong content in many ways
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise damaged_file_error(path, f"torch.save did not write this ({reason})") from error
 
 
-def _unzip(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
-    """The folder in a zip file that torch.save wrote, all entries, and the pickle."""
+def _read_archive(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
+    """The folder inside the archive, its entries by name, and the pickle."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise UserError(f"{path} is a zip file, but not one that torch.save wrote")
-        order = entries.get(f"{roots[0]}byteorder")
-        if order and archive.open(order).read(9) != b"little":
-            raise UserError(f"{path} is from a big-endian machine: save it again on another")
-        return roots[0], entries, archive.open(f"{roots[0]}data.pkl").read(LARGEST_INDEX)
+            raise UserError(f"{path} is a zip file, but torch.save did not write it")
+        root = roots[0]
+        byte_order = entries.get(f"{root}byteorder")
+        if byte_order is not None and archive.open(byte_order).read(9) != b"little":
+            raise UserError(
+                f"{path} was written on a big-endian machine. Save it on a little-endian one."
+            )
+        return root, entries, archive.open(f"{root}data.pkl").read(MAX_PICKLE_BYTES)
 
 
-def _torch_tensor(path: Path, name: str, view: _View, entries: dict, root: str) -> Tensor:
-    """The tensor that a view stands for, after a check of all that the pickle says."""
-    dtype, stored = (_known(path, name, k, TORCH) for k in (view.kind, view.storage.kind))
+def _decode_pickle(path: Path, content: bytes) -> Any:
+    """Builds the containers and tensor descriptions of a pickle, without executing anything."""
+    stack: list[Any] = []
+    outer_stacks: list[list[Any]] = []  # set aside by MARK until its items are collected
+    memo: dict[int, Any] = {}
+    for opcode, argument, _ in pickletools.genops(content):
+        match opcode.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                return stack.pop()
+            # Values
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE":
+                stack.append(True)
+            case "NEWFALSE":
+                stack.append(False)
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
+                stack.append(argument)
+            case "BINUNICODE" | "BINUNICODE8" | "SHORT_BINUNICODE":
+                stack.append(argument)
+            case "BINSTRING" | "SHORT_BINSTRING" | "BINBYTES" | "SHORT_BINBYTES":
+                stack.append(argument)
+            # Values that occur again
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            # Containers
+            case "MARK":
+                outer_stacks.append(stack)
+                stack = []
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(opcode.name.removeprefix("TUPLE"))
+                items = [stack.pop() for _ in range(count)]
+                stack.append(tuple(reversed(items)))
+            case "TUPLE":
+                items = stack
+                stack = outer_stacks.pop()
+                stack.append(tuple(items))
+            case "EMPTY_LIST" | "EMPTY_SET":
+                stack.append([])
+            case "APPEND":
+                item = stack.pop()
+                stack[-1].append(item)
+            case "APPENDS" | "ADDITEMS":
+                items = stack
+                stack = outer_stacks.pop()
+                stack[-1].extend(items)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "SETITEM":
+                value = stack.pop()
+                key = stack.pop()
+                _set_item(stack[-1], key, value)
+            case "SETITEMS":
+                items = stack
+                stack = outer_stacks.pop()
+                for key, value in zip(items[::2], items[1::2], strict=True):
+                    _set_item(stack[-1], key, value)
+            # Objects
+            case "GLOBAL":
+                module, name = argument.split(" ")
+                stack.append(_find_global(path, module, name))
+            case "STACK_GLOBAL":
+                name = stack.pop()
+                module = stack.pop()
+                stack.append(_find_global(path, module, name))
+            case "REDUCE":
+                arguments = stack.pop()
+                function = stack.pop()
+                stack.append(_call(function, arguments))
+            case "BUILD":
+                stack.pop()  # attributes of an object, such as the _metadata of a state_dict
+            case "BINPERSID":
+                stack.append(_storage(stack.pop()))
+            case _:
+                raise ValueError(f"the pickle instruction {opcode.name}")
+    raise ValueError("a pickle without an end")
+
+
+def _set_item(container: Any, key: Any, value: Any) -> None:
+    """Sets an entry of a dict. Hashing a key of deeply nested tuples could take forever."""
+    parts = key if type(key) is tuple else (key,)
+    for part in parts:
+        if not isinstance(part, str | int | float | None):
+            raise ValueError(f"a key with a {type(part).__name__}")
+    if type(container) is not dict:
+        raise ValueError(f"an item of a {type(container).__name__}")
+    container[key] = value
+
+
+def _find_global(path: Path, module: str, name: str) -> _Global:
+    """The name of a function or class; raises UserError unless checkpoints need it."""
+    module = module.replace("__builtin__", "builtins")  # its name in Python 2
+    full_name = f"{module}.{name}"
+    if full_name in ALLOWED_CALLS or ALLOWED_NAMES.fullmatch(full_name):
+        return _Global(full_name)
+    raise UserError(
+        f"{path} asks to run {printable(full_name)}; only tensors and plain containers are read. "
+        "If you trust the file, load it with torch and save its state_dict alone."
+    )
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    """What a call in the pickle stands for."""
+    if not isinstance(function, _Global) or type(arguments) is not tuple:
+        raise ValueError("a call of something that is no function")
+    match function.name:
+        case "torch._utils._rebuild_tensor_v2":
+            # storage, offset, shape, strides, requires_grad, hooks, and perhaps metadata
+            storage, offset, shape, strides = arguments[:4]
+            metadata = arguments[6] if len(arguments) > 6 else None
+            return _View(storage, _type_name(storage), offset, shape, strides, metadata)
+        case "torch._utils._rebuild_tensor_v3":
+            # the same with a dtype before the metadata
+            storage, offset, shape, strides = arguments[:4]
+            _type_name(storage)
+            metadata = arguments[7] if len(arguments) > 7 else None
+            return _View(storage, _last_part(arguments[6]), offset, shape, strides, metadata)
+        case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
+            return arguments[0]
+        case "torch._tensor._rebuild_from_type_v2":
+            # function, class, arguments, state
+            return _call(arguments[0], arguments[2])
+        case "collections.OrderedDict" if arguments == ():
+            return {}
+        case "torch.Size":
+            return arguments[0] if arguments else ()
+        case name if name in IGNORED_CALLS:
+            return None
+    raise ValueError(f"a call of {function.name}")
+
+
+def _storage(reference: Any) -> _Storage:
+    """The storage that a persistent id of the pickle names."""
+    match reference:
+        case ("storage", _Global() as storage_class, str(key), _, int(length)):
+            if are_sizes([length]):
+                return _Storage(_last_part(storage_class), key, length)
+    raise ValueError("a reference to something that is no storage")
+
+
+def _type_name(storage: Any) -> str:
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor without a storage")
+    return storage.type_name
+
+
+def _last_part(name: Any) -> str:
+    """The name without its module, such as float32 for torch.float32."""
+    if not isinstance(name, _Global):
+        raise ValueError("a type that is no name")
+    return name.name.rpartition(".")[2]
+
+
+def _name_views(root: Any) -> dict[str, _View]:
+    """The tensors in nested containers, named by their keys joined with points."""
+    views: dict[str, _View] = {}
+    visits = 0
+
+    def visit(value: Any, name: str, depth: int) -> None:
+        nonlocal visits
+        visits += 1
+        if visits > MAX_VALUES or depth > MAX_DEPTH or len(name) > MAX_NAME_LENGTH:
+            raise ValueError("containers that hold themselves, or too many values")
+        if isinstance(value, _View):
+            if name in views:
+                raise ValueError(f"two tensors of the name {name}")
+            views[name] = value
+        elif type(value) is dict:
+            for key, inner in value.items():
+                visit(inner, f"{name}.{key}" if name else str(key), depth + 1)
+        elif type(value) in (list, tuple):
+            for index, inner in enumerate(value):
+                visit(inner, f"{name}.{index}" if name else str(index), depth + 1)
+
+    visit(root, "", 0)
+    return views
+
+
+def _tensor(
+    path: Path, name: str, view: _View, root: str, entries: dict[str, zipfile.ZipInfo]
+) -> Tensor:
+    """The tensor that a view describes; everything that the pickle says of it is checked."""
+    dtype = find_dtype(path, name, view.type_name, TORCH_DTYPES)
+    storage_dtype = find_dtype(path, name, view.storage.type_name, TORCH_DTYPES)
+    storage_bytes = view.storage.length * storage_dtype.itemsize
     entry = entries.get(f"{root}data/{view.storage.key}")
-    size, there = view.storage.length * stored.itemsize, entry.file_size if entry else 0
-    if entry is None or size > there:
-        raise _damaged(path, f"{_shown(name)} has {there} bytes of data, not {size}")
-    wrong = _misfit(view, dtype.itemsize, size)
-    if wrong:
-        raise UserError(f"{_shown(name)} in {path} cannot be read: {wrong}; save it as a clone()")
-    strides = [n * dtype.itemsize for n in view.strides]
-    data, shape = _data(path, entry), tuple(view.shape)
-    read = partial(_array, data, shape, dtype, view.offset * dtype.itemsize, strides)
-    return Tensor(shape, dtype, read)
+    entry_bytes = entry.file_size if entry is not None else 0
+    if entry is None or storage_bytes > entry_bytes:
+        reason = f"{printable(name)} has {entry_bytes} bytes of data instead of {storage_bytes}"
+        raise damaged_file_error(path, reason)
+    problem = _find_problem(view, dtype.itemsize, storage_bytes)
+    if problem:
+        raise UserError(
+            f"{printable(name)} in {path} cannot be read: {problem}. Save a clone() of it."
+        )
+    data_start = None
+    is_encrypted = entry.flag_bits & 1
+    if entry.compress_type == zipfile.ZIP_STORED and not is_encrypted:
+        data_start = _find_data(path, entry)
+    read = partial(_read, path, view, dtype, entry, data_start)
+    return Tensor(tuple(view.shape), dtype, read)
 
 
-def _misfit(view: _View, item: int, size: int) -> str:
-    """Why a tensor of items of so many bytes does not fit its storage; "" if it does."""
-    shape, strides = view.shape, view.strides
-    if not (_is_shape(shape) and _are_sizes([view.offset]) and _are_sizes(strides)):
+def _find_problem(view: _View, item_bytes: int, storage_bytes: int) -> str:
+    """Why a tensor does not fit its storage; empty if it does."""
+    if not (is_shape(view.shape) and are_sizes([view.offset]) and are_sizes(view.strides)):
         return "its shape, strides or offset are no sizes"
-    if len(shape) != len(strides):
+    if len(view.shape) != len(view.strides):
         return "its strides do not fit its shape"
-    end = 1 + view.offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if 0 not in shape and end * item > size:
-        return f"it reaches to byte {end * item} of {size}"
-    if math.prod(shape) * item > max(size, LARGEST_REPEAT):
-        return f"it makes {math.prod(shape) * item} bytes of {size}"
-    return "it is a lazy negative or conjugate" if view.lazy and any(view.lazy.values()) else ""
+    end = _end(view) * item_bytes
+    if 0 not in view.shape and end > storage_bytes:
+        return f"it needs {end} bytes of a storage of {storage_bytes}"
+    tensor_bytes = math.prod(view.shape) * item_bytes
+    if tensor_bytes > max(storage_bytes, MAX_EXPANDED_BYTES):
+        return f"it expands {storage_bytes} bytes to {tensor_bytes}"
+    if view.metadata and any(view.metadata.values()):
+        return "its negation or conjugation is postponed"
+    return ""
 
 
-def _data(path: Path, entry: zipfile.ZipInfo) -> Callable[[], Any]:
-    """How to come by the data of an entry: mapped from the file, unless they are compressed."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-        return partial(_unpacked, path, entry)
+def _end(view: _View) -> int:
+    """The position after the last number of its storage that a tensor uses."""
+    last = view.offset
+    for side, stride in zip(view.shape, view.strides, strict=True):
+        last += (side - 1) * stride
+    return last + 1
+
+
+def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:
+    """The position in the file of the data of an uncompressed entry."""
     with path.open("rb") as file:
         file.seek(entry.header_offset)
-        head = file.read(30)  # ends with the lengths of the two fields between it and the data
-    start = entry.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
-    if head[:4] != b"PK\x03\x04" or start + entry.file_size > path.stat().st_size:
+        header = file.read(30)
+    # The header ends with the lengths of the name and of another field, which come before the data.
+    name_length, extra_length = struct.unpack("<HH", header[26:])
+    start = entry.header_offset + 30 + name_length + extra_length
+    if header[:4] != b"PK\x03\x04" or start + entry.file_size > path.stat().st_size:
         raise ValueError(f"no data at {entry.filename}")
-    return partial(_mapped, path, start, entry.file_size)
+    return start
 
 
-def _unpacked(path: Path, entry: zipfile.ZipInfo) -> bytes:
+def _read(
+    path: Path, view: _View, dtype: np.dtype, entry: zipfile.ZipInfo, data_start: int | None
+) -> np.ndarray:
+    """Reads the part of a storage that a tensor spans; `data_start` is None if it is compressed."""
+    if 0 in view.shape:
+        return np.empty(view.shape, dtype)
+    begin = view.offset * dtype.itemsize
+    size = _end(view) * dtype.itemsize - begin
+    if data_start is None:
+        data = _decompress(path, entry)[begin : begin + size]
+    else:
+        try:
+            data = np.fromfile(path, np.uint8, size, offset=data_start + begin)
+        except OSError as error:
+            raise UserError(f"cannot read {path} again. Has it changed? ({error})") from error
+    if len(data) != size:
+        raise UserError(f"cannot read {path} again. Has it changed?")
+    strides = [stride * dtype.itemsize for stride in view.strides]
+    array = np.ndarray(view.shape, dtype, data, strides=strides)
+    return np.asarray(array, order="C")
+
+
+def _decompress(path: Path, entry: zipfile.ZipInfo) -> bytearray:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(entry)
-    except Exception as error:  # damaged, encrypted, gone
-        raise _damaged(path, _shown(f"{entry.filename}: {error}")) from error
+            return bytearray(archive.read(entry))
+    except Exception as error:  # damaged, encrypted, deleted
+        raise damaged_file_error(path, printable(f"{entry.filename}: {error}")) from error

@@ -1,8 +1,9 @@
-"""The weight file: one safetensors file with the model configuration in its metadata."""
+"""The weight file: one safetensors file with the configuration of the model in its metadata."""
 
 import dataclasses
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -15,77 +16,95 @@ from urgt_jax.config_files import from_json
 from urgt_jax.distributed import is_first_process
 from urgt_jax.errors import UserError, require
 from urgt_jax.models import refiner, registry
-from urgt_jax.models.registry import abstract_params
+from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
-from urgt_jax.weights.tensors import TensorFile
+from urgt_jax.weights.tensors import Tensor, TensorFile
 
-CONFIG_KEY = "urgt_jax"  # of the metadata of weight files
+CONFIG_KEY = "urgt_jax"  # the metadata entry with the configuration
 SHIPPED = Path(__file__).parents[1] / "shipped"
-UNUSED_PREFIX = "unused."  # before official names of tensors that only travel along
+UNUSED_PREFIX = "unused."  # before the official names of tensors that no output depends on
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def flatten_params(params: dict) -> dict:
-    """Leaves by their dotted names."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in leaves}
+def flatten_params(params: dict) -> dict[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]:
+    """The parameters by their dotted names."""
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        flat[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
+    return flat
 
 
-def config_metadata(config) -> dict[str, str]:
-    """What a weight file carries beside its tensors: the kind of model and its configuration."""
-    # One entry only: safetensors writes several in an order that changes from run to run.
-    told = {"kind": registry.kind_of(config), **dataclasses.asdict(config)}
-    return {CONFIG_KEY: json.dumps(told, indent=1)}
+def config_metadata(config: FileConfig) -> dict[str, str]:
+    """The metadata of a weight file: the kind of model and its configuration as JSON."""
+    # One entry only: safetensors stores several in an order that changes from run to run.
+    fields = {"kind": registry.kind_of(config), **dataclasses.asdict(config)}
+    return {CONFIG_KEY: json.dumps(fields, indent=1)}
 
 
-def save_weights(path: Path, params: dict, config) -> None:
-    """One safetensors file: our names, and the configuration in the metadata.
+def save_weights(path: Path, params: dict, config: FileConfig) -> None:
+    """Writes a weight file. All processes of a run must call this; the first one writes."""
+    tensors = {}
+    for name, parameter in flatten_params(params).items():
+        array = _gather_shards(parameter)
+        tensors[name] = Tensor(array.shape, array.dtype, read=lambda array=array: array)
+    if is_first_process():
+        write_safetensors(path, tensors, config_metadata(config))
 
-    All processes of a run must call it; the first one writes.
+
+def _gather_shards(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole array, of which this process may hold a part only."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
+def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, FileConfig]:
+    """Loads the parameters and configuration of a model; `locate_weights` says what a path may be.
+
+    Raises UserError if the file holds another kind of model than `kind`.
     """
-    arrays = {name: _whole(x) for name, x in flatten_params(params).items()}
-    if not is_first_process():
-        return
-    shapes = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-    write_safetensors(path, shapes, arrays.__getitem__, config_metadata(config))
-
-
-def _whole(x) -> np.ndarray:
-    """An array of which this process may hold a part only."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x)
-
-
-def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, object]:
-    """Weights and configuration of a model, from a file or from a run's work directory."""
     path = locate_weights(path)
     file = open_tensors(path)
-    found, config = read_config(file, path)
-    if found != kind:
-        titles = registry.FAMILIES[found].title, registry.FAMILIES[kind].title
-        raise UserError(f"{path} holds weights of {titles[0]}, but {titles[1]} is asked for here")
-    shapes = abstract_params(registry.network_config(config))
-    return _fill(shapes, file.tensors, path), config
+    stored_kind, config = read_config(file, path)
+    if stored_kind != kind:
+        stored_title = registry.FAMILIES[stored_kind].title
+        title = registry.FAMILIES[kind].title
+        raise UserError(f"{path} holds weights of {stored_title}, but {title} is needed here")
+    check_tensors(file.tensors, config, path)
+    params = abstract_params(registry.network_config(config))
+    leaves = []
+    for name, parameter in flatten_params(params).items():
+        array = jnp.asarray(file.tensors[name].read(), parameter.dtype)
+        # Wait for each copy to the device, so that a large model is not in host memory twice.
+        leaves.append(jax.block_until_ready(array))
+    return jax.tree.unflatten(jax.tree.structure(params), leaves), config
 
 
 def initialize_from(params: dict, config: Config) -> dict:
-    """Drawn weights with those of `config.init` in their place: a whole refiner or the encoder."""
+    """Replaces drawn parameters by those of the file `config.init`: a whole refiner or DINOv2."""
     path = locate_weights(config.init)
     if weights_kind(path) == "refiner":
-        return _laid_out(load_weights(path)[0], params, path)
+        loaded, _ = load_weights(path)
+        return _place_like(loaded, params, path)
     encoder, _ = load_weights(path, "encoder")
-    # Beside pretrained weights the priors start near zero, so that they disturb nothing.
+    # Next to pretrained weights, the embeddings of the priors start near zero and disturb nothing.
     encoder |= refiner.freshly_drawn_params(config.model)["encoder"]
-    return {**params, "encoder": _laid_out(encoder, params["encoder"], path)}
+    return {**params, "encoder": _place_like(encoder, params["encoder"], path)}
 
 
-def _laid_out(found: dict, params: dict, path: Path) -> dict:
-    """Weights in the place of others, on their devices; fails unless names and shapes agree."""
-    problems = list_misfits(
-        *({n: x.shape for n, x in flatten_params(tree).items()} for tree in (params, found))
+def _place_like(loaded: dict, params: dict, path: Path) -> dict:
+    """Puts loaded parameters on the devices of others; fails unless names and shapes agree."""
+    misfits = list_misfits(
+        {name: x.shape for name, x in flatten_params(params).items()},
+        {name: x.shape for name, x in flatten_params(loaded).items()},
     )
-    require(not problems, f"init: {path} does not fit the model of this configuration: {problems}")
-    return jax.tree.map(lambda x, place: jax.device_put(x, place.sharding), found, params)
+    require(not misfits, f"init: {path} does not fit the model of this configuration: {misfits}")
+
+    def place(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jax.device_put(new, old.sharding)
+
+    return jax.tree.map(place, loaded, params)
 
 
 def shipped_weights() -> dict[str, Path]:
@@ -94,64 +113,71 @@ def shipped_weights() -> dict[str, Path]:
 
 
 def locate_weights(path: str | Path) -> Path:
-    """The weight file at a path, of a name that is shipped, or in the work directory of a run."""
+    """The weight file at a path, in the work directory of a run, or of a name that is shipped."""
     path = Path(path)
-    if not path.exists() and str(path) in shipped_weights():
-        return shipped_weights()[str(path)]
-    path = path / "weights.safetensors" if path.is_dir() else path
-    near = difflib.get_close_matches(str(path), shipped_weights(), 1, 0.6)
-    hint = f"did you mean {near[0]}?" if near else "train or convert first, or give another file"
-    require(path.is_file(), f"no weights at {path}: {hint}")
-    return path
+    shipped = shipped_weights()
+    if not path.exists() and str(path) in shipped:
+        return shipped[str(path)]
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    if path.is_file():
+        return path
+    similar = difflib.get_close_matches(str(path), shipped, n=1, cutoff=0.6)
+    if similar:
+        raise UserError(f"no weights at {path}; did you mean {similar[0]}?")
+    raise UserError(
+        f"no weights at {path}. Pass a weight file, the work directory of a finished run, or one "
+        f"of the shipped weights: {', '.join(shipped)}."
+    )
 
 
 def weights_kind(path: str | Path) -> str:
-    """The kind of model in a weight file or a work directory."""
+    """The kind of model that a weight file or a work directory holds."""
     path = locate_weights(path)
-    return read_config(open_tensors(path), path)[0]
+    kind, _ = read_config(open_tensors(path), path)
+    return kind
 
 
-def read_config(file: TensorFile, path: Path):
-    """The kind of model and the configuration that a weight file carries."""
+def read_config(file: TensorFile, path: Path) -> tuple[str, FileConfig]:
+    """The kind of model and the configuration in the metadata of a weight file."""
     if CONFIG_KEY not in file.metadata:
         raise UserError(
-            f"{path} carries no configuration, so it was not written by urgt_jax: official "
-            f"weights go through `urgt convert {path} NEW.safetensors` first"
+            f"{path} has no configuration, so urgt_jax did not write it. "
+            f"Convert official weights first: urgt convert {path} NEW.safetensors"
         )
     try:
-        told = json.loads(file.metadata[CONFIG_KEY])
-        kind = told.pop("kind")
+        fields = json.loads(file.metadata[CONFIG_KEY])
+        kind = fields.pop("kind")
         family = registry.FAMILIES[kind]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} carries a configuration of another program: {error!r}") from error
-    return kind, from_json(family.config, json.dumps(told), str(path))
+        raise UserError(f"{path} has the configuration of another program: {error!r}") from error
+    return kind, from_json(family.config, json.dumps(fields), str(path))
 
 
-def _fill(shapes: dict, tensors: dict, path: Path) -> dict:
-    """The tensors in the model's tree; all that does not fit is told at once."""
-    wanted = flatten_params(shapes)
-    problems = list_misfits(
-        {name: x.shape for name, x in wanted.items()},
+def check_tensors(tensors: Mapping[str, Tensor], config: FileConfig, path: Path) -> None:
+    """Fails unless a weight file holds exactly the parameters of its configuration."""
+    params = abstract_params(registry.network_config(config))
+    misfits = list_misfits(
+        {name: x.shape for name, x in flatten_params(params).items()},
         {name: x.shape for name, x in tensors.items() if not name.startswith(UNUSED_PREFIX)},
     )
-    if problems:
-        raise UserError(f"{path} does not fit its own configuration: {problems}")
-    # One by one, each waited for, so that a large model is not held twice.
-    leaves = [
-        jax.block_until_ready(jnp.asarray(tensors[name].read(), x.dtype))
-        for name, x in wanted.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    require(not misfits, f"{path} does not fit its own configuration: {misfits}")
 
 
-def list_misfits(wanted: dict[str, tuple], found: dict[str, tuple]) -> str:
-    """All missing, unexpected and mis-shaped names in one line; empty where all fits."""
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
-    wrong = [
-        f"{name} {found[name]} for {wanted[name]}"
-        for name in wanted
-        if name in found and tuple(found[name]) != tuple(wanted[name])
-    ]
-    problems = {"missing": missing, "unexpected": extra, "of another shape": wrong}
-    return "; ".join(f"{len(n)} {what} ({', '.join(n)})" for what, n in problems.items() if n)
+def list_misfits(expected: Shapes, actual: Shapes) -> str:
+    """All missing, unexpected and mis-shaped names in one line; empty if everything fits."""
+    missing = [name for name in expected if name not in actual]
+    unexpected = [name for name in actual if name not in expected]
+    misshaped = []
+    for name, shape in expected.items():
+        if name in actual and tuple(actual[name]) != tuple(shape):
+            misshaped.append(f"{name} {actual[name]} instead of {shape}")
+    problems = []
+    for label, names in (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("mis-shaped", misshaped),
+    ):
+        if names:
+            problems.append(f"{len(names)} {label} ({', '.join(names)})")
+    return "; ".join(problems)
