@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all."""
+"""Reading and writing files: errors are one line, and a written file is complete or absent."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -7,12 +8,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, require
+
+
+@contextmanager
+def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn any error of reading a file into a UserError that names it; `what` is its content."""
+    require(path.is_file(), f"no {what} at {path}")
+    require(path.stat().st_size > 0, f"{path} is empty: save or download the {what} again")
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # numpy and Pillow raise many kinds of errors on damaged files
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as {what}: {reason}. Save or download it again"
+        ) from error
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a UTF-8 file."""
+    with reporting_read_errors(path, what):
+        return path.read_text("utf-8")
+
+
+def read_words(path: Path, what: str) -> list[list[str]]:
+    """The words of each line of a text file, without empty lines."""
+    lines = [line.split() for line in read_text(path, what).splitlines()]
+    return [words for words in lines if words]
+
+
+def read_json_object(path: Path) -> dict:
+    """The content of a JSON file that holds one object."""
+    with reporting_read_errors(path, "JSON"):
+        content = json.loads(path.read_text("utf-8"))
+    require(isinstance(content, dict), f"{path} must hold one JSON object, {{...}}")
+    return content
 
 
 @contextmanager
 def reporting_write_errors(path: Path) -> Iterator[None]:
-    """Tells what the system says about writing inside as a user error."""
+    """Turn an error of the operating system inside the block into a UserError about `path`."""
     try:
         yield
     except OSError as error:
@@ -21,29 +58,29 @@ def reporting_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name `path` only once it is complete."""
-    # Not the process id, which hosts that share the folder may have in common.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Open a temporary file for writing; it is renamed to `path` once it is complete."""
+    # A random name: hosts that share the folder may have the same process ids.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with reporting_write_errors(path):
-            with part.open("wb") as file:
+            with temporary.open("wb") as file:
                 yield file
-            os.replace(part, path)
+            os.replace(temporary, path)
     finally:
         try:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         except OSError:
-            pass  # the folder itself is gone or read-only, and so is the part
+            pass  # the folder is gone or read-only, and the error above says so
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file."""
+    """Write a UTF-8 text file."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if it is missing; fails at once where nothing can be written."""
+    """Create the folder if it is missing and return it; a UserError if it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

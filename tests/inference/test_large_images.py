@@ -1,23 +1,16 @@
 """Pictures of any size: strips against whole maps, streamed attention against all at once."""
 
-import struct
-import tracemalloc
-import zlib
 from dataclasses import replace
 from functools import partial
-from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 from urgt_jax.images import rows as rows_module
-from urgt_jax.images.colour import colour_normal
-from urgt_jax.images.files import check_extent, open_map, read_image, read_map, write_image
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.inference import modes, offload
 from urgt_jax.inference import refiner as inference
@@ -29,81 +22,6 @@ from urgt_jax.models.pooling import Cells
 from urgt_jax.models.refiner import SPECIAL_TOKENS
 from urgt_jax.models.registry import abstract_params
 
-CASES = [(37, 53, 4, 4, 0.3), (64, 64, 1, 1, 0.0), (51, 20, 3, 5, 0.0), (9, 41, 2, 7, 0.7)]
-
-
-def whole(patches, windows, weight):
-    """The picture that windows make together, all of it at once."""
-    total = np.zeros((*windows.picture, patches.shape[-1]), np.float32)
-    weights = np.zeros((*windows.picture, 1), np.float32)
-    for k, one in enumerate(patches):
-        total[windows.window(k)] += one * weight[..., None]
-        weights[windows.window(k)] += weight[..., None]
-    return total / weights
-
-
-@pytest.mark.parametrize("height,width,rows,cols,overlap", CASES)
-def test_strips_are_the_rows_of_the_whole_to_the_last_bit(
-    height, width, rows, cols, overlap, monkeypatch
-):
-    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 5)
-    windows = grid.cover_image(height, width, rows, cols, overlap)
-    rng = np.random.default_rng(0)
-    patches = rng.standard_normal((windows.count, *windows.patch, 2)).astype(np.float32)
-    weight = grid.centre_weight(*windows.patch)
-    maps = ({"map": patch} for patch in patches)
-    strips = [(where, strip["map"]) for where, strip in grid.merge_windows(maps, windows, weight)]
-    assert [i for where, _ in strips for i in range(where.start, where.stop)] == [*range(height)]
-    assert max(len(strip) for _, strip in strips) <= 5
-    found = np.concatenate([strip for _, strip in strips])
-    np.testing.assert_array_equal(found, whole(patches, windows, weight))
-    np.testing.assert_array_equal(grid.place(patches, windows, weight), found)
-
-
-def test_strips_hold_a_row_of_windows_only():
-    windows = grid.cover_image(4096, 64, 32, 1)
-    patches = ({"map": np.ones((*windows.patch, 2), np.float32)} for _ in range(windows.count))
-    tracemalloc.start()
-    for _ in grid.merge_windows(patches, windows, np.ones(windows.patch, np.float32)):
-        pass
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 4096 * 64 * 2 * 4 / 3
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 3), (40, 33)])
-@pytest.mark.parametrize("strip", [1, 6])
-def test_pictures_and_maps_written_row_by_row_read_back(tmp_path, monkeypatch, size, strip):
-    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", strip)
-    rng = np.random.default_rng(0)
-    slope = np.add.outer(np.arange(size[0]) * 9, np.arange(size[1]) * 5)[..., None]
-    image = (slope + rng.integers(0, 30, (*size, 3))).astype(np.uint8)
-    write_image(tmp_path / "x.png", image)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)
-    values = rng.standard_normal((*size, 3))
-    with open_map(tmp_path / "x.npy", values.shape) as add:
-        for rows in rows_module.row_slices(size[0]):
-            add(values[rows])
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values.astype(np.float32))
-
-
-def test_smooth_pictures_are_about_as_small_as_pillows(tmp_path):
-    x = np.linspace(0, 9, 300)
-    image = colour_normal(np.stack(np.broadcast_arrays(
-        np.sin(x), np.cos(x)[:, None], np.sin(x + x[:, None])), -1).astype(np.float32))  # fmt: skip
-    write_image(tmp_path / "ours.png", image)
-    Image.fromarray(image).save(tmp_path / "pillows.png", compress_level=3)
-    ours, pillows = ((tmp_path / f"{name}.png").stat().st_size for name in ("ours", "pillows"))
-    assert ours < 1.2 * pillows
-
-
-def test_a_picture_of_more_than_2_to_the_30_pixels_is_told(tmp_path):
-    head = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    head = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + b"\0\0\0\0IDAT")
-    with pytest.raises(UserError, match="bomb.png cannot be read as a picture: .*1600000000 pixel"):
-        read_image(tmp_path / "bomb.png")
-
 
 def test_what_fails_half_way_leaves_no_file(tmp_path):
     def strips():
@@ -113,29 +31,6 @@ def test_what_fails_half_way_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         save(strips(), (8, 9), (8, 9), tmp_path / "photo", metric=False)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_disk_that_is_full_half_way_names_its_file(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write .*x.npy: No space left"):
-        with open_map(tmp_path / "x.npy", (2, 3)) as add:
-            with patch("numpy.ascontiguousarray", side_effect=OSError(28, "No space left")):
-                add(np.zeros((2, 3)))
-    assert not list(tmp_path.iterdir())
-
-
-def test_mapped_maps_are_checked_like_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 4)
-    values = np.random.default_rng(0).random((11, 5))
-    np.save(tmp_path / "x.npy", values)
-    mapped = read_map(tmp_path / "x.npy", "depth", mapped=True)
-    assert isinstance(mapped, np.memmap)
-    low, high = np.float32(values.min()), np.float32(values.max())
-    assert check_extent(mapped, (11, 5), "depth") == (low, high)
-    values[6, 2], values[9, 0] = np.nan, np.inf
-    with pytest.raises(
-        UserError, match=r"2 values that are NaN or infinite, the first at \(6, 2\)"
-    ):
-        check_extent(values, (11, 5), "depth")
 
 
 def picture(size, seed=0):

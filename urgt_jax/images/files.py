@@ -1,159 +1,139 @@
-"""Reads and writes images and maps; every problem with a file is one line."""
+"""Reading and writing images and maps. Every problem with a file is one line."""
 
-import struct
-import warnings
-import zlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from urgt_jax.errors import UserError
-from urgt_jax.files import atomic_write, reporting_write_errors
+from urgt_jax.errors import UserError, require
+from urgt_jax.files import atomic_write, reporting_read_errors, reporting_write_errors
 from urgt_jax.images.colour import RGB
 from urgt_jax.images.rows import row_slices
 
-SMALLEST = 8  # pixels a side, below which there is nothing to refine
-Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses twice as many; 16K pictures have 2^27
-
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
+SMALLEST = 8  # pixels a side, the least that is worth refining
+LARGEST = 2**30  # pixels of an image; 16K has 2**27
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+_limit_lock = threading.Lock()
+
+
+def open_image(path: Path, formats: list[str] | None = None) -> Image.Image:
+    """Open an image file with Pillow, which reads only the header until pixels are asked for."""
+    # Pillow's limit is a global variable and too low for 16K. It is lifted while a header is read.
+    with _limit_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            file = Image.open(path, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    pixels = file.width * file.height
+    if pixels > LARGEST:
+        file.close()
+        raise UserError(f"{path} has {pixels} pixels: at most {LARGEST} can be read, shrink it")
+    return file
 
 
 def read_image(path: Path) -> RGB:
-    """A picture as 8-bit RGB, turned upright as its EXIF data say."""
-    if not path.is_file():
-        raise UserError(f"no picture at {path}")
-    try:
-        with Image.open(path) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            image = file
-            if image.mode.startswith("I;16") or image.mode == "I":
-                image = Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8))
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except Exception as error:  # what Pillow raises on a damaged file is a long list
-        why = "it is empty" if path.stat().st_size == 0 else str(error) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a picture: {why}") from error
-    if min(pixels.shape[:2]) < SMALLEST:
-        h, w = pixels.shape[:2]
-        raise UserError(
-            f"{path} is {h} x {w} pixels: too small, at least {SMALLEST} a side are needed"
-        )
+    """Read an image as 8-bit RGB, turned upright according to its EXIF data."""
+    with reporting_read_errors(path, "image"), open_image(path) as file:
+        ImageOps.exif_transpose(file, in_place=True)
+        image = file
+        if file.mode.startswith("I"):  # 16-bit grey
+            image = Image.fromarray((np.asarray(file, np.uint32) // 257).astype(np.uint8))
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        pixels = np.array(image)
+    height, width = pixels.shape[:2]
+    require(
+        min(height, width) >= SMALLEST,
+        f"{path} is {height} x {width} pixels: too small, at least {SMALLEST} a side are needed",
+    )
     return pixels
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels of an image turned upright, from its header alone."""
+    with reporting_read_errors(path, "image"), open_image(path) as file:
+        # The method of the base class: that of PNG images decodes the whole image.
+        orientation = Image.Image.getexif(file).get(ExifTags.Base.Orientation)
+        if orientation in SIDEWAYS:
+            return file.width, file.height
+        return file.height, file.width
+
+
+def write_image(path: Path, image: RGB) -> None:
+    """Write a PNG file."""
+    with atomic_write(path) as file:
+        Image.fromarray(image).save(file, "PNG", compress_level=3)
+
+
 def read_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
-    """The array in a .npy file, left there if mapped; `check_map` tells whether it is a map."""
-    if not path.is_file():
-        raise UserError(f"no {what} at {path}")
+    """Read the array of a .npy file, or map the file into memory; `map_range` checks the values."""
+    require(path.is_file(), f"no {what} at {path}")
     try:
         values = np.load(path, "r" if mapped else None, allow_pickle=False)
-    except Exception as error:  # what numpy raises on a damaged file is a long list
-        raise UserError(f"{path} is not a whole .npy file of numbers: {error}") from error
+    except Exception as error:  # numpy raises many kinds of errors on damaged files
+        raise UserError(f"{path} is not a complete .npy file of numbers: {error}") from error
     if not isinstance(values, np.ndarray):
-        raise UserError(f"{path} is an archive: {what} must be one array in a .npy file")
+        raise UserError(f"{path} is an archive of arrays: save the {what} alone with np.save")
     return values
 
 
 def check_map(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """The map as float32; fails where `extent` does."""
-    check_extent(values, shape, what)
+    """The map as float32; a UserError unless it has this shape, floats, and all are finite."""
+    map_range(values, shape, what)
     return values.astype(np.float32, copy=False)
 
 
-def check_extent(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[float, float]:
-    """Least and largest value; fails unless the map has the shape, floats, and all are finite."""
-    if values.shape != shape:
-        raise UserError(
-            f"{what} has shape {values.shape}, but the picture asks for {shape}: "
-            "maps must have the picture's own size"
-        )
-    if values.dtype.kind != "f":
-        raise UserError(f"{what} has dtype {values.dtype}: save it as float32")
-    ends, wrong, first = [], 0, None
+def map_range(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[float, float]:
+    """Least and largest value; a UserError unless a map has this shape and finite floats."""
+    require(
+        values.shape == shape,
+        f"{what} has shape {values.shape}, but the image needs {shape}: "
+        "resize the map to the size of its image",
+    )
+    require(values.dtype.kind == "f", f"{what} has dtype {values.dtype}: save it as float32")
+    low = np.inf
+    high = -np.inf
+    invalid_count = 0
+    first_invalid = None
     for rows in row_slices(shape[0]):
         strip = values[rows].astype(np.float32)
-        ends += [strip.min(), strip.max()]
-        if np.isfinite(ends[-2:]).all():
-            continue
-        unknown = np.argwhere(~np.isfinite(strip))
-        wrong, first = wrong + len(unknown), first or (rows.start + unknown[0][0], *unknown[0][1:])
-    if first:
-        raise UserError(
-            f"{what} has {wrong} values that are NaN or infinite, the first at "
-            f"{tuple(map(int, first))}: fill them before"
-        )
-    return float(min(ends)), float(max(ends))
-
-
-def write_image(path: Path, image: RGB) -> None:
-    """Saves a PNG."""
-    with open_image(path, image.shape[:2]) as add:
-        for rows in row_slices(len(image)):
-            add(image[rows])
-
-
-@contextmanager
-def open_image(path: Path, size: tuple[int, int]) -> Iterator[Callable[[RGB], None]]:
-    """Saves a PNG whose rows are given from the top, some at a time."""
-    height, width = size
-    packer, above = zlib.compressobj(3), np.zeros((1, 3 * width), np.uint8)
-    with atomic_write(path) as file:
-
-        def chunk(kind: bytes, data: bytes) -> None:
-            check = struct.pack(">I", zlib.crc32(kind + data))
-            file.write(struct.pack(">I", len(data)) + kind + data + check)
-
-        def add(image: RGB) -> None:
-            nonlocal above
-            rows = np.concatenate([above, image.reshape(len(image), 3 * width)])
-            above = rows[-1:]
-            if packed := packer.compress(_filtered(rows)):  # it may hold all back for now
-                with reporting_write_errors(path):
-                    chunk(b"IDAT", packed)
-
-        file.write(b"\x89PNG\r\n\x1a\n")
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-        yield add
-        chunk(b"IDAT", packer.flush())
-        chunk(b"IEND", b"")
-
-
-def _filtered(rows: UInt8[np.ndarray, "r+1 n"]) -> UInt8[np.ndarray, "r n+1"]:
-    """All rows but the first, each less what PNG's filters Sub, Up or Paeth make of neighbours."""
-    here, up = rows[1:], rows[:-1]
-    left, corner = (np.pad(x[:, :-3], [(0, 0), (3, 0)]) for x in (here, up))
-    a, b, c = (x.astype(np.int16) for x in (left, up, corner))
-    of_a, of_b, of_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
-    paeth = np.where((of_a <= of_b) & (of_a <= of_c), left, np.where(of_b <= of_c, up, corner))
-    ways = {1: here - left, 2: here - up, 4: here - paeth}
-    cost = [np.minimum(x, -x).sum(1, dtype=np.int64) for x in ways.values()]
-    best = np.array([*ways], np.uint8)[np.argmin(cost, 0)][:, None]
-    chosen = np.select([best == kind for kind in ways], [*ways.values()])
-    return np.concatenate([best, chosen], 1)
+        low = min(low, strip.min())
+        high = max(high, strip.max())
+        invalid = np.argwhere(~np.isfinite(strip))
+        if len(invalid) and first_invalid is None:
+            row, *rest = invalid[0].tolist()
+            first_invalid = (rows.start + row, *rest)
+        invalid_count += len(invalid)
+    require(
+        invalid_count == 0,
+        f"{what} has {invalid_count} values that are NaN or infinite, the first at "
+        f"{first_invalid}: fill them first",
+    )
+    return float(low), float(high)
 
 
 def write_map(path: Path, values: np.ndarray) -> None:
-    """Saves a .npy file."""
+    """Write a .npy file."""
     with atomic_write(path) as file:
         np.save(file, values, allow_pickle=False)
 
 
 @contextmanager
-def open_map(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
-    """Saves a float32 .npy file whose rows are given from the top, some at a time."""
+def map_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write a float32 .npy file with a function that takes its rows in order, some at a time."""
     with atomic_write(path) as file:
-
-        def add(values: np.ndarray) -> None:
-            with reporting_write_errors(path):
-                file.write(np.ascontiguousarray(values, "<f4"))
-
         header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(file, header)
-        yield add
+
+        def write(rows: np.ndarray) -> None:
+            with reporting_write_errors(path):
+                file.write(np.ascontiguousarray(rows, "<f4"))
+
+        yield write

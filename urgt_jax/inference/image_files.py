@@ -13,7 +13,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.images import grid as grids
 from urgt_jax.images import rows as rows_module
 from urgt_jax.images.colour import colour_normal, colour_range, colour_values
-from urgt_jax.images.files import open_image, open_map, read_image, read_map
+from urgt_jax.images.files import map_writer, read_image, read_map, write_image
 from urgt_jax.images.rows import LazyMap
 from urgt_jax.inference.refiner import Refiner, Result
 from urgt_jax.progress import Progress, format_duration
@@ -89,17 +89,19 @@ def save(strips: Strips, deep: Size, turned: Size, path: Path, metric: bool) -> 
     """Saves maps, whose sizes are told, and their pictures under names that begin with the path."""
     name = lambda ending: path.with_name(f"{path.name}_{ending}")  # noqa: E731
     with ExitStack() as files:
-        depth = files.enter_context(open_map(name("depth.npy"), deep))
-        normal = files.enter_context(open_map(name("normal.npy"), (*turned, 3)))
-        colours = files.enter_context(open_image(name("normal.png"), turned))
-        for _, result in strips:
+        depth = files.enter_context(map_writer(name("depth.npy"), deep))
+        normal = files.enter_context(map_writer(name("normal.npy"), (*turned, 3)))
+        normal_colours = np.empty((*turned, 3), np.uint8)
+        for rows, result in strips:
             depth(result.depth)
             normal(result.normal)
-            colours(colour_normal(result.normal))
+            normal_colours[rows] = colour_normal(result.normal)
+    write_image(name("normal.png"), normal_colours)
     values = read_map(name("depth.npy"), "depth", mapped=True)
     near = (lambda x: 1 / np.maximum(x, 1e-3)) if metric else (lambda x: x)
     shown = LazyMap(values, near)
     low, high = colour_range(shown)
-    with open_image(name("depth.png"), deep) as colours:
-        for rows in rows_module.row_slices(deep[0]):
-            colours(colour_values(shown[rows], low, high))
+    depth_colours = np.empty((*deep, 3), np.uint8)
+    for rows in rows_module.row_slices(deep[0]):
+        depth_colours[rows] = colour_values(shown[rows], low, high)
+    write_image(name("depth.png"), depth_colours)

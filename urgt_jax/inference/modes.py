@@ -16,7 +16,7 @@ from urgt_jax.data.priors.units import PriorUnit, to_network_unit
 from urgt_jax.errors import require
 from urgt_jax.images import grid as grids
 from urgt_jax.images import resize
-from urgt_jax.images.files import check_extent, check_map
+from urgt_jax.images.files import check_map, map_range
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.grid import Grid
 from urgt_jax.images.resize import resize_map
@@ -84,13 +84,13 @@ class ExactMode(Mode):
     def prepare(self, view: Image, depth, normal) -> RefinerInputs:
         """Depth is brought into the network's unit; maps must have the picture's own size."""
         size, c = view.shape[:2], self.config
-        ends = np.float32(check_extent(depth, size, "coarse depth"))
+        ends = np.float32(map_range(depth, size, "coarse depth"))
         require(
             ends[1] > 0,
             f"coarse depth is nowhere above 0: these weights expect {UNITS[c.prior.kind]}",
         )
         require(
-            any(check_extent(normal, (*size, 3), "coarse normal")),
+            any(map_range(normal, (*size, 3), "coarse normal")),
             "coarse normal is 0 everywhere: give unit vectors (x right, y down, z forward)",
         )
         own = to_network_unit(ends, c.prior, c.data.max_depth)[1]

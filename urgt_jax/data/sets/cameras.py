@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.depth_formats import read_text, read_words, reading
+from urgt_jax.files import read_text, read_words, reporting_read_errors
 
 # From pixel centres at integers, as in OpenCV and MATLAB, to pixel centres at one half.
 TO_HALF_PIXEL_CENTRES = np.array([0, 0, 0.5, 0.5])
@@ -69,7 +69,7 @@ def read_calibration(path: Path) -> Calibration:
 
 def read_opencv_xml(path: Path) -> Calibration:
     """The matrices and numbers of an OpenCV FileStorage file."""
-    with reading(path, "XML calibration file"):
+    with reporting_read_errors(path, "XML calibration file"):
         root = ElementTree.parse(path).getroot()
     values = {}
     for element in root:

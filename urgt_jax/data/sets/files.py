@@ -8,8 +8,7 @@ from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.depth_formats import image_size
-from urgt_jax.images.files import read_image
+from urgt_jax.images.files import image_size, read_image
 
 
 class ImageFiles(NamedTuple):

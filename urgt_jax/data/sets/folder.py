@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles
 from urgt_jax.errors import UserError, require
-from urgt_jax.images.depth_formats import open_npy, open_pfm, read_json_object, read_png16
+from urgt_jax.files import read_json_object
+from urgt_jax.images.depth_formats import open_npy, open_pfm, read_png16
 from urgt_jax.images.files import SUFFIXES
 
 DEPTH_SUFFIXES = (".npy", ".pfm", ".png")

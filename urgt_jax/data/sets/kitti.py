@@ -7,7 +7,8 @@ from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES, read_calibration, read_matrix
 from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles, find_files
 from urgt_jax.errors import require
-from urgt_jax.images.depth_formats import read_png16, read_words
+from urgt_jax.files import read_words
+from urgt_jax.images.depth_formats import read_png16
 
 SELECTION = "val_selection_cropped"
 EIGEN = "eigen"

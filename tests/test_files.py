@@ -1,0 +1,70 @@
+"""Files: errors are one line, and a written file is complete or absent."""
+
+import pytest
+
+from urgt_jax.errors import UserError
+from urgt_jax.files import (
+    atomic_write,
+    make_folder,
+    read_json_object,
+    read_text,
+    read_words,
+    write_text,
+)
+
+
+def test_atomic_write_replaces_a_file_only_when_complete(tmp_path):
+    path = tmp_path / "notes.txt"
+    write_text(path, "old")
+    with pytest.raises(ValueError):
+        with atomic_write(path) as file:
+            file.write(b"half of the new")
+            raise ValueError
+    assert path.read_text() == "old"
+    write_text(path, "new ☃")
+    assert path.read_text("utf-8") == "new ☃"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_names_the_final_path_in_errors(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*/gone/notes.txt: No such file"):
+        write_text(tmp_path / "gone" / "notes.txt", "")
+    with pytest.raises(UserError, match="cannot write .*notes.txt: No space left"):
+        with atomic_write(tmp_path / "notes.txt"):
+            raise OSError(28, "No space left")
+
+
+def test_make_folder_rejects_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        make_folder(tmp_path / "file" / "folder")
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_read_words_skips_empty_lines(tmp_path):
+    (tmp_path / "list.txt").write_text("a b\n\n  \n c\n")
+    assert read_words(tmp_path / "list.txt", "list") == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (None, "no camera file at .*camera.txt"),
+        (b"", "camera.txt is empty"),
+        (b"\xff", "camera.txt cannot be read as camera file: .*0xff"),
+    ],
+)
+def test_read_text_errors_name_the_file(tmp_path, content, message):
+    path = tmp_path / "camera.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_text(path, "camera file")
+
+
+def test_read_json_object_rejects_other_json(tmp_path):
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserError, match="one JSON object"):
+        read_json_object(tmp_path / "list.json")
+    (tmp_path / "object.json").write_text('{"a": 1}')
+    assert read_json_object(tmp_path / "object.json") == {"a": 1}
