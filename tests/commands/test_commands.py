@@ -164,7 +164,7 @@ def _broken(kind: str, scene: Path) -> list:
         ("not a number", r"1 values that are NaN or infinite, the first at \(3, 4\)"),
         ("truncated map", "photo_coarse_depth.npy is not a complete .npy file"),
         ("pickle", "photo_coarse_depth.npy is not a complete .npy file"),
-        ("fine grid", "grid of 99 x 2 does not fit a picture of 41 x 67"),
+        ("fine grid", "grid of 99 x 2 does not fit an image of 41 x 67"),
         ("overlap", "overlap 1.0 is out of range"),
         ("pool", "eval.pool 0 must be at least 1"),
         ("typo", "unrecognized arguments: --gird"),

@@ -31,8 +31,15 @@ def test_resize_is_opencvs_and_keeps_the_dtype(case):
     np.testing.assert_allclose(resized, want, rtol=0, atol=0 if exact else 1e-6)
 
 
-@pytest.mark.parametrize("resize", [resize_linear, resize_cubic, resize_corners])
-@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize(
+    "resize,dtype",
+    [
+        (resize_linear, np.float32),
+        (resize_linear, np.uint8),
+        (resize_cubic, np.float32),
+        (resize_corners, np.float32),
+    ],
+)
 @pytest.mark.parametrize("channels", [(), (1,), (3,)])
 def test_resize_keeps_a_flat_image_flat_and_copies_at_the_same_size(resize, dtype, channels):
     flat = np.full((17, 23, *channels), 93, dtype)

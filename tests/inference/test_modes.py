@@ -224,7 +224,9 @@ def test_overlapping_windows_are_averaged_by_the_distance_from_their_border(micr
     windows, weight = grid.cover_image(40, 60, 1, 2, 0.5), grid.centre_weight(40, 30)
 
     def mean(numbers):
-        return grid.place([np.full((40, 30, 1), x) for x in numbers], windows, weight)[..., 0]
+        patches = [{"map": np.full((40, 30, 1), x)} for x in numbers]
+        strips = grid.merge_windows(patches, windows, weight)
+        return np.concatenate([strip["map"] for _, strip in strips])[..., 0]
 
     np.testing.assert_allclose(found.depth_confidence, mean(sure), rtol=1e-5)
     np.testing.assert_allclose(found.depth, depth + mean(values), rtol=1e-5)

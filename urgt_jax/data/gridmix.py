@@ -111,7 +111,7 @@ def read_block(
     """
     rows, cols = windows.bounds
     if flip:
-        width = windows.picture[1]
+        width = windows.image_size[1]
         cols = slice(width - cols.stop, width - cols.start)
     block = pictures.read(index, (rows, cols))
     block = _flip(block) if flip else block

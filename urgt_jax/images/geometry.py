@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+FEWEST_NEIGHBOURS = 5  # pixels of a window that a plane is fitted to, at least
+SMALLEST_DETERMINANT = 0.5  # of the fit; below it the pixels are almost on a line
+
 
 def unit_normals(
-    normal: Float[np.ndarray, "H W 3"], least: float = 1e-3
+    normal: Float[np.ndarray, "H W 3"], shortest: float = 1e-3
 ) -> Float[np.ndarray, "H W 3"]:
-    """Unit normals; towards the camera where one is shorter than `least`."""
+    """Normals of length one; those shorter than `shortest` become (0, 0, -1), facing the camera."""
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     facing = np.array([0, 0, -1], np.float32)
-    return np.where(length > least, normal / np.maximum(length, least), facing).astype(np.float32)
+    unit = normal / np.maximum(length, shortest)
+    return np.where(length > shortest, unit, facing).astype(np.float32)
 
 
 def unit_vectors(v: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
@@ -22,49 +26,74 @@ def unit_vectors(v: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:
 
 
 def normals_from_depth(
-    depth: Float[Array, "*B H W"],
-    intrinsics: Float[Array, "*B 4"],
-    valid: Bool[Array, "*B H W"],
+    depth: Float[Array | np.ndarray, "*B H W"],
+    intrinsics: Float[Array | np.ndarray, "*B 4"],
+    valid: Bool[Array | np.ndarray, "*B H W"],
     window: int = 5,
     max_step: float = 0.05,
 ) -> tuple[Float[Array, "*B H W 3"], Bool[Array, "*B H W"]]:
-    """Unit normals towards the camera and where they are defined, from depth in metres.
+    """Unit normals towards the camera from depth in metres, and where they are defined.
 
-    Least squares fit of 1/Z = a u + b v + c around each pixel, which is exact on planes.
+    A least-squares fit of 1/Z = a u + b v + c to the pixels of a window around each pixel, which is
+    exact on planes. Pixels whose 1/Z differs by more than the share `max_step` are left out.
     """
-    h, w = depth.shape[-2:]
+    height, width = depth.shape[-2:]
     inverse = jnp.where(valid, 1 / jnp.where(valid, depth, 1.0), 0.0)
     reach = window // 2
-    pad = [(0, 0)] * (depth.ndim - 2) + [(reach, reach)] * 2
-    near, known = jnp.pad(inverse, pad), jnp.pad(valid, pad)
+    padding = [(0, 0)] * (depth.ndim - 2) + [(reach, reach)] * 2
+    padded_inverse = jnp.pad(inverse, padding)
+    padded_valid = jnp.pad(valid, padding)
     names = ("1", "u", "v", "uu", "uv", "vv", "z", "uz", "vz")
     sums = dict.fromkeys(names, jnp.zeros_like(inverse))
     for dv in range(-reach, reach + 1):
+        rows = slice(reach + dv, reach + dv + height)
         for du in range(-reach, reach + 1):
-            rows, cols = slice(reach + dv, reach + dv + h), slice(reach + du, reach + du + w)
-            z = near[..., rows, cols]
+            columns = slice(reach + du, reach + du + width)
+            z = padded_inverse[..., rows, columns]
             close = jnp.abs(z - inverse) <= max_step * z
-            share = (known[..., rows, cols] & valid & close).astype(inverse.dtype)
-            rise = (z - inverse) * share  # relative to the centre, which keeps float32 exact
-            terms = (share, share * du, share * dv, share * du * du, share * du * dv,
-                     share * dv * dv, rise, rise * du, rise * dv)  # fmt: skip
-            sums = {n: sums[n] + t for n, t in zip(names, terms, strict=True)}
-    return _plane(sums, inverse, intrinsics, valid)
+            weight = (padded_valid[..., rows, columns] & valid & close).astype(inverse.dtype)
+            rise = (z - inverse) * weight  # relative to the centre, which keeps float32 exact
+            sums["1"] += weight
+            sums["u"] += weight * du
+            sums["v"] += weight * dv
+            sums["uu"] += weight * du * du
+            sums["uv"] += weight * du * dv
+            sums["vv"] += weight * dv * dv
+            sums["z"] += rise
+            sums["uz"] += rise * du
+            sums["vz"] += rise * dv
+    return _plane_normals(sums, inverse, intrinsics, valid)
 
 
-def _plane(s: dict, inverse, intrinsics, valid):
-    """Solves the 3 x 3 fit by elimination of the mean and turns it into a normal."""
-    count = jnp.maximum(s["1"], 1.0)
-    u, v, z = s["u"] / count, s["v"] / count, s["z"] / count
-    uu, uv, vv = s["uu"] - s["u"] * u, s["uv"] - s["u"] * v, s["vv"] - s["v"] * v
-    uz, vz = s["uz"] - s["u"] * z, s["vz"] - s["v"] * z
+def _plane_normals(
+    sums: dict[str, Float[Array, "*B H W"]],
+    inverse: Float[Array, "*B H W"],
+    intrinsics: Float[Array | np.ndarray, "*B 4"],
+    valid: Bool[Array | np.ndarray, "*B H W"],
+) -> tuple[Float[Array, "*B H W 3"], Bool[Array, "*B H W"]]:
+    """Solve the least-squares fit from the sums over each window, and turn planes into normals."""
+    # Moments about the mean.
+    count = jnp.maximum(sums["1"], 1.0)
+    u = sums["u"] / count
+    v = sums["v"] / count
+    z = sums["z"] / count
+    uu = sums["uu"] - sums["u"] * u
+    uv = sums["uv"] - sums["u"] * v
+    vv = sums["vv"] - sums["v"] * v
+    uz = sums["uz"] - sums["u"] * z
+    vz = sums["vz"] - sums["v"] * z
+    # The slopes by Cramer's rule.
     determinant = uu * vv - uv * uv
-    fine = valid & (s["1"] >= 5) & (determinant > 0.5)
-    safe = jnp.where(fine, determinant, 1.0)
-    a, b = (uz * vv - vz * uv) / safe, (vz * uu - uz * uv) / safe
+    defined = valid & (sums["1"] >= FEWEST_NEIGHBOURS) & (determinant > SMALLEST_DETERMINANT)
+    safe = jnp.where(defined, determinant, 1.0)
+    a = (uz * vv - vz * uv) / safe
+    b = (vz * uu - uz * uv) / safe
     centre = inverse + z - a * u - b * v  # the fitted 1/Z at the pixel itself
+    # The plane in the camera's coordinates: (fx a, fy b, c) is orthogonal to it.
     fx, fy, cx, cy = (intrinsics[..., i, None, None] for i in range(4))
-    h, w = inverse.shape[-2:]
-    x, y = jnp.arange(w) + 0.5 - cx, jnp.arange(h)[:, None] + 0.5 - cy
-    normal = -unit_vectors(jnp.stack([fx * a, fy * b, centre - a * x - b * y], -1) * 1e3)
-    return jnp.where(fine[..., None], normal, 0.0), fine
+    height, width = inverse.shape[-2:]
+    x = jnp.arange(width) + 0.5 - cx
+    y = jnp.arange(height)[:, None] + 0.5 - cy
+    normal = jnp.stack([fx * a, fy * b, centre - a * x - b * y], -1)
+    normal = -unit_vectors(normal * 1e3)
+    return jnp.where(defined[..., None], normal, 0.0), defined

@@ -1,4 +1,4 @@
-"""Patches of a picture: where they lie, how they are cut and put back, where their tokens are."""
+"""Patches of an image: where they are, how they are cut and merged, where their tokens are."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,43 +7,49 @@ from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Real, Shaped
 
 from urgt_jax.errors import UserError
 from urgt_jax.images import rows as rows_module
 
+GRIDMIX_SIDE = 4  # rows and columns of patches from which GridMix takes a block
+
 
 @dataclass(frozen=True)
 class Grid:
-    """Equal windows that cover a picture, or a part of it, row by row."""
+    """Equal windows that cover an image, or a part of it, row by row."""
 
-    picture: tuple[int, int]  # height and width, pixels
+    image_size: tuple[int, int]  # height and width, pixels
     patch: tuple[int, int]  # height and width of a window, pixels
     tops: tuple[int, ...]  # first pixel row of each row of windows
     lefts: tuple[int, ...]  # first pixel column of each column of windows
 
     @cached_property
-    def origins(self) -> np.ndarray:
-        """[P, 2] first row and column of every window, pixels."""
+    def origins(self) -> Int[np.ndarray, "P 2"]:
+        """First row and column of every window, pixels."""
         return np.array([(top, left) for top in self.tops for left in self.lefts], np.int32)
 
     def window(self, k: int) -> tuple[slice, slice]:
         """Rows and columns of window k."""
-        (top, left), (h, w) = self.origins[k], self.patch
-        return slice(top, top + h), slice(left, left + w)
+        top, left = self.origins[k]
+        height, width = self.patch
+        return slice(top, top + height), slice(left, left + width)
 
     @property
     def bounds(self) -> tuple[slice, slice]:
         """Rows and columns that the windows span together."""
-        (top, left), (h, w) = (self.tops[0], self.lefts[0]), self.patch
-        return slice(top, self.tops[-1] + h), slice(left, self.lefts[-1] + w)
+        height, width = self.patch
+        rows = slice(self.tops[0], self.tops[-1] + height)
+        columns = slice(self.lefts[0], self.lefts[-1] + width)
+        return rows, columns
 
     def relative_to_bounds(self) -> "Grid":
-        """The same windows in the picture that their bounds cut out."""
-        rows, cols = self.bounds
-        size = rows.stop - rows.start, cols.stop - cols.start
+        """The same windows in the image that their bounds cut out."""
+        rows, columns = self.bounds
+        size = (rows.stop - rows.start, columns.stop - columns.start)
         tops = tuple(top - rows.start for top in self.tops)
-        return Grid(size, self.patch, tops, tuple(left - cols.start for left in self.lefts))
+        lefts = tuple(left - columns.start for left in self.lefts)
+        return Grid(size, self.patch, tops, lefts)
 
     @property
     def count(self) -> int:
@@ -51,73 +57,74 @@ class Grid:
         return len(self.tops) * len(self.lefts)
 
 
-def _starts(length: int, parts: int, overlap: float) -> tuple[int, tuple[int, ...]]:
-    """Side of a window and where windows start, the last one moved to lie at the border."""
-    side = -(-length // parts)
-    stride = max(side - int(overlap * side), 1)
-    return side, (*range(0, length - side, stride), length - side)
-
-
 def cover_image(height: int, width: int, rows: int, cols: int, overlap: float = 0.0) -> Grid:
-    """Windows of 1/rows x 1/cols of a picture that share `overlap` of a side with the next one."""
+    """Windows of 1/rows x 1/cols of an image that share `overlap` of a side with their neighbours.
+
+    A UserError if there are more windows than pixels, or the overlap is not in [0, 1).
+    """
     if rows < 1 or cols < 1 or rows > height or cols > width:
         raise UserError(
-            f"a grid of {rows} x {cols} does not fit a picture of {height} x {width} pixels: "
+            f"a grid of {rows} x {cols} does not fit an image of {height} x {width} pixels: "
             "it needs at least one patch, and at least one pixel a patch"
         )
     if not 0 <= overlap < 1:
         raise UserError(f"overlap {overlap} is out of range: it is a share in [0, 1)")
-    high, tops = _starts(height, rows, overlap)
-    wide, lefts = _starts(width, cols, overlap)
-    return Grid((height, width), (high, wide), tops, lefts)
+    patch_height, tops = _starts(height, rows, overlap)
+    patch_width, lefts = _starts(width, cols, overlap)
+    return Grid((height, width), (patch_height, patch_width), tops, lefts)
+
+
+def _starts(length: int, parts: int, overlap: float) -> tuple[int, tuple[int, ...]]:
+    """Side of a window, and the starts of all windows; the last one ends at the border."""
+    side = -(-length // parts)
+    stride = max(side - int(overlap * side), 1)
+    last = length - side
+    return side, (*range(0, last, stride), last)
 
 
 def choose_grid(
     size: tuple[int, int],
-    asked: tuple[int, int],
+    requested: tuple[int, int],
     patch_size: tuple[int, int],
     limit: int,
 ) -> tuple[int, int]:
-    """Rows and columns as asked, or for (0, 0) those whose patches have about `patch_size`.
+    """Rows and columns as requested, or for (0, 0) those whose patches are closest to `patch_size`.
 
-    They are at most `limit` patches: beyond it both are scaled down alike.
+    These are at most `limit` patches: beyond it rows and columns are reduced by the same factor.
     """
-    if tuple(asked) != (0, 0):
-        return tuple(asked)
-    rows, cols = (max(round(side / p), 1) for side, p in zip(size, patch_size, strict=True))
+    if tuple(requested) != (0, 0):
+        return tuple(requested)
+    rows = max(round(size[0] / patch_size[0]), 1)
+    cols = max(round(size[1] / patch_size[1]), 1)
     if rows * cols > limit:
         scale = (limit / (rows * cols)) ** 0.5
-        rows, cols = (max(int(n * scale), 1) for n in (rows, cols))
+        rows = max(int(rows * scale), 1)
+        cols = max(int(cols * scale), 1)
     return min(rows, limit), min(cols, limit)
 
 
 def count_block_positions(height: int, width: int, m: int, overlap: float = 0.0) -> tuple[int, int]:
-    """In how many rows and columns a block of m x m patches can begin."""
-    full = cover_image(height, width, 4, 4, overlap)
+    """The number of rows and of columns at which a block of m x m patches can begin."""
+    full = cover_image(height, width, GRIDMIX_SIDE, GRIDMIX_SIDE, overlap)
     return len(full.tops) - m + 1, len(full.lefts) - m + 1
 
 
 def gridmix_block(
     height: int, width: int, m: int, row: int, col: int, overlap: float = 0.0
 ) -> Grid:
-    """GridMix's block of m x m patches, each a quarter of the picture's sides."""
-    full = cover_image(height, width, 4, 4, overlap)
-    return Grid(full.picture, full.patch, full.tops[row : row + m], full.lefts[col : col + m])
+    """GridMix's block of m x m patches, each a quarter of the image's sides."""
+    full = cover_image(height, width, GRIDMIX_SIDE, GRIDMIX_SIDE, overlap)
+    tops = full.tops[row : row + m]
+    lefts = full.lefts[col : col + m]
+    return Grid(full.image_size, full.patch, tops, lefts)
 
 
 def cut_windows(
-    picture: Float[np.ndarray, "H W *C"], grid: Grid
-) -> Iterator[Float[np.ndarray, "h w *C"]]:
-    """The windows of a picture, one after the other."""
-    return (picture[grid.window(k)] for k in range(grid.count))
-
-
-def place(
-    patches: Iterable[Float[np.ndarray, "h w C"]], grid: Grid, weight: Float[np.ndarray, "h w"]
-) -> Float[np.ndarray, "H W C"]:
-    """The image that windows make together, averaged with the weight where they overlap."""
-    maps = ({"map": patch} for patch in patches)
-    return np.concatenate([strip["map"] for _, strip in merge_windows(maps, grid, weight)])
+    image: Shaped[np.ndarray, "H W *C"], grid: Grid
+) -> Iterator[Shaped[np.ndarray, "h w *C"]]:
+    """The windows of an image or a map, one after the other."""
+    for k in range(grid.count):
+        yield image[grid.window(k)]
 
 
 def merge_windows(
@@ -131,7 +138,7 @@ def merge_windows(
     reaches them: only one row of windows is in memory. The windows must cover the image.
     """
     patch_height, patch_width = grid.patch
-    height, width = grid.picture
+    height, width = grid.image_size
     weight = weight[..., None]
     weights = np.zeros((patch_height, width, 1), np.float32)
     totals: dict[str, np.ndarray] = {}
@@ -154,22 +161,25 @@ def merge_windows(
             total[patch_height - complete :] = 0
 
 
-def centre_weight(height: int, width: int) -> np.ndarray:
-    """[h, w] weight that falls from a window's centre towards its border, never to zero."""
-    fall = lambda n: 1.0 - np.abs((np.arange(n) + 0.5) / n * 2 - 1) * 0.98  # noqa: E731
-    return np.outer(fall(height), fall(width)).astype(np.float32)
+def centre_weight(height: int, width: int) -> Float[np.ndarray, "h w"]:
+    """A weight that falls linearly from 1 at a window's centre to almost 0 at its border."""
+    return np.outer(_triangle(height), _triangle(width)).astype(np.float32)
+
+
+def _triangle(n: int) -> Float[np.ndarray, "n"]:
+    return 1.0 - np.abs((np.arange(n) + 0.5) / n * 2 - 1) * 0.98
 
 
 def token_positions(
-    origins: Float[Array, "*B P 2"], patch: tuple[int, int], tokens: tuple[int, int]
+    origins: Real[Array | np.ndarray, "*B P 2"], patch: tuple[int, int], tokens: tuple[int, int]
 ) -> Float[Array, "*B P N 2"]:
-    """Rows and columns of tokens over the whole picture, in tokens, counted from 1 (0 is special).
+    """Rows and columns of tokens over the whole image, in tokens, counted from 1.
 
-    A patch at pixel origin (y, x) starts at token (y / h * rows, x / w * cols), a fraction where
-    patches overlap: the paper's global coordinate.
+    Position 0 is for special tokens. A patch at pixel origin (y, x) starts at token
+    (y / h * rows, x / w * cols), a fraction where patches overlap: the paper's global coordinate.
     """
     rows, cols = tokens
     lattice = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1)
-    scale = np.array([rows / patch[0], cols / patch[1]], np.float32)
-    start = jnp.asarray(origins, jnp.float32) * scale
+    tokens_per_pixel = np.array([rows / patch[0], cols / patch[1]], np.float32)
+    start = jnp.asarray(origins, jnp.float32) * tokens_per_pixel
     return start[..., None, :] + lattice.reshape(-1, 2).astype(np.float32) + 1.0

@@ -179,7 +179,7 @@ class OfficialMode(Mode):
 
     def _prior(self, prior: np.ndarray, windows: Grid, k: int) -> np.ndarray:
         """A window of a coarse map, which may have a size of its own."""
-        rows, cols = (a / b for a, b in zip(prior.shape, windows.picture, strict=False))
+        rows, cols = (a / b for a, b in zip(prior.shape, windows.image_size, strict=False))
         (top, left), (h, w) = windows.origins[k].tolist(), windows.patch
         box = top * rows, left * cols, (top + h) * rows, (left + w) * cols
         return resize.crop_average(prior, box, *self.patch_size)

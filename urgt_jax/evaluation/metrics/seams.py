@@ -24,8 +24,8 @@ def seams(
     such pairs. The measure is this project's own.
     """
     same_size(depth, truth)
-    if grid.picture != truth.depth.shape:
-        raise UserError(f"a grid on {grid.picture} pixels is not one on {truth.depth.shape}")
+    if grid.image_size != truth.depth.shape:
+        raise UserError(f"a grid on {grid.image_size} pixels is not one on {truth.depth.shape}")
     sums = [np.zeros((2, n)) for n in truth.depth.shape]  # errors and pairs after each row, column
     maps = (depth, truth.depth, truth.known)
     for here, found in tiled.scan(_tile, maps, halo=1, tile=tile, devices=devices):
@@ -33,7 +33,7 @@ def seams(
             for total, name in zip(sums[axis], ("error", "count"), strict=True):
                 total[part] += found[f"{name}{axis}"][: part.stop - part.start]
     starts = (grid.tops, grid.lefts)
-    across = [_borders(*x) for x in zip(starts, grid.patch, grid.picture, strict=True)]
+    across = [_borders(*x) for x in zip(starts, grid.patch, grid.image_size, strict=True)]
     error, count = sum(s[:, at].sum(1) for s, at in zip(sums, across, strict=True))
     rest, others = sum(s[:, ~at].sum(1) for s, at in zip(sums, across, strict=True))
     share = lambda a, n: float(a / n) if n else float("nan")  # noqa: E731
