@@ -51,7 +51,7 @@ def test_read_words_skips_empty_lines(tmp_path):
     [
         (None, "no camera file at .*camera.txt"),
         (b"", "camera.txt is empty"),
-        (b"\xff", "camera.txt cannot be read as camera file: .*0xff"),
+        (b"\xff", "camera.txt cannot be read: .*0xff.* the camera file again"),
     ],
 )
 def test_read_text_errors_name_the_file(tmp_path, content, message):

@@ -23,7 +23,7 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     except Exception as error:  # numpy and Pillow raise many kinds of errors on damaged files
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"{path} cannot be read as {what}: {reason}. Save or download it again"
+            f"{path} cannot be read: {reason}. Save or download the {what} again"
         ) from error
 
 

@@ -153,8 +153,8 @@ def _broken(kind: str, scene: Path) -> list:
     "kind,told",
     [
         ("empty picture", "photo.png is empty"),
-        ("truncated picture", "photo.png cannot be read as image"),
-        ("no picture at all", "photo.png cannot be read as image"),
+        ("truncated picture", "photo.png cannot be read: "),
+        ("no picture at all", "photo.png cannot be read: "),
         ("one pixel", "photo.png is 1 x 1 pixels: too small"),
         ("missing picture", "no image at .*photo.png"),
         ("missing map", "no coarse depth at .*photo_coarse_depth.npy.*--coarse-depth"),

@@ -79,7 +79,7 @@ def _images(paths: list[Path]) -> list[Path]:
         found += inside
     for path in found:
         if not path.is_file():
-            raise UserError(f"no picture at {path}")
+            raise UserError(f"no image at {path}")
     stems = [path.stem for path in found]
     twice = next((p for p in found if stems.count(p.stem) > 1), None)
     if twice:
