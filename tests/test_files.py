@@ -49,9 +49,9 @@ def test_read_words_skips_empty_lines(tmp_path):
 @pytest.mark.parametrize(
     "content,message",
     [
-        (None, "no camera file at .*camera.txt"),
+        (None, "camera.txt: the camera file is missing"),
         (b"", "camera.txt is empty"),
-        (b"\xff", "camera.txt cannot be read: .*0xff.* the camera file again"),
+        (b"\xff", "camera.txt cannot be read. Save or download the camera file again: .*0xff"),
     ],
 )
 def test_read_text_errors_name_the_file(tmp_path, content, message):

@@ -14,8 +14,8 @@ from urgt_jax.errors import UserError, require
 @contextmanager
 def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     """Turn any error of reading a file into a UserError that names it; `what` is its content."""
-    require(path.is_file(), f"no {what} at {path}")
-    require(path.stat().st_size > 0, f"{path} is empty: save or download the {what} again")
+    require(path.is_file(), f"{path}: the {what} is missing")
+    require(path.stat().st_size > 0, f"{path} is empty. Save or download the {what} again")
     try:
         yield
     except UserError:
@@ -23,7 +23,7 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     except Exception as error:  # numpy and Pillow raise many kinds of errors on damaged files
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"{path} cannot be read: {reason}. Save or download the {what} again"
+            f"{path} cannot be read. Save or download the {what} again: {reason}"
         ) from error
 
 

@@ -34,7 +34,7 @@ def open_image(path: Path, formats: list[str] | None = None) -> Image.Image:
     pixels = file.width * file.height
     if pixels > LARGEST:
         file.close()
-        raise UserError(f"{path} has {pixels} pixels: at most {LARGEST} can be read, shrink it")
+        raise UserError(f"{path} has {pixels} pixels: at most {LARGEST} can be read. Shrink it")
     return file
 
 
@@ -51,7 +51,7 @@ def read_image(path: Path) -> RGB:
     height, width = pixels.shape[:2]
     require(
         min(height, width) >= SMALLEST,
-        f"{path} is {height} x {width} pixels: too small, at least {SMALLEST} a side are needed",
+        f"{path} is {height} x {width} pixels. At least {SMALLEST} a side are needed",
     )
     return pixels
 
@@ -78,9 +78,11 @@ def read_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
     try:
         values = np.load(path, "r" if mapped else None, allow_pickle=False)
     except Exception as error:  # numpy raises many kinds of errors on damaged files
-        raise UserError(f"{path} is not a complete .npy file of numbers: {error}") from error
+        raise UserError(
+            f"{path} is not a complete .npy file of numbers. Save it again: {error}"
+        ) from error
     if not isinstance(values, np.ndarray):
-        raise UserError(f"{path} is an archive of arrays: save the {what} alone with np.save")
+        raise UserError(f"{path} is an archive of arrays. Save the {what} alone with np.save")
     return values
 
 
@@ -94,10 +96,10 @@ def map_range(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[fl
     """Least and largest value; a UserError unless a map has this shape and finite floats."""
     require(
         values.shape == shape,
-        f"{what} has shape {values.shape}, but the image needs {shape}: "
-        "resize the map to the size of its image",
+        f"{what} has shape {values.shape}, but the image needs {shape}. "
+        "Resize the map to the size of its image",
     )
-    require(values.dtype.kind == "f", f"{what} has dtype {values.dtype}: save it as float32")
+    require(values.dtype.kind == "f", f"{what} has dtype {values.dtype}. Save it as float32")
     low = np.inf
     high = -np.inf
     invalid_count = 0
@@ -114,7 +116,7 @@ def map_range(values: np.ndarray, shape: tuple[int, ...], what: str) -> tuple[fl
     require(
         invalid_count == 0,
         f"{what} has {invalid_count} values that are NaN or infinite, the first at "
-        f"{first_invalid}: fill them first",
+        f"{first_invalid}. Fill them first",
     )
     return float(low), float(high)
 
