@@ -1,1 +1,1 @@
-"""Where batches come from: scenes, priors, GridMix and the Grain pipeline."""
+"""Scenes, data sets, coarse maps, and batches for training."""

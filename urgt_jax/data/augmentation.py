@@ -1,20 +1,20 @@
-"""Changes of a picture's colours in training, so that nothing is learnt of one camera's."""
+"""Colour jitter in training, so that the model does not depend on one camera's colours."""
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-GREY = 0.1  # share of pictures that lose their colours
-NOISY = 0.2  # share that get noise
-SOFT = 0.2  # share that get blurred
+GREY = 0.1  # share of images that become grey
+NOISY = 0.2  # share of images with added noise
+SOFT = 0.2  # share of images that are blurred
 
 
 def jitter(
     image: UInt8[np.ndarray, "*B H W 3"], rng: np.random.Generator, strength: float = 1.0
 ) -> UInt8[np.ndarray, "*B H W 3"]:
-    """The image, or all patches of one alike, with other brightness, contrast, gamma and colours.
+    """The image with random brightness, contrast, gamma and colours; all patches change alike.
 
-    Some become grey, noisy or blurred as well; a strength of 0 changes nothing.
+    Some images also become grey, noisy or blurred. A strength of 0 changes nothing.
     """
     if strength == 0:
         return image
@@ -32,7 +32,7 @@ def jitter(
 
 
 def _curves(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """[3, 256] what becomes of every level of red, green and blue."""
+    """[3, 256] the new value of every level of red, green and blue."""
     level = np.linspace(0, 1, 256)
     gamma, contrast = np.exp(rng.normal(0, 0.2 * strength, 2))
     bright = rng.normal(0, 0.06 * strength)
@@ -49,5 +49,5 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of every patch."""
     soft = ImageFilter.GaussianBlur(sigma)
     patches = image.reshape(-1, *image.shape[-3:])
-    found = [np.asarray(Image.fromarray(patch).filter(soft)) for patch in patches]
-    return np.stack(found).reshape(image.shape)
+    blurred = [np.asarray(Image.fromarray(patch).filter(soft)) for patch in patches]
+    return np.stack(blurred).reshape(image.shape)

@@ -1,169 +1,197 @@
-"""GridMix: blocks of M x M patches, of every image of a step alike, or packed into equal rows."""
+"""GridMix: blocks of M x M patches, with one M for all images of a step or packed into rows."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from urgt_jax.config import MAX_BLOCK_PATCHES, Config
 from urgt_jax.data.augmentation import jitter
 from urgt_jax.data.priors.units import depth_target
 from urgt_jax.data.sources import PriorSample, PriorSource
 from urgt_jax.errors import WrongChoice
-from urgt_jax.images import grid
+from urgt_jax.images.grid import Grid, count_block_positions, cut_windows, gridmix_block
 from urgt_jax.images.resize import resize_map
 
 BLOCK_SIDES = np.array([1, 2, 3, 4])
+MIRROR = np.array([-1, 1, 1], np.float32)  # factors of a normal's components in a mirrored image
 Batch = dict[str, np.ndarray]
-Mix = tuple[float, float, float, float] | Float[np.ndarray, "4"]  # chance of each M
+Mix = tuple[float, float, float, float] | Float[np.ndarray, "4"]  # probability of each M
 
 
 def block_side(config: Config, step: int) -> int:
-    """M of a step: a function of the seed and the step, so that all hosts agree."""
-    return _side(config.data.mix, np.random.default_rng([config.seed, 1, step]))
-
-
-def _side(mix: Mix, rng: np.random.Generator) -> int:
-    return int(min(np.searchsorted(np.cumsum(mix), rng.random(), side="right"), 3)) + 1
+    """M of a step. It depends on the seed and the step only, so all hosts agree."""
+    return _draw_side(config.data.mix, np.random.default_rng([config.seed, 1, step]))
 
 
 def row_sides(config: Config, step: int, row: int) -> list[int]:
-    """M of the block in a row of a step's batch, or of the blocks that packed fill it."""
+    """M of the block in a row of a step's batch, or of all blocks in a packed row."""
     if not config.data.packed:
         return [block_side(config, step)]
-    rng, left, sides = np.random.default_rng([config.seed, 5, step, row]), MAX_BLOCK_PATCHES, []
-    while left:
-        sides.append(_side(mix_that_fits(config.data.mix, left), rng))
-        left -= sides[-1] ** 2
+    rng = np.random.default_rng([config.seed, 5, step, row])
+    sides = []
+    patches_left = MAX_BLOCK_PATCHES
+    while patches_left > 0:
+        side = _draw_side(mix_that_fits(config.data.mix, patches_left), rng)
+        sides.append(side)
+        patches_left -= side**2
     return sides
 
 
+def _draw_side(mix: Mix, rng: np.random.Generator) -> int:
+    index = np.searchsorted(np.cumsum(mix), rng.random(), side="right")
+    return int(min(index, 3)) + 1  # probabilities may sum to slightly less than 1
+
+
 def patch_owners(sides: list[int]) -> Int[np.ndarray, "P"]:
-    """Which of a row's blocks every patch is of, counted from 0."""
+    """The number of the block that each patch of a row belongs to, counted from 0."""
     return np.repeat(np.arange(len(sides), dtype=np.int32), np.square(sides))
 
 
-def mix_that_fits(mix: Mix, left: int) -> Float[np.ndarray, "4"]:
-    """Chance of each M where so many patches of a row are left: the mix's, among those that fit.
+def mix_that_fits(mix: Mix, patches_left: int) -> Float[np.ndarray, "4"]:
+    """The mix restricted to blocks of at most `patches_left` patches.
 
-    Where it has none of those, the largest fills what nothing else would.
+    If the mix has none of those, the largest that fits has probability 1.
     """
-    fits = BLOCK_SIDES**2 <= left
-    chances = np.where(fits, mix, 0.0)
-    if not chances.any():
-        chances[fits.sum() - 1] = 1.0
-    return chances / chances.sum()
+    fits = BLOCK_SIDES**2 <= patches_left
+    probabilities = np.where(fits, mix, 0.0)
+    if not probabilities.any():
+        probabilities[fits.sum() - 1] = 1.0
+    return probabilities / probabilities.sum()
 
 
 def mean_blocks_per_row(mix: Mix) -> Float[np.ndarray, "4"]:
-    """How many blocks of each M a packed row has in the mean.
+    """The expected number of blocks of each M in a packed row.
 
-    Those of the paper's mix hold 11, 20, 28 and 40 % of the patches: close to the mix itself, as
-    where a step is filled by patches.
+    With the paper's mix they hold 11, 20, 28 and 40 % of the patches, close to the mix itself.
     """
-    means = np.zeros((MAX_BLOCK_PATCHES + 1, 4))
-    for left in range(1, MAX_BLOCK_PATCHES + 1):
-        chances = mix_that_fits(mix, left)
-        drawn = np.flatnonzero(chances)
-        means[left] = chances + chances[drawn] @ means[left - BLOCK_SIDES[drawn] ** 2]
+    means = np.zeros((MAX_BLOCK_PATCHES + 1, 4))  # by the number of patches that are left
+    for patches_left in range(1, MAX_BLOCK_PATCHES + 1):
+        probabilities = mix_that_fits(mix, patches_left)
+        possible = np.flatnonzero(probabilities)
+        rest = patches_left - BLOCK_SIDES[possible] ** 2
+        means[patches_left] = probabilities + probabilities[possible] @ means[rest]
     return means[MAX_BLOCK_PATCHES]
 
 
-def _flip(p: PriorSample) -> PriorSample:
-    """The picture as in a mirror: x components of normals change sign."""
-    mirror = np.array([-1, 1, 1], np.float32)
-    parts = {name: x for name, x in p._asdict().items() if getattr(x, "ndim", 0) > 1}
-    parts = {name: np.ascontiguousarray(np.flip(x, 1)) for name, x in parts.items()}
-    for name in ("normal", "coarse_normal"):
-        if name in parts:
-            parts[name] = parts[name] * mirror
-    if p.intrinsics is not None:
-        fx, fy, cx, cy = p.intrinsics
-        parts["intrinsics"] = np.array([fx, fy, p.image.shape[1] - cx, cy], np.float32)
-    return p._replace(**parts)
-
-
 def draw_block(
-    pictures: PriorSource, index: int, config: Config, m: int, rng: np.random.Generator
+    source: PriorSource, index: int, config: Config, side: int, rng: np.random.Generator
 ) -> Batch:
-    """A block of m x m patches of a picture at the process shape, with targets."""
+    """A random block of side x side patches of an image, or of its mirror image, with targets."""
     flip = rng.random() < 0.5
-    batch = read_block(
-        pictures, index, config, draw_windows(pictures.size(index), config, m, rng), flip
-    )
+    windows = draw_windows(source.size(index), config, side, rng)
+    batch = read_block(source, index, config, windows, flip)
     if config.data.jitter:
         batch["image"] = jitter(batch["image"], rng, config.data.jitter)
     return batch
 
 
 def draw_windows(
-    size: tuple[int, int], config: Config, m: int, rng: np.random.Generator
-) -> grid.Grid:
-    """One of the blocks of m x m patches of a picture."""
-    row, col = rng.integers(0, grid.count_block_positions(*size, m, config.data.overlap))
-    return grid.gridmix_block(*size, m, row, col, config.data.overlap)
+    size: tuple[int, int], config: Config, side: int, rng: np.random.Generator
+) -> Grid:
+    """The windows of a random block of side x side patches in an image of that size."""
+    overlap = config.data.overlap
+    row, column = rng.integers(0, count_block_positions(*size, side, overlap))
+    return gridmix_block(*size, side, row, column, overlap)
 
 
 def read_block(
-    pictures: PriorSource, index: int, config: Config, windows: grid.Grid, flip: bool = False
+    source: PriorSource, index: int, config: Config, windows: Grid, flip: bool = False
 ) -> Batch:
-    """The given windows of a picture, or of its mirror image, at the process shape; reads no more.
+    """Patches of an image at the model's patch size, with targets; only their pixels are read.
 
-    Origins are in tokens, over the whole picture.
+    `flip` means windows of the mirror image. Origins are positions in the whole image, in tokens.
     """
-    rows, cols = windows.bounds
+    rows, columns = windows.bounds
     if flip:
         width = windows.image_size[1]
-        cols = slice(width - cols.stop, width - cols.start)
-    block = pictures.read(index, (rows, cols))
-    block = _flip(block) if flip else block
-    batch = _cut(block, config, windows.relative_to_bounds())
-    scale = np.array(config.model.tokens) / windows.patch
-    batch["origins"] = (windows.origins * scale).astype(np.float32)
+        columns = slice(width - columns.stop, width - columns.start)
+    block = source.read(index, (rows, columns))
+    if flip:
+        block = _flip(block)
+    batch = _cut_patches(block, config, windows.relative_to_bounds())
+    tokens_per_pixel = np.array(config.model.tokens) / windows.patch
+    batch["origins"] = (windows.origins * tokens_per_pixel).astype(np.float32)
     return batch
 
 
-def _cut(block: PriorSample, config: Config, windows: grid.Grid) -> Batch:
-    """What a step needs of every window."""
-    process, limit = config.model.patch_size, config.data.max_depth
-    goal = depth_target(block.depth, block.valid, block.fit, config.prior.kind, limit)
-    maps = {
-        "image": (block.image, True),
-        "coarse_depth": (block.coarse_depth, True),
-        "coarse_normal": (block.coarse_normal, True),
-        "target": (goal, False),
-        "valid": (block.valid, False),
-    }
-    exact = config.loss.normal_target == "exact"
-    if "normal" in config.model.outputs:
-        _check_normals(block, config)
-        maps |= {"normal": (block.normal, False)} if exact else {"depth": (block.depth, False)}
+def _flip(sample: PriorSample) -> PriorSample:
+    """The mirror image of a sample."""
+    changes = {}
+    for name in ("image", "depth", "valid", "normal", "coarse_depth", "coarse_normal"):
+        values = getattr(sample, name)
+        if values is None:
+            continue
+        values = np.ascontiguousarray(np.flip(values, 1))
+        if name in ("normal", "coarse_normal"):
+            values = values * MIRROR
+        changes[name] = values
+    if sample.intrinsics is not None:
+        fx, fy, cx, cy = sample.intrinsics
+        width = sample.image.shape[1]
+        changes["intrinsics"] = np.array([fx, fy, width - cx, cy], np.float32)
+    return sample._replace(**changes)
+
+
+def _cut_patches(block: PriorSample, config: Config, windows: Grid) -> Batch:
+    """What a training step needs of every window."""
+    patch_size = config.model.patch_size
+    target = depth_target(
+        block.depth, block.valid, block.fit, config.prior.kind, config.data.max_depth
+    )
+    # Inputs are interpolated; ground truth is not mixed across edges.
     batch = {
-        name: np.stack(
-            [resize_map(window, process, lerp) for window in grid.cut_windows(x, windows)]
-        )
-        for name, (x, lerp) in maps.items()
+        "image": _resize_patches(block.image, windows, patch_size, interpolate=True),
+        "coarse_depth": _resize_patches(block.coarse_depth, windows, patch_size, interpolate=True),
+        "coarse_normal": _resize_patches(
+            block.coarse_normal, windows, patch_size, interpolate=True
+        ),
+        "target": _resize_patches(target, windows, patch_size, interpolate=False),
+        "valid": _resize_patches(block.valid, windows, patch_size, interpolate=False),
     }
-    if "depth" in maps:
-        scale = np.array(process) / windows.patch
-        cameras = [_camera(block.intrinsics, at, scale) for at in windows.origins]
-        batch["intrinsics"] = np.stack(cameras)
+    if "normal" not in config.model.outputs:
+        return batch
+    _check_normals(block, config)
+    if config.loss.normal_target == "exact":
+        batch["normal"] = _resize_patches(block.normal, windows, patch_size, interpolate=False)
+    else:
+        batch["depth"] = _resize_patches(block.depth, windows, patch_size, interpolate=False)
+        scale = np.array(patch_size) / windows.patch
+        batch["intrinsics"] = np.stack(
+            [_patch_intrinsics(block.intrinsics, origin, scale) for origin in windows.origins]
+        )
     return batch
+
+
+def _resize_patches(
+    values: UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W *C"] | Bool[np.ndarray, "H W"],
+    windows: Grid,
+    patch_size: tuple[int, int],
+    interpolate: bool,
+) -> np.ndarray:
+    """The windows of a map, [P, h, w, ...], each at the patch size."""
+    patches = [resize_map(patch, patch_size, interpolate) for patch in cut_windows(values, windows)]
+    return np.stack(patches)
 
 
 def _check_normals(block: PriorSample, config: Config) -> None:
-    """Fails where the normals' target cannot be had."""
+    """Fails if the data set has no target for normals."""
     if config.loss.normal_target == "exact" and block.normal is None:
         raise WrongChoice(
             f"loss.normal_target exact: {config.data.source} has no exact normals, set it to pseudo"
         )
     if block.intrinsics is None:
         raise WrongChoice(
-            f"data.source {config.data.source} has no intrinsics, without which depth tells no "
-            "normals: give them (docs/datasets.md) or set --model.outputs depth"
+            f"data.source {config.data.source} has no intrinsics, so normals cannot be computed "
+            "from its depth: add intrinsics (docs/datasets.md) or set --model.outputs depth"
         )
 
 
-def _camera(intrinsics: np.ndarray, at: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Intrinsics of a window that was enlarged by `scale` (rows, columns)."""
+def _patch_intrinsics(
+    intrinsics: Float[np.ndarray, "4"], origin: Int[np.ndarray, "2"], scale: Float[np.ndarray, "2"]
+) -> Float[np.ndarray, "4"]:
+    """The intrinsics of a window at `origin` (row, column) that was enlarged by `scale`."""
     fx, fy, cx, cy = intrinsics
-    y, x = scale
-    return np.array([fx * x, fy * y, (cx - at[1]) * x, (cy - at[0]) * y], np.float32)
+    top, left = origin
+    y_scale, x_scale = scale
+    return np.array(
+        [fx * x_scale, fy * y_scale, (cx - left) * x_scale, (cy - top) * y_scale], np.float32
+    )

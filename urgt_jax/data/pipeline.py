@@ -1,4 +1,4 @@
-"""Batches for training: batch k of host p is a function of the seed and k, whoever asks."""
+"""Batches for training: batch k of a host is a function of the seed and k."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
+from jaxtyping import Int
 
 from urgt_jax.config import MAX_BLOCK_PATCHES, Config
 from urgt_jax.data.gridmix import Batch, block_side, draw_block, patch_owners, row_sides
@@ -13,157 +14,200 @@ from urgt_jax.data.sources import PriorSource, open_training_source
 from urgt_jax.errors import UserError, WrongChoice, require
 
 THREADS = 2  # that prepare batches in each process
-AHEAD = 4  # batches that are prepared before they are asked for
-TRIES = 8  # pictures that are tried for a block before the run stops
-UNREAD = "unread"  # where a batch tells of pictures that could not be read, if there were any
+AHEAD = 4  # batches that are prepared before they are needed
+TRIES = 8  # images that are tried for a block before the run stops
+UNREAD = "unread"  # entry of a batch that lists unreadable images, if there were any
 
 
 class UnreadImage(NamedTuple):
-    """A picture that could not be read."""
+    """An image that could not be read."""
 
     index: int
-    why: str
+    reason: str
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of pictures in an epoch."""
-    return np.random.default_rng([seed, 2, epoch]).permutation(count)
+class Block(NamedTuple):
+    """A block of side x side patches in a step."""
+
+    place: int  # of its image in the order of images that the step draws
+    side: int
 
 
 class Batches:
     """All batches of one host, by step."""
 
-    def __init__(self, config: Config, host: int = 0, hosts: int = 1, source: PriorSource = None):
-        self.config, self.host, self.hosts = config, host, hosts
-        self.source = source if source is not None else open_training_source(config)
+    def __init__(
+        self, config: Config, host: int = 0, hosts: int = 1, source: PriorSource | None = None
+    ):
+        self.config = config
+        self.host = host
+        self.hosts = hosts
+        self.source = open_training_source(config) if source is None else source
 
     def __len__(self) -> int:
         return self.config.optim.steps
 
     def __getitem__(self, step: int) -> Batch:
-        share = self._count(step) // self.hosts
-        rows = [self._row(step, self.host * share + row) for row in range(share)]
-        batch = {name: np.stack([row[name] for row, _ in rows]) for name in rows[0][0]}
-        failed = [failure for _, failures in rows for failure in failures]
-        # In the batch itself, which may come from another process.
-        return batch | ({UNREAD: failed} if failed else {})
-
-    def _count(self, step: int) -> int:
-        """Rows of a step's batch, over all hosts."""
-        return self.config.data.images(block_side(self.config, step))
+        rows_per_host = self._row_count(step) // self.hosts
+        first = self.host * rows_per_host
+        rows = []
+        unread = []
+        for row in range(first, first + rows_per_host):
+            patches, failures = self._read_row(step, row)
+            rows.append(patches)
+            unread += failures
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        if unread:
+            # Passed on in the batch itself, which may come from another process.
+            batch[UNREAD] = unread
+        return batch
 
     def block_sides(self, step: int) -> list[int]:
         """M of every block of a step, over all hosts."""
-        return [m for row in range(self._count(step)) for m in row_sides(self.config, step, row)]
+        sides = []
+        for row in range(self._row_count(step)):
+            sides += row_sides(self.config, step, row)
+        return sides
 
     def drawn_images(self, step: int) -> list[tuple[int, str]]:
-        """Number and name of the picture drawn for each row, or packed each patch, of a step.
+        """Number and name of the image drawn for each row of a step, over all hosts.
 
-        They are those of all hosts. Where one could not be read there is another one instead,
-        which is not told here.
+        For packed rows, of the image drawn for each patch. Images that stand in for unreadable ones
+        are not considered.
         """
-        drawn = [
-            self._drawn(step, place)
-            for row in range(self._count(step))
-            for place, m in self._blocks(step, row)
-            for _ in range(m * m if self.config.data.packed else 1)
-        ]
-        return [(index, self.source.name(index)) for index in drawn]
+        images = []
+        for row in range(self._row_count(step)):
+            for block in self._blocks(step, row):
+                index = self._drawn_index(step, block.place)
+                image = (index, self.source.name(index))
+                repeats = block.side**2 if self.config.data.packed else 1
+                images += [image] * repeats
+        return images
 
-    def _blocks(self, step: int, row: int) -> list[tuple[int, int]]:
-        """The blocks of a row: each one's place among the step's pictures, and its M."""
-        start = row * MAX_BLOCK_PATCHES if self.config.data.packed else row
-        return list(enumerate(row_sides(self.config, step, row), start))
+    def _row_count(self, step: int) -> int:
+        """Rows of a step's batch, over all hosts."""
+        return self.config.data.images(block_side(self.config, step))
 
-    def _row(self, step: int, row: int) -> tuple[Batch, list[UnreadImage]]:
-        """A row of the global batch: neither hosts nor workers enter the draw."""
+    def _blocks(self, step: int, row: int) -> list[Block]:
+        """The blocks of a row."""
+        first = row * MAX_BLOCK_PATCHES if self.config.data.packed else row
+        sides = row_sides(self.config, step, row)
+        return [Block(place, side) for place, side in enumerate(sides, first)]
+
+    def _read_row(self, step: int, row: int) -> tuple[Batch, list[UnreadImage]]:
+        """A row of the global batch. It depends neither on hosts nor on workers."""
         blocks = self._blocks(step, row)
-        found = [self._block(step, *block) for block in blocks]
+        parts = []
+        unread = []
+        for block in blocks:
+            patches, failures = self._read_block(step, block)
+            parts.append(patches)
+            unread += failures
         if not self.config.data.packed:
-            return found[0]
-        parts = [part for part, _ in found]
+            return parts[0], unread
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        batch["owner"] = patch_owners([m for _, m in blocks])
-        return batch, [failure for _, failures in found for failure in failures]
+        batch["owner"] = patch_owners([block.side for block in blocks])
+        return batch, unread
 
-    def _block(self, step: int, place: int, m: int) -> tuple[Batch, list[UnreadImage]]:
-        """The patches of one picture, and what could not be read instead."""
-        failed = []
-        for index in self._candidates(step, place):
-            rng = np.random.default_rng([self.config.seed, 3, step, place])
+    def _read_block(self, step: int, block: Block) -> tuple[Batch, list[UnreadImage]]:
+        """The patches of the first image that can be read, and the images that could not."""
+        unread = []
+        for index in self._candidates(step, block.place):
+            rng = np.random.default_rng([self.config.seed, 3, step, block.place])
             try:
-                return draw_block(self.source, index, self.config, m, rng), failed
+                return draw_block(self.source, index, self.config, block.side, rng), unread
             except WrongChoice:
                 raise
             except (UserError, OSError) as error:
-                failed.append(UnreadImage(index, " ".join(str(error).split())))
-        raise UserError(f"{failed[0].why} (others tried instead, in vain: {len(failed) - 1})")
-
-    def _drawn(self, step: int, place: int) -> int:
-        """The picture at a place, in an order of all pictures before it repeats one."""
-        data, count = self.config.data, len(self.source)
-        places = data.batch * MAX_BLOCK_PATCHES if data.packed else data.images(1)
-        epoch, place = divmod(step * places + place, count)
-        return int(_order(self.config.seed, epoch, count)[place])
+                unread.append(UnreadImage(index, " ".join(str(error).split())))
+        raise UserError(
+            f"{unread[0].reason} (images that were tried instead, without success: "
+            f"{len(unread) - 1})"
+        )
 
     def _candidates(self, step: int, place: int) -> Iterator[int]:
-        """The picture at a place, then those that stand in for it, drawn from all others.
-
-        The next in the epoch's order would come twice in a batch, and again in every epoch.
-        """
-        drawn = self._drawn(step, place)
+        """The image drawn for a place, then random others that may stand in for it."""
+        drawn = self._drawn_index(step, place)
         yield drawn
+        # Not the next in the epoch's order, which would come twice in one batch in every epoch.
         rng = np.random.default_rng([self.config.seed, 4, step, place])
-        others = rng.permutation(len(self.source))[:TRIES]
-        yield from [int(index) for index in others if index != drawn][: TRIES - 1]
+        others = [int(index) for index in rng.permutation(len(self.source))[:TRIES]]
+        if drawn in others:
+            others.remove(drawn)
+        yield from others[: TRIES - 1]
+
+    def _drawn_index(self, step: int, place: int) -> int:
+        """The image at a place of a step; every epoch has all images in another order."""
+        data = self.config.data
+        places = data.batch * MAX_BLOCK_PATCHES if data.packed else data.images(1)
+        epoch, position = divmod(step * places + place, len(self.source))
+        return int(_epoch_order(self.config.seed, epoch, len(self.source))[position])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, "N"]:
+    """The order of the images in an epoch."""
+    return np.random.default_rng([seed, 2, epoch]).permutation(count)
 
 
 class UnreadableImages:
-    """The pictures that one process of a run could not read: named, counted, up to a limit."""
+    """Counts the images that a process of a run could not read, up to a limit."""
 
     def __init__(self, config: Config, source: PriorSource):
-        self.limit, self.source = config.data.max_unreadable, source
-        self.seen: set[int] = set()  # the same ones come back in every epoch
+        self.limit = config.data.max_unreadable
+        self.source = source
+        self.seen: set[int] = set()  # the same images fail in every epoch
 
     def report(self, batch: Batch) -> Iterator[str]:
-        """Removes the batch's note of failures and tells of new ones; fails beyond the limit."""
-        for index, why in batch.pop(UNREAD, []):
-            if index not in self.seen:
-                self.seen.add(index)
-                yield self._told(index, why)
+        """Removes the list of unreadable images from a batch and yields a line for each new one.
 
-    def _told(self, index: int, why: str) -> str:
-        what, count = f"picture {self.source.name(index)} cannot be read", len(self.seen)
-        require(
-            count <= self.limit,
-            f"{what}: {why}; pictures that cannot be read so far: {count}, and data.max_unreadable "
-            f"allows {self.limit}: repair them, or set --data.max_unreadable higher",
-        )
-        return f"{what}, others take its place ({count} of at most {self.limit}): {why}"
+        Beyond the limit it raises UserError.
+        """
+        for image in batch.pop(UNREAD, []):
+            if image.index in self.seen:
+                continue
+            self.seen.add(image.index)
+            problem = f"image {self.source.name(image.index)} cannot be read"
+            count = len(self.seen)
+            require(
+                count <= self.limit,
+                f"{problem}: {image.reason}; {count} images could not be read so far, but "
+                f"data.max_unreadable is {self.limit}: repair them, or set a higher "
+                "--data.max_unreadable",
+            )
+            yield (
+                f"{problem}, another takes its place ({count} of at most {self.limit}): "
+                f"{image.reason}"
+            )
 
 
 def batch_iterator(
-    config: Config, start: int, host: int = 0, hosts: int = 1, source: PriorSource = None,
-) -> Iterator[Batch]:  # fmt: skip
+    config: Config,
+    start: int,
+    host: int = 0,
+    hosts: int = 1,
+    source: PriorSource | None = None,
+) -> Iterator[Batch]:
     """The host's batches from a step on, prepared ahead by threads or worker processes."""
-    data = config.data
     steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:]
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
-    ahead = steps.to_iter_dataset(options)
-    return _by_workers(ahead, data.workers) if data.workers else iter(ahead)
+    batches = steps.to_iter_dataset(options)
+    if config.data.workers:
+        return _prefetch_in_workers(batches, config.data.workers)
+    return iter(batches)
 
 
-def _by_workers(ahead: grain.IterDataset, count: int) -> Iterator[Batch]:
+def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[Batch]:
     from absl import flags
 
-    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nobody else parses
-    options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1)
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nothing else parses
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     try:
-        yield from ahead.mp_prefetch(options)
-    except RuntimeError as error:  # Grain has no error of its own for it
+        yield from batches.mp_prefetch(options)
+    except RuntimeError as error:  # Grain has no error class for it
         if "terminated unexpectedly" not in str(error):
             raise
         raise UserError(
-            "a process that prepares batches was killed, for lack of memory? lower data.workers "
+            "a worker process that prepares batches was killed, perhaps because memory ran out: "
+            "lower --data.workers"
         ) from error

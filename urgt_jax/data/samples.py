@@ -1,13 +1,44 @@
-"""What every data set gives: one picture, or a window of it, with what was measured there."""
+"""What a data set provides: images, or windows of them, with their measured ground truth."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 Window = tuple[slice, slice]  # rows and columns
 WHOLE: Window = (slice(None), slice(None))
-MIN_DEPTH = 1e-3  # metres; nearer values are not depth (as PatchFusion's valid mask)
+MIN_DEPTH = 1e-3  # metres; nearer values are not depth (as in PatchFusion's valid mask)
+
+
+class Sample(NamedTuple):
+    """A window of an image and its ground truth."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]  # float32, metres along the optical axis; 0 unknown, inf sky
+    valid: Bool[np.ndarray, "h w"]  # pixels with a known depth
+    intrinsics: Float[np.ndarray, "4"] | None = None  # float32; fx, fy, cx, cy of this window
+    stereo: float | None = None  # focal length times baseline, pixels x metres; disparity x depth
+    normal: Float[np.ndarray, "h w 3"] | None = None  # float32, unit length; only where exact
+
+
+@runtime_checkable
+class Source(Protocol):
+    """The images of a data set by number.
+
+    Reading a window costs no more than its own pixels, if the file format allows it.
+    """
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def name(self, index: int) -> str:
+        """The name in the file names of everything about the image: unique, without slashes."""
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the image, pixels."""
+
+    def read(self, index: int, window: Window = WHOLE) -> Sample:
+        """A window of the image. A damaged file raises a UserError that names it."""
 
 
 def valid_depth(
@@ -23,33 +54,8 @@ def valid_depth(
 def crop_intrinsics(
     intrinsics: Float[np.ndarray, "4"], window: Window, size: tuple[int, int]
 ) -> Float[np.ndarray, "4"]:
-    """The camera of a picture of that size as the camera of a window of it, float32."""
-    top, left = (s.indices(n)[0] for s, n in zip(window, size, strict=True))
+    """The intrinsics of a window of an image of that size, float32."""
+    rows, columns = window
+    top, _, _ = rows.indices(size[0])
+    left, _, _ = columns.indices(size[1])
     return (intrinsics - [0, 0, left, top]).astype(np.float32)
-
-
-class Sample(NamedTuple):
-    """A window of a picture and its truth."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    depth: Float[np.ndarray, "h w"]  # float32, metres along the optical axis; 0 is unknown, inf sky
-    valid: Bool[np.ndarray, "h w"]  # where depth is known
-    intrinsics: Float[np.ndarray, "4"] | None = None  # float32, fx, fy, cx, cy of this window
-    stereo: float | None = None  # focal length times baseline, pixels x metres; disparity x depth
-    normal: Float[np.ndarray, "h w 3"] | None = None  # float32, unit, only where known exactly
-
-
-class Source(Protocol):
-    """Pictures by number; reading a window costs no more than its own pixels where it can."""
-
-    def __len__(self) -> int:
-        """The number of pictures."""
-
-    def name(self, index: int) -> str:
-        """What files that belong to the picture are called by: unique, without slashes."""
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width, pixels."""
-
-    def read(self, index: int, window: Window = WHOLE) -> Sample:
-        """The window of a picture; a damaged file is a UserError in one line that names it."""

@@ -1,7 +1,7 @@
-"""Pictures with their truth and their priors, from wherever they come, in one form."""
+"""Images with their ground truth and coarse maps, from scenes and data sets in one form."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -9,138 +9,172 @@ from jaxtyping import Bool, Float, UInt8
 from urgt_jax import hardware
 from urgt_jax.config import Config
 from urgt_jax.data import scenes
-from urgt_jax.data.priors import units
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
-from urgt_jax.data.priors.units import DisparityFit
+from urgt_jax.data.priors.units import DisparityFit, fit_disparity
 from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics, valid_depth
 from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import require
 
-CACHE = 8e9  # bytes of rendered pictures that are kept in memory at most
-SHARE = 0.3  # of the machine's memory, that they may take where it is small
-BYTES = 36  # per pixel of a Picture
+MAX_CACHE_BYTES = 8e9  # rendered scenes kept in memory by all worker processes
+MAX_CACHE_SHARE = 0.3  # of the machine's memory, if that is less
+BYTES_PER_PIXEL = 36  # of a PriorSample
+EVALUATED_SCENES = 200  # if eval.images does not say how many
 
 
 class PriorSample(NamedTuple):
-    """A window of a picture, its truth and its priors."""
+    """A window of an image, its ground truth and its coarse maps."""
 
     image: UInt8[np.ndarray, "h w 3"]
     depth: Float[np.ndarray, "h w"]  # metres
-    valid: Bool[np.ndarray, "h w"]  # where depth is known and within the limit
+    valid: Bool[np.ndarray, "h w"]  # pixels with a known depth within the limit
     intrinsics: Float[np.ndarray, "4"] | None  # fx, fy, cx, cy of the window, pixels
     stereo: float | None  # focal length times baseline, pixels x metres
-    normal: Float[np.ndarray, "h w 3"] | None  # unit, towards the camera; only where known exactly
-    coarse_depth: Float[np.ndarray, "h w"] | None  # in the network's unit
+    normal: Float[np.ndarray, "h w 3"] | None  # unit, towards the camera; only where exact
+    coarse_depth: Float[np.ndarray, "h w"] | None  # in the refiner's unit
     coarse_normal: Float[np.ndarray, "h w 3"] | None  # unit
-    fit: DisparityFit | None  # of true disparity onto the coarse one, over the whole picture
+    fit: DisparityFit | None  # of true disparity to the coarse one, over the whole image
 
 
+@runtime_checkable
 class PriorSource(Protocol):
-    """Pictures by number; reading a window costs no more than its own pixels where it can."""
+    """Images by number.
+
+    Reading a window costs no more than its own pixels, if the file format allows it.
+    """
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
 
     def name(self, index: int) -> str:
-        """What files that belong to the picture are called by."""
+        """The name in the file names of everything about the image."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width of the image, pixels."""
 
     def read(self, index: int, window: Window = WHOLE) -> PriorSample:
-        """The window of a picture."""
+        """A window of the image."""
 
 
 class SceneSource:
-    """Analytic scenes with degraded truth as priors; picture i is a function of (split, i)."""
+    """Analytic scenes with degraded ground truth; image i is a function of (split, i).
+
+    With `cache`, rendered scenes stay in memory as long as there is room.
+    """
 
     def __init__(self, config: Config, split: str, cache: bool = True):
         require(
             split in scenes.SPLITS,
-            f"data.split {split}: scenes have {', '.join(scenes.SPLITS)}",
+            f"data.split {split} does not exist: scenes have {', '.join(scenes.SPLITS)}",
         )
-        self.config, self.split = config, split
-        self.kept: dict[int, PriorSample] = {}  # few scenes are soon only read
-        # A cap, since neither other processes of this machine nor their number is known here.
-        room = min(CACHE, SHARE * hardware.total_memory()) / max(config.data.workers, 1)
-        self.room = room if cache else 0
+        self.config = config
+        self.split = split
+        self.cache: dict[int, PriorSample] = {}
+        self.cache_bytes = 0.0
+        if cache:
+            total = min(MAX_CACHE_BYTES, MAX_CACHE_SHARE * hardware.total_memory())
+            self.cache_bytes = total / max(config.data.workers, 1)
 
     def __len__(self) -> int:
-        trained = self.split in scenes.TRAINED
-        return self.config.data.scenes if trained else self.config.eval.images or 200
+        if self.split in scenes.TRAINED:
+            return self.config.data.scenes
+        return self.config.eval.images or EVALUATED_SCENES
 
     def name(self, index: int) -> str:
         """The split and the number."""
         return f"{self.split}_{index:05}"
 
     def size(self, index: int) -> tuple[int, int]:
-        """The same for all."""
+        """The same for all scenes."""
         return self.config.data.size
 
     def read(self, index: int, window: Window = WHOLE) -> PriorSample:
-        """A scene must be rendered whole, since its priors depend on all of it."""
-        whole = self.kept.get(index)
-        if whole is None:
-            whole = self._render(index)
-            if len(self.kept) * whole.depth.size * BYTES < self.room:
-                self.kept[index] = whole
-        return whole if window == WHOLE else _crop(whole, window)
+        """A window of a scene, which is rendered whole: its coarse maps depend on all of it."""
+        sample = self.cache.get(index)
+        if sample is None:
+            sample = self._render(index)
+            if len(self.cache) * sample.depth.size * BYTES_PER_PIXEL < self.cache_bytes:
+                self.cache[index] = sample
+        if window == WHOLE:
+            return sample
+        return _crop(sample, window)
 
     def _render(self, index: int) -> PriorSample:
-        limit, prior = self.config.data.max_depth, self.config.prior
-        view = scenes.render(scenes.sample_scene(index, self.split), *self.config.data.size)
-        valid = view.valid & (view.depth < limit)
+        max_depth = self.config.data.max_depth
+        scene = scenes.sample_scene(index, self.split)
+        view = scenes.render(scene, *self.config.data.size)
+        valid = valid_depth(view.depth, view.valid, max_depth)
         rng = np.random.default_rng([index, len(self.split)])
-        truth = view.depth, view.normal, valid
-        depth, normal = degrade(*truth, prior, rng, limit, view.image)
+        coarse_depth, coarse_normal = degrade(
+            view.depth, view.normal, valid, self.config.prior, rng, max_depth, view.image
+        )
         return PriorSample(
-            view.image, view.depth, valid, view.intrinsics, None, view.normal, depth, normal,
-            units.fit_disparity(view.depth, valid, depth),
-        )  # fmt: skip
+            image=view.image,
+            depth=view.depth,
+            valid=valid,
+            intrinsics=view.intrinsics,
+            stereo=None,
+            normal=view.normal,
+            coarse_depth=coarse_depth,
+            coarse_normal=coarse_normal,
+            fit=fit_disparity(view.depth, valid, coarse_depth),
+        )
 
 
-def _crop(picture: PriorSample, window: Window) -> PriorSample:
-    """The window of a whole picture."""
-    parts = {
-        name: x[window]
-        for name, x in picture._asdict().items()
-        if isinstance(x, np.ndarray) and x.ndim > 1
-    }
-    camera = crop_intrinsics(picture.intrinsics, window, picture.depth.shape)
-    return picture._replace(**parts, intrinsics=camera)
+def _crop(sample: PriorSample, window: Window) -> PriorSample:
+    """The window of a whole scene."""
+    return sample._replace(
+        image=sample.image[window],
+        depth=sample.depth[window],
+        valid=sample.valid[window],
+        intrinsics=crop_intrinsics(sample.intrinsics, window, sample.depth.shape),
+        normal=sample.normal[window],
+        coarse_depth=sample.coarse_depth[window],
+        coarse_normal=sample.coarse_normal[window],
+    )
 
 
 class DataSetSource:
-    """The pictures of a data set, with stored priors or, for what needs none, without."""
+    """The images of a data set, with stored coarse maps or without any."""
 
     def __init__(self, source: Source, stored: StoredPriors | None, max_depth: float):
-        self.source, self.stored, self.max_depth = source, stored, max_depth
+        self.source = source
+        self.stored = stored
+        self.max_depth = max_depth
 
     def __len__(self) -> int:
         return len(self.source)
 
     def name(self, index: int) -> str:
-        """The data set's name of the picture."""
+        """The data set's name of the image."""
         return self.source.name(index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width of the image, pixels."""
         return self.source.size(index)
 
     def read(self, index: int, window: Window = WHOLE) -> PriorSample:
-        """Only the window's own pixels are read, where the data set's files allow it."""
+        """A window of the image and of its coarse maps."""
         sample = self.source.read(index, window)
-        valid = valid_depth(sample.depth, sample.valid, self.max_depth)
-        coarse, found = (None, None), None
-        if self.stored:
+        coarse_depth = None
+        coarse_normal = None
+        fit = None
+        if self.stored is not None:
             name = self.source.name(index)
-            coarse = self.stored.read(name, self.source.size(index), window)
-            found = self.stored.fit(name)
+            size = self.source.size(index)
+            coarse_depth, coarse_normal = self.stored.read(name, size, window)
+            fit = self.stored.fit(name)
         return PriorSample(
-            sample.image, sample.depth, valid, sample.intrinsics, sample.stereo, sample.normal,
-            *coarse, found,
-        )  # fmt: skip
+            image=sample.image,
+            depth=sample.depth,
+            valid=valid_depth(sample.depth, sample.valid, self.max_depth),
+            intrinsics=sample.intrinsics,
+            stereo=sample.stereo,
+            normal=sample.normal,
+            coarse_depth=coarse_depth,
+            coarse_normal=coarse_normal,
+            fit=fit,
+        )
 
 
 def open_training_source(config: Config) -> PriorSource:
@@ -148,13 +182,46 @@ def open_training_source(config: Config) -> PriorSource:
     data = config.data
     if data.source == "scenes":
         return open_prior_source(config, data.train_split, cache=True)
-    # Not checked in the configuration, since weights trained on scenes are scored on other sets.
+    # Checked here and not in Config: weights carry it, and can be scored on any data set.
     require(
         data.train_split == "train",
-        f"data.train_split {data.train_split} exists only for scenes. Leave it out for "
-        f"{data.source}",
+        f"data.train_split {data.train_split} is a split of scenes: remove it for {data.source}",
     )
-    return open_prior_source(config, find_data_set(data.source).train_split, cache=True)
+    return open_prior_source(config, find_data_set(data.source).train_split)
+
+
+def open_prior_source(
+    config: Config, split: str, with_priors: bool = True, cache: bool = False
+) -> PriorSource:
+    """The images of the configured scenes or data set, with their coarse maps or without.
+
+    `cache` keeps rendered scenes in memory, for reading them again.
+    """
+    data = config.data
+    split = default_split(data.source, split)
+    if data.source == "scenes":
+        return SceneSource(config, split, cache)
+    source = open_source(data.source, data.path, split)
+    stored = None
+    if with_priors:
+        stored = StoredPriors(priors_folder(data.path, split, data.priors_path))
+        require(
+            stored.kind == config.prior.kind,
+            f"prior.kind is {config.prior.kind}, but the coarse maps in {stored.folder} hold "
+            f"{stored.kind}: set --prior.kind {stored.kind}, or make others with urgt priors",
+        )
+        require(
+            stored.max_depth == data.max_depth,
+            f"data.max_depth is {data.max_depth:g}, but the coarse maps in {stored.folder} were "
+            f"fitted up to {stored.max_depth:g}: set --data.max_depth {stored.max_depth:g}, or "
+            "make others with urgt priors --max-depth",
+        )
+    return DataSetSource(source, stored, data.max_depth)
+
+
+def open_source(name: str, path: str | Path, split: str = "") -> Source:
+    """A split of the data set of that name in a folder; an empty split is the default one."""
+    return find_data_set(name)(Path(path), split)
 
 
 def default_split(name: str, split: str) -> str:
@@ -164,38 +231,7 @@ def default_split(name: str, split: str) -> str:
     return "test" if name == "scenes" else find_data_set(name).default_split
 
 
-def open_source(name: str, path: str | Path, split: str = "") -> Source:
-    """A split of the data set of that name in a folder."""
-    return find_data_set(name)(Path(path), split)
-
-
-def priors_folder(path: str | Path, split: str, told: str = "") -> Path:
-    """Where the coarse maps of a data set's split lie."""
-    return Path(told or Path(path) / "priors") / (split or "all")
-
-
-def open_prior_source(
-    config: Config, split: str, with_priors: bool = True, cache: bool = False
-) -> PriorSource:
-    """The pictures that a configuration names, with priors unless told otherwise.
-
-    What takes long to make is kept where it will be read again.
-    """
-    data, split = config.data, default_split(config.data.source, split)
-    if data.source == "scenes":
-        return SceneSource(config, split, cache=cache)
-    source = open_source(data.source, data.path, split)
-    stored = None
-    if with_priors:
-        stored = StoredPriors(priors_folder(data.path, split, data.priors_path))
-        require(
-            stored.kind == config.prior.kind,
-            f"prior.kind is {config.prior.kind}, but the coarse maps in {stored.folder} hold "
-            f"{stored.kind}: set --prior.kind {stored.kind}, or fill in others",
-        )
-        require(
-            stored.max_depth == data.max_depth,
-            f"data.max_depth is {data.max_depth:g}, but the coarse maps in {stored.folder} were "
-            f"fitted to {stored.max_depth:g}: set it so, or fill in others with --max-depth",
-        )
-    return DataSetSource(source, stored, data.max_depth)
+def priors_folder(path: str | Path, split: str, priors_path: str | Path = "") -> Path:
+    """The folder of the coarse maps of a data set's split, by default inside the data set's."""
+    root = Path(priors_path or Path(path) / "priors")
+    return root / (split or "all")

@@ -1,4 +1,4 @@
-"""How a scene's true depth and normals are degraded into coarse maps."""
+"""Degrades true depth and normals into coarse maps that mimic a small network's output."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,13 +23,13 @@ from urgt_jax.images.geometry import unit_normals
 
 
 class CoarseMaps(NamedTuple):
-    """Disparity, 1 / metres, and normals of any length on the coarse network's lattice."""
+    """Disparity (1 / metres) and normals of any length."""
 
     disparity: Float[np.ndarray, "h w"]
     normal: Float[np.ndarray, "h w 3"]
 
     def each(self, change: Callable[[np.ndarray], np.ndarray]) -> "CoarseMaps":
-        """The same change of all four maps."""
+        """The maps with the same change of disparity and of each normal component."""
         normal = [change(self.normal[..., i]).astype(np.float32) for i in range(3)]
         return CoarseMaps(change(self.disparity).astype(np.float32), np.stack(normal, -1))
 
@@ -43,23 +43,22 @@ def degrade(
     max_depth: float,
     image: UInt8[np.ndarray, "H W 3"] | None = None,
 ) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W 3"]]:
-    """Coarse depth (in the prior's unit) and unit normals as a small network would see the picture.
+    """Coarse depth in the refiner's unit, and unit normals.
 
-    What is not valid counts as sky, as far as max_depth; holes must be filled before (`complete`).
+    Invalid pixels count as sky at max_depth metres, so holes must be filled first (`fill_holes`).
     """
     truth = np.where(valid, 1 / np.maximum(depth, MIN_DEPTH), 1 / max_depth).astype(np.float32)
-    ways = [way for way in DEGRADATIONS if way is not _texture or image is not None]
+    choices = [x for x in DEGRADATIONS if x is not _texture or image is not None]
     varied = prior.vary > 0 and rng.random() < prior.vary
-    way = ways[rng.integers(len(ways))] if varied else _network
+    degradation = choices[rng.integers(len(choices))] if varied else _network
     lines = np.exp(rng.uniform(*np.log(prior.lines)))
-    found = way(_Draw(prior, rng, lines, image), CoarseMaps(truth, normal))
-    return encode_disparity(np.maximum(found.disparity, 0), prior, max_depth), unit_normals(
-        found.normal
-    )
+    maps = degradation(_Draw(prior, rng, lines, image), CoarseMaps(truth, normal))
+    coarse_depth = encode_disparity(np.maximum(maps.disparity, 0), prior, max_depth)
+    return coarse_depth, unit_normals(maps.normal)
 
 
 class _Draw(NamedTuple):
-    """What the ways of degrading draw from."""
+    """The random generator and settings of one image's degradation."""
 
     prior: Prior
     rng: np.random.Generator
@@ -67,20 +66,20 @@ class _Draw(NamedTuple):
     image: np.ndarray | None
 
     def one(self, name: str) -> float:
-        """A strength of the prior's."""
+        """A value drawn from one of the prior's ranges."""
         return float(self.rng.uniform(*getattr(self.prior, name)))
 
     def small(self, size: tuple[int, int], times: float = 1.0) -> tuple[int, int]:
-        """The size of a map of so many times the coarse network's lines."""
+        """The size of a map with `times` the coarse map's number of lines."""
         factor = self.lines * times / size[0]
         return tuple(min(max(3, round(n * factor)), n) for n in size)
 
 
 def _distorted(draw: _Draw, maps: CoarseMaps, grain: np.ndarray, rough: np.ndarray) -> CoarseMaps:
-    """Maps with low-frequency errors, and with noise of unit deviation times their strengths."""
+    """Maps with low-frequency errors, and with the given noise (unit deviation) at its strength."""
     size, rng = maps.disparity.shape, draw.rng
     wave = smooth_noise(rng, size, int(rng.integers(2, 5)))
-    # What learns from disparity errs by as much in the distance as nearby, not in proportion.
+    # A network trained on disparity has the same error near and far, not one in proportion.
     grain = draw.one("grain") * maps.disparity.mean() * grain
     disparity = maps.disparity * np.exp(draw.one("distort") * wave) + grain
     tilt = np.stack([smooth_noise(rng, size, 3) for _ in range(2)], -1)
@@ -90,7 +89,7 @@ def _distorted(draw: _Draw, maps: CoarseMaps, grain: np.ndarray, rough: np.ndarr
 
 
 def _network(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """Low resolution, thin things lost, edges displaced and blurred, noise of every pixel."""
+    """The usual degradation: low resolution, no thin structures, displaced edges, pixel noise."""
     size, rng = maps.disparity.shape, draw.rng
     small, displace = draw.small(size), draw.one("displace")
     # Blurring by 2 pixels leaves about a seventh of the deviation.
@@ -102,7 +101,7 @@ def _network(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
 
 
 def _plain(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """A good map of low resolution: averages, bicubically enlarged."""
+    """A good map of low resolution: area averages, enlarged bicubically."""
     size = maps.disparity.shape
     small = draw.small(size)
     return maps.each(lambda x: resize_with(shrink(x, small), size, Image.Resampling.BICUBIC))
@@ -111,7 +110,7 @@ def _plain(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
 def _finely(
     draw: _Draw, maps: CoarseMaps, change: Callable[[CoarseMaps], CoarseMaps]
 ) -> CoarseMaps:
-    """Changed and blurred at four times the coarse lines, where a coarse pixel is four pixels."""
+    """Maps that are changed and blurred at four times the coarse map's resolution."""
     size = maps.disparity.shape
     fine = draw.small(size, 4.0)
     step, sigma = fine[0] / draw.small(size)[0], draw.one("blur")
@@ -122,24 +121,24 @@ def _finely(
 
 
 def _correlated(rng: np.random.Generator, size: tuple[int, int], sigma: float) -> np.ndarray:
-    """Noise of unit deviation, alike over `sigma` pixels."""
+    """Noise of unit deviation, correlated over `sigma` pixels."""
     noise = blur(rng.standard_normal(size, np.float32), sigma)
     return noise / max(float(noise.std()), 1e-6)
 
 
 def _smooth(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """Blur alone, with noise that is alike over several pixels."""
+    """Blur, with noise that is correlated over several pixels."""
     return _finely(draw, maps, lambda fine: fine)
 
 
 def _bleeding(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """Things too fat, or too thin."""
+    """Objects that are too thick or too thin."""
     radius, sign = int(draw.rng.integers(1, 5)), draw.rng.choice([-1, 1])
     return _finely(draw, maps, lambda fine: extreme(fine, radius, sign))
 
 
 def _missing(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """Whole things left out, here and there: what is smaller than a square, if it is nearer."""
+    """Missing objects in some regions: those smaller than a square and nearer than the rest."""
     radius = int(draw.rng.integers(4, 13))
 
     def change(fine: CoarseMaps) -> CoarseMaps:
@@ -152,7 +151,7 @@ def _missing(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
 
 
 def _blotchy(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """Piecewise flat: blocks of a coarse pixel, in few levels of disparity."""
+    """Piecewise constant maps: blocks of a coarse pixel, with few levels of disparity."""
     size, levels = maps.disparity.shape, int(draw.rng.integers(10, 40))
     small = draw.small(size)
     coarse = maps.each(lambda x: resize_with(shrink(x, small), size, Image.Resampling.NEAREST))
@@ -165,20 +164,20 @@ def _blotchy(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
 
 
 def _texture(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
-    """The usual way, with some of the picture's own texture copied into disparity."""
-    found, size = _network(draw, maps), maps.disparity.shape
+    """The usual degradation, with some of the image's texture copied into disparity."""
+    coarse, size = _network(draw, maps), maps.disparity.shape
     fine = draw.small(size, 4.0)
     light = shrink(draw.image.astype(np.float32).mean(-1) / 255, fine)
     detail = light - blur(light, 6.0)
     detail = detail * (draw.rng.uniform(-0.25, 0.25) / max(float(light.std()), 0.05))
-    return found._replace(disparity=found.disparity * (1 + enlarge(detail, size)))
+    return coarse._replace(disparity=coarse.disparity * (1 + enlarge(detail, size)))
 
 
 DEGRADATIONS = (_plain, _smooth, _bleeding, _blotchy, _texture, _missing)
 
 
 def extreme(maps: CoarseMaps, radius: int, sign: int) -> CoarseMaps:
-    """The nearest (sign 1) or farthest (-1) of a square around every pixel, with its normal."""
+    """The nearest (sign 1) or farthest (-1) pixel in a square around each, with its normal."""
     best, winner = sign * maps.disparity, np.arange(maps.disparity.size).reshape(maps[0].shape)
     for axis in (0, 1):
         pads = [(radius, radius) if a == axis else (0, 0) for a in (0, 1)]
@@ -192,19 +191,34 @@ def extreme(maps: CoarseMaps, radius: int, sign: int) -> CoarseMaps:
 
 
 STRENGTHS = {
-    # A good network's map of a hundred lines: edges are soft, and little is lost.
+    # Like a good network's map with a hundred lines: soft edges, little is lost.
     "weak": Prior(
-        lines=(96, 128), blur=(0.3, 0.5), displace=(0.1, 0.2), grain=(0.01, 0.02), rough=(2, 4),
-        distort=(0.005, 0.01), tilt=(1, 2),
+        lines=(96, 128),
+        blur=(0.3, 0.5),
+        displace=(0.1, 0.2),
+        grain=(0.01, 0.02),
+        rough=(2, 4),
+        distort=(0.005, 0.01),
+        tilt=(1, 2),
     ),
     # Half of that resolution, with noise that hides small steps of depth.
     "middle": Prior(
-        lines=(48, 64), blur=(0.4, 0.6), displace=(0.2, 0.3), grain=(0.04, 0.07), rough=(5, 8),
-        distort=(0.01, 0.02), tilt=(2, 4),
+        lines=(48, 64),
+        blur=(0.4, 0.6),
+        displace=(0.2, 0.3),
+        grain=(0.04, 0.07),
+        rough=(5, 8),
+        distort=(0.01, 0.02),
+        tilt=(2, 4),
     ),
-    # Only large things are left, and their edges are half a coarse pixel off.
+    # Only large objects are left, and their edges are off by half a coarse pixel.
     "strong": Prior(
-        lines=(24, 32), blur=(0.5, 0.8), displace=(0.3, 0.5), grain=(0.1, 0.15), rough=(10, 15),
-        distort=(0.02, 0.04), tilt=(4, 8),
+        lines=(24, 32),
+        blur=(0.5, 0.8),
+        displace=(0.3, 0.5),
+        grain=(0.1, 0.15),
+        rough=(10, 15),
+        distort=(0.02, 0.04),
+        tilt=(4, 8),
     ),
-}  # fmt: skip
+}

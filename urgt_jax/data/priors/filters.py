@@ -14,12 +14,13 @@ def enlarge(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resize_with(x, size, Image.Resampling.BILINEAR)
 
 
-def resize_with(x: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(x.astype(np.float32), "F").resize(size[::-1], how))
+def resize_with(x: np.ndarray, size: tuple[int, int], resampling: Image.Resampling) -> np.ndarray:
+    """Any of Pillow's resampling filters for a [H, W] float map."""
+    return np.asarray(Image.fromarray(x.astype(np.float32), "F").resize(size[::-1], resampling))
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """Noise of unit deviation whose features are a `cells`-th of the picture."""
+    """Noise of unit deviation with features of 1 / `cells` of the map's size."""
     knots = rng.standard_normal((cells + 1, cells + 1)).astype(np.float32)
     return resize_with(knots, size, Image.Resampling.BICUBIC)
 
@@ -37,14 +38,14 @@ def blur(x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def median(x: np.ndarray) -> np.ndarray:
-    """Median over 3 x 3 pixels: what is thinner than two pixels is lost."""
+    """Median over 3 x 3 pixels: structures thinner than two pixels are lost."""
     pad = np.pad(x, 1, "edge")
     h, w = x.shape
     return np.median([pad[i : i + h, j : j + w] for i in range(3) for j in range(3)], 0)
 
 
 def warp(x: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The [H, W] map sampled bilinearly where the [2, H, W] flow points, in pixels."""
+    """The [H, W] map sampled bilinearly at positions displaced by the [2, H, W] flow, pixels."""
     h, w = x.shape
     row = np.clip(np.arange(h)[:, None] + flow[0], 0, h - 1)
     col = np.clip(np.arange(w)[None] + flow[1], 0, w - 1)
