@@ -76,7 +76,7 @@ def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     assert "images/s" in capsys.readouterr().out
 
 
-def test_a_batch_reads_no_more_tiles_than_its_patches(on_u4k, monkeypatch):
+def test_batch_reads_only_the_tiles_of_its_patches(on_u4k, monkeypatch):
     read_tile = Unreal4k._read_tile
     tiles = []
 
@@ -108,11 +108,11 @@ def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, pr
     [
         ({"data.priors_path": "nowhere"}, "no coarse maps in nowhere.*urgt priors"),
         ({"prior.kind": "depth"}, "hold disparity: set --prior.kind disparity"),
-        ({"data.max_depth": 60.0}, "fitted to 80"),
+        ({"data.max_depth": 60.0}, "fitted up to 80"),
         ({"data.path": "elsewhere"}, "elsewhere holds no prepared data set"),
     ],
 )
-def test_training_fails_at_once_if_data_or_coarse_maps_are_missing(
+def test_train_fails_at_once_if_data_or_coarse_maps_are_missing(
     on_u4k, tmp_path, changes, pattern
 ):
     with pytest.raises(UserError, match=pattern):
@@ -124,7 +124,7 @@ def test_exact_normals_are_refused_where_there_are_none(on_u4k):
         pipeline.Batches(with_changes(on_u4k, {"loss.normal_target": "exact"}))[0]
 
 
-def test_a_data_set_needs_its_folder_and_scenes_need_none():
+def test_data_needs_a_folder_for_data_sets_and_none_for_scenes():
     with pytest.raises(UserError, match="needs the folder of the data set"):
         Data(source="unreal4k")
     with pytest.raises(UserError, match="scenes need no path"):

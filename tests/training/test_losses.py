@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from urgt_jax.config import Config, Data
+from urgt_jax.config import Config
 from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix
-from urgt_jax.data.sources import SceneSource, open_training_source
+from urgt_jax.data.sources import SceneSource
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 from urgt_jax.training import losses
@@ -92,9 +92,3 @@ def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
 def test_terms_that_cannot_be_had_are_refused(micro, fields, named):
     with pytest.raises(UserError, match=named):
         with_changes(micro, fields)
-
-
-def test_only_scenes_have_a_varied_split_to_train_on():
-    data = Data(source="kitti", path="x", train_split="varied")  # as when such weights are scored
-    with pytest.raises(UserError, match="data.train_split varied"):
-        open_training_source(Config(data=data))
