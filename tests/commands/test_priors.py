@@ -46,7 +46,7 @@ def test_priors_exits_with_status_2_when_images_were_skipped(tmp_path, capsys):
 @pytest.mark.parametrize(
     "more,message",
     [
-        (["--data", "kitti", "."], "data was memory, now kitti"),
+        (["--data", "booster", "."], "data was folder, now booster"),
         (["--max-depth", 9], r"max_depth was 6.0, now 9.0"),
         (["--depth-size", 42], r"depth.size was 28, now 42"),
         (["--depth-weights", "other"], r"depth.sha256 was \w+, now \w+"),

@@ -112,9 +112,7 @@ def test_the_target_is_the_truth_on_the_scale_of_the_whole_coarse_map(on_u4k, pr
         ({"data.path": "elsewhere"}, "elsewhere holds no prepared data set"),
     ],
 )
-def test_train_fails_at_once_if_data_or_coarse_maps_are_missing(
-    on_u4k, tmp_path, changes, pattern
-):
+def test_train_fails_at_once_if_data_or_coarse_maps_are_missing(on_u4k, tmp_path, changes, pattern):
     with pytest.raises(UserError, match=pattern):
         train(with_changes(on_u4k, changes), tmp_path / "run")
 

@@ -73,13 +73,13 @@ def test_open_training_source_has_a_varied_split_only_for_scenes():
 
 
 def test_open_source_rejects_an_unknown_data_set():
-    with pytest.raises(UserError, match="data set cityscapes does not exist: choose unreal4k"):
+    with pytest.raises(UserError, match="no data set .cityscapes"):
         open_source("cityscapes", "somewhere")
 
 
 def test_default_split_is_used_where_none_is_named():
     assert default_split("scenes", "") == "test" and default_split("scenes", "val") == "val"
-    assert default_split("unreal4k", "") == "test_in" and default_split("kitti", "") == ""
+    assert default_split("unreal4k", "") == "test_in" and default_split("folder", "") == ""
 
 
 def test_priors_folder_is_in_the_data_set_unless_another_is_named():

@@ -46,7 +46,7 @@ class RandomImages:
 
 def run_priors(options: dict, out: Path, *more, source=None) -> None:
     """Runs `urgt priors` on RandomImages or another source; the maps are written to `out`/all."""
-    arguments = ["--data", "memory", ".", "--out", out, "--max-depth", MAX_DEPTH]
+    arguments = ["--data", "folder", ".", "--out", out, "--max-depth", MAX_DEPTH]
     for name, value in options.items():
         arguments += [name, value]
     source = source or RandomImages()

@@ -95,7 +95,7 @@ def test_stored_priors_can_be_pickled(complete):
 
 def test_priors_json_identifies_the_networks_and_settings(complete, weights):
     origin = json.loads((complete / "all" / "priors.json").read_text())
-    assert origin["data"] == "memory" and origin["max_depth"] == MAX_DEPTH
+    assert origin["data"] == "folder" and origin["max_depth"] == MAX_DEPTH
     assert origin["depth"]["model"] == "Depth Anything V2" and origin["depth"]["size"] == 28
     assert origin["normal"]["config"]["input_size"] == [28, 56]
     command = ["sha256sum", weights["--depth-weights"]]
