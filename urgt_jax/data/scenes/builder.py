@@ -1,4 +1,4 @@
-"""Looks and single solids, drawn at random: what things are made of."""
+"""Looks and single solids, drawn at random. All shapes are built from them."""
 
 from dataclasses import dataclass
 
@@ -12,33 +12,33 @@ FINE = ("stripes", "checks", "dots", "tiles", "text", "poster", "bricks", "blotc
 OTHER = ("voronoi", "rings", "marble", "triangles", "plain")
 WALLS = ("plain", "plain", "plain", "bricks", "tiles", "stripes", "blotches", "wood", "dots")
 FLOORS = ("plain", "wood", "wood", "tiles", "checks", "blotches", "bricks", "stripes", "poster")
-UP = np.array([0.0, -1.0, 0.0])  # worlds have y downwards, as cameras do
+UP = np.array([0.0, -1.0, 0.0])  # y points down in world axes, as in camera axes
 
 
 @dataclass
 class Builder:
-    """Draws a scene's solids, in world axes: x to the right, y down, z ahead."""
+    """Draws the solids of a scene in world axes: x right, y down, z forward."""
 
     rng: np.random.Generator
     other: bool  # shapes and textures that training never sees
     palette: np.ndarray  # [n, 3]
-    varied: bool = False  # bent things among the others
+    varied: bool = False  # also shapes that bend
 
     def chance(self, share: float) -> bool:
-        """True in that share of draws."""
+        """True with this probability."""
         return bool(self.rng.random() < share)
 
-    def among(self, low: float, high: float) -> float:
-        """A number of log-uniform distribution."""
+    def log_uniform(self, low: float, high: float) -> float:
+        """A number with a log-uniform distribution."""
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
 
     def colour(self) -> np.ndarray:
-        """A colour near one of the palette's."""
+        """A colour near one of the palette."""
         base = self.palette[self.rng.integers(len(self.palette))]
-        return np.clip(base * self.among(0.6, 1.5) + self.rng.normal(0, 0.03, 3), 0.015, 0.95)
+        return np.clip(base * self.log_uniform(0.6, 1.5) + self.rng.normal(0, 0.03, 3), 0.015, 0.95)
 
     def look(self, size: float, patterns: tuple[str, ...] = ()) -> Look:
-        """A look for a surface so many metres large."""
+        """A look for a surface of a size in metres."""
         rng = self.rng
         patterns = patterns or (PLAIN if self.chance(0.5) else FINE)
         if self.other:
@@ -48,30 +48,30 @@ class Builder:
         first = self.colour()
         if pattern == "poster" or self.chance(0.35):
             colours = [first, *(self.colour() for _ in range(count - 1))]
-        else:  # another shade of the same
-            colours = [first, *(first * self.among(0.4, 2.2) for _ in range(count - 1))]
+        else:  # other shades of the first colour
+            colours = [first, *(first * self.log_uniform(0.4, 2.2) for _ in range(count - 1))]
         angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.4, 0.3, 0.3])
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         return Look(
             pattern=pattern,
             colours=np.clip(colours, 0.01, 0.97),
-            turn=turn / (size * self.among(0.08, 0.7)),
+            to_cells=rotation / (size * self.log_uniform(0.08, 0.7)),
             shift=rng.uniform(0, 50, 2),
             share=rng.random(),
-            noise=(self.among(0.01, 0.15), rng.uniform(0.03, 0.2) * self.chance(0.5)),
-            texel=size * self.among(0.004, 0.06),
+            noise=(self.log_uniform(0.01, 0.15), rng.uniform(0.03, 0.2) * self.chance(0.5)),
+            texel=size * self.log_uniform(0.004, 0.06),
             gloss=rng.uniform(0.1, 0.8) * self.chance(0.25),
-            power=self.among(8, 120),
+            power=self.log_uniform(8, 120),
         )
 
-    def yaw(self) -> np.ndarray:
-        """Axes x, up, z of an upright thing turned at random; rows."""
+    def upright_axes(self) -> np.ndarray:
+        """Axes x, up, z of an upright solid, rotated about the vertical at random; rows."""
         angle = self.rng.uniform(0, 2 * np.pi)
         c, s = np.cos(angle), np.sin(angle)
         return np.array([[c, 0, s], [0, -1, 0], [-s, 0, c]])
 
-    def tumbled(self) -> np.ndarray:
-        """Axes of a thing turned any way; rows."""
+    def random_axes(self) -> np.ndarray:
+        """Axes in a random orientation; rows."""
         return np.linalg.qr(self.rng.normal(size=(3, 3)))[0]
 
     def box(self, centre, half, axes, look: Look | None = None, flat: bool = False) -> Solid:
@@ -89,7 +89,7 @@ class Builder:
         )
 
     def rod(self, start, end, radius: float, look: Look | None = None) -> Solid:
-        """A cylinder from point to point."""
+        """A cylinder between two points."""
         start, end = np.array(start, float), np.array(end, float)
         length = np.linalg.norm(end - start)
         half = np.array([radius, radius, length / 2])
@@ -104,12 +104,12 @@ class Builder:
         )
 
     def plane(self, point, normal, look: Look) -> Solid:
-        """An endless plane."""
+        """An infinite plane."""
         return Solid("plane", np.array(point, float), along(normal), np.full(3, 1e3), look)
 
 
 def along(axis) -> np.ndarray:
-    """Unit axes of which the last has this direction; rows."""
+    """Unit axes, the last of which has this direction; rows."""
     last = np.array(axis, float)
     last /= np.linalg.norm(last)
     side = np.cross(last, UP if abs(last[1]) < 0.9 else [1.0, 0.0, 0.0])

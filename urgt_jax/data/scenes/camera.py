@@ -1,4 +1,4 @@
-"""What a camera does to light: blur, exposure, gamma, noise, compression."""
+"""A camera model: blur, exposure, gamma, noise and compression."""
 
 import io
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 F = np.float32
-LINES = 448  # height of the picture in which `blur` is told
+LINES = 448  # image height that `blur` refers to, pixels
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Strengths of a camera's faults."""
+    """The imperfections of a camera."""
 
-    exposure: float  # mean of the light that is taken
-    balance: np.ndarray  # [3] of white
+    exposure: float  # mean brightness of the image before gamma
+    balance: np.ndarray  # [3] white balance
     gamma: float
-    vignette: float  # share of light lost in the corners
-    blur: float  # standard deviation in pixels of a picture of LINES lines
-    shot: float  # deviation of noise at full brightness
-    read: float  # deviation of noise in the dark
-    quality: int  # of JPEG; 0 leaves it out
-    seed: int  # of the noise
+    vignette: float  # share of light that is lost in the corners
+    blur: float  # standard deviation, pixels of an image with LINES rows
+    shot: float  # standard deviation of the noise at full brightness
+    read: float  # standard deviation of the noise in the dark
+    quality: int  # JPEG quality; 0 is no compression
+    seed: int  # seed of the noise
 
 
 def sample_camera(rng: np.random.Generator) -> Camera:
-    """A camera; one in five is nearly without faults."""
+    """A random camera; one in five is nearly perfect."""
     good = rng.random() < 0.2
     noisy = 0.2 if good else 1.0
     return Camera(
@@ -44,7 +44,7 @@ def sample_camera(rng: np.random.Generator) -> Camera:
 
 
 def take(camera: Camera, light: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture that the camera takes of a whole field of light."""
+    """The image that the camera takes of the light of a whole view."""
     size = light.shape[:2]
     sigma = camera.blur * size[0] / LINES
     gain = camera.balance * F(camera.exposure / max(light[::4, ::4].mean(), 1e-3))
@@ -61,7 +61,7 @@ def take(camera: Camera, light: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray,
 
 
 def _blurred(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of a [H, W] map, borders repeated."""
+    """Gaussian blur of a [H, W] map with repeated borders."""
     reach = int(2.5 * sigma + 0.5)
     if reach == 0:
         return x

@@ -1,6 +1,6 @@
-"""Ray casting, in numpy: each solid is met, and shaded, in its own window of the picture.
+"""Ray casting in numpy. Each solid is intersected and shaded in its own window of the image.
 
-It runs in data workers that must not touch an accelerator.
+It runs in data workers, which must not use an accelerator.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +22,9 @@ from urgt_jax.data.scenes.solids import (
 )
 from urgt_jax.data.scenes.textures import Tables, paint
 
-FAR = 80.0  # metres; beyond is sky
-BAND = 96  # rows that are rendered at a time, so that buffers stay in the cache
-FLAT = ("plane", "bumps")  # what others stand on: it throws no shadow
+FAR = 80.0  # metres; everything beyond is sky
+BAND = 96  # rows that are rendered at a time, so that buffers fit into the cache
+FLAT = ("plane", "bumps")  # kinds of ground and walls, which cast no shadow
 F = np.float32
 
 
@@ -46,14 +46,14 @@ class Scene:
     solids: tuple[Solid, ...]
     view: float  # vertical field of view, radians
     lights: np.ndarray  # [n, 3] unit, towards distant lights
-    strengths: np.ndarray  # [n, 3] their colours
-    ambient: np.ndarray  # [3] colour of the light from everywhere
-    shadow: float  # length of shadows, metres; 0 throws none
+    strengths: np.ndarray  # [n, 3] colours of the lights
+    ambient: np.ndarray  # [3] colour of the ambient light
+    shadow: float  # length of shadows, metres; 0 is none
     sky: np.ndarray  # [2, 3] colours at the horizon and above
-    haze: float  # share of light that fog scatters in a metre
+    haze: float  # share of light that fog scatters per metre
     up: np.ndarray  # [3] unit
     tables: Tables
-    camera: Camera | None  # what takes the picture; None leaves it as the light is
+    camera: Camera | None  # None: the image is the light itself
 
 
 def render(
@@ -63,9 +63,9 @@ def render(
     window: tuple[int, int, int, int] | None = None,
     workers: int = 1,
 ) -> View:
-    """The scene at a resolution, or the window (top, left, height, width) of that picture.
+    """Renders a scene at a resolution, or the window (top, left, height, width) of that image.
 
-    A window's image is without the faults of the camera, which only whole pictures have.
+    Only whole images are taken by the camera; the image of a window is the light itself.
     """
     top, left, h, w = window or (0, 0, height, width)
     focal = height / 2 / np.tan(scene.view / 2)
@@ -114,13 +114,13 @@ def _band(scene: Scene, pinhole: np.ndarray, band: tuple[int, int], w: int):
 
 
 def _span(solid: Solid, pinhole: np.ndarray, band: tuple[int, int], w: int):
-    """The rows and columns of a band that a solid can be seen in; None where it cannot."""
+    """The rows and columns of a band in which a solid can be seen; None if there are none."""
     everything = (slice(0, band[1] - band[0]), slice(0, w))
     return everything if solid.kind == "plane" else _around(corners(solid), pinhole, band, w)
 
 
 def _around(points: np.ndarray, pinhole: np.ndarray, band: tuple[int, int], w: int):
-    """The rows and columns of a band around points' images."""
+    """The rows and columns of a band around the projections of points."""
     if points[:, 2].max() < NEAREST:
         return None
     if points[:, 2].min() < NEAREST:
@@ -134,7 +134,7 @@ def _around(points: np.ndarray, pinhole: np.ndarray, band: tuple[int, int], w: i
 
 
 def _lit(scene: Scene, pinhole, band, ray, depth, owner) -> np.ndarray:
-    """Where the first light reaches what is seen."""
+    """The pixels that the first light reaches."""
     lit = owner >= 0
     if not scene.shadow:
         return lit
@@ -154,7 +154,7 @@ def _lit(scene: Scene, pinhole, band, ray, depth, owner) -> np.ndarray:
 
 
 def _sky(scene: Scene, rays: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """A sky that changes with height, with clouds."""
+    """A sky with a vertical gradient and clouds."""
     up = rays @ scene.up.astype(F) / np.linalg.norm(rays, axis=-1)
     clouds = scene.tables.noise(rays[:, :2] * F(20), np.full(len(rays), 0.1, F))
     clouds = np.clip(clouds * F(0.4), 0, 1) * np.clip(up * 5, 0, 1)
@@ -165,7 +165,7 @@ def _sky(scene: Scene, rays: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3
 
 
 def _shade(scene: Scene, solid: Solid, rays, t, lit, focal):
-    """Normals and light of the pixels in which a solid is seen."""
+    """Normals and light of the pixels that show a solid."""
     axes = solid.axes.astype(F)
     points = rays * t[:, None]
     place = local(solid, points)
@@ -186,10 +186,10 @@ def _shade(scene: Scene, solid: Solid, rays, t, lit, focal):
 
 
 def _light(scene: Scene, n: np.ndarray, lit: np.ndarray) -> np.ndarray:
-    """Light that falls on surfaces, by colour."""
+    """The light that falls on surfaces, by colour."""
     cosine = np.maximum(n @ scene.lights.astype(F).T, 0)
     cosine[:, 0] *= lit
-    sides = 1 - F(0.2) * (1 - n @ scene.up.astype(F))  # less comes from below
+    sides = 1 - F(0.2) * (1 - n @ scene.up.astype(F))  # less light comes from below
     return cosine @ scene.strengths.astype(F) + sides[:, None] * scene.ambient.astype(F)
 
 
