@@ -90,3 +90,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Imports a module of an optional package; fails with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise UserError(
+            f'{package} is not installed. Run: pip install "urgt-jax[{extra}]"'
+        ) from error

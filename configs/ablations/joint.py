@@ -35,7 +35,7 @@ rows = (
         "Depth on UnrealStereo4K",
         "coarse prior alone (Depth Anything V2)",
         {"abs_rel": 0.0812, "delta1": 0.924, "rmse": 2.86},
-        side="coarse",
+        candidate="coarse",
         order=0,
     ),
     TableRow(
@@ -49,7 +49,7 @@ rows = (
             "below_11.25": 44.96,
             "below_30": 79.77,
         },
-        side="coarse",
+        candidate="coarse",
         order=0,
     ),
     TableRow("Loss terms", "all (joint)", {}, order=0),

@@ -1,132 +1,176 @@
-"""`urgt eval`: scores a trained refiner, or saved maps, on held-out images."""
+"""`urgt eval`: scores a refiner, or saved predictions, on held-out images."""
 
 import argparse
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 
-from urgt_jax.commands import tables
 from urgt_jax.commands.fields import FieldsParser, data_options, override
-from urgt_jax.commands.tables import add_options
 from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
-from urgt_jax.data.sources import open_prior_source
 from urgt_jax.errors import require
 from urgt_jax.evaluation import report
 from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
-from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, layers
-from urgt_jax.evaluation.resume import ScoreJournal, evaluation_identity
-from urgt_jax.evaluation.run import _finish, _names, _noted, evaluate
-from urgt_jax.evaluation.score import protocol_for
-from urgt_jax.evaluation.tally import Tally
-from urgt_jax.files import make_folder
+from urgt_jax.evaluation.run import Evaluation, run_evaluation
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.weights.weight_file import SHIPPED
 
-PNG_SCALE = 256.0  # PatchFusion's and KITTI's 16-bit depth: 256 steps a metre
+PNG_SCALE = 256.0  # steps per metre of 16-bit depth in PatchFusion and KITTI
+SHOWN_SKIPPED = 5  # skipped images whose reason is printed
+PAGES = 6  # default number of images with a page
+DESCRIPTION = """
+Scores a refiner, or saved predictions of any method, on held-out images. Prints a table and writes
+metrics.json, report.html, examples.png and zooms.png. An interrupted evaluation resumes when the
+command is run again.
+"""
+EXAMPLES = """
+any field of the configuration is an option too; they are listed below.
+
+examples:
+  urgt eval --workdir runs/tiny
+  urgt eval --weights weights.safetensors --data unreal4k data/unreal4k --eval.images 8
+  urgt eval --predictions maps --kind depth --data folder photos
+"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line of eval.py."""
-    told, rest = _parser().parse_known_args(arguments)
-    if told.table:
-        tables.main(told, rest)
-        return
-    subject, config, out = _subject(told, rest)
-    protocol_for(config)  # fails where kind and alignment do not go together
-    found = open_prior_source(
-        config, config.data.split, with_priors=isinstance(subject, RefinerCandidates)
-    )
-    journal = ScoreJournal(make_folder(out), evaluation_identity(subject, config))
-    tally, sheets = Tally(subject.sides), ExampleSheets()
-    worst = WorstImages(out, subject.sides[-1], told.pages)
-    noted = _noted(journal, _names(found, config), worst)
-    for scored in evaluate(subject, found, config, tally, noted):
-        report.write_thumbnail(out, scored.entry.name, scored.image)
-        drawn = cache(partial(layers, scored))  # at most once, and only where one is to be seen
-        worst.offer(scored.entry, drawn)
-        sheets.add(drawn, config)
-        drawn.cache_clear()  # not to be held while the next picture is scored
-        journal.add(scored.entry)  # last: what it names is on disk
-    _finish(tally, subject, config, out)
-    sheets.write(out)
-    journal.remove()
+    """Runs `urgt eval`."""
+    args, fields = make_parser().parse_known_args(arguments)
+    fields = [*data_options(args.data), *fields]
+    if args.predictions:
+        source, config, out = open_predictions(args, fields)
+    else:
+        source, config, out = open_refiner(args, fields)
+    print_results(source.names, run_evaluation(source, config, args.out or out, args.pages))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> FieldsParser:
+    """The options of the command."""
     parser = FieldsParser(
         prog="urgt eval",
-        description="Scores a trained refiner, or anybody's maps, on held-out pictures.",
-        epilog="Any field of the run's configuration can be set: --eval.images 8",
+        usage="urgt eval (--workdir DIR | --weights FILE | --predictions DIR) [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", type=Path, help="of the run to score")
-    what.add_argument("--weights", type=Path, metavar="FILE", help="a weight file to score")
-    what.add_argument("--predictions", type=Path, metavar="DIR", help="saved maps to score")
-    what.add_argument("--table", type=Path, metavar="DIR", help="configurations of a paper's rows, "
-        "which are trained and scored where they are not yet")  # fmt: skip
-    add = parser.add_argument
-    add("--data", nargs="+", metavar=("SOURCE", "PATH"), help="the data set: docs/datasets.md")
-    add(
-        "--kind", choices=("depth", "disparity"), help="of predictions: metres, or relative 1/depth"
+    scored = parser.add_mutually_exclusive_group(required=True)
+    scored.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="work directory of the run to score"
     )
-    add("--degrade", choices=STRENGTHS, help="how much worse than the truth coarse maps of scenes "
-        "are; else as in training")  # fmt: skip
-    add(
+    scored.add_argument("--weights", type=Path, metavar="FILE", help="weight file to score")
+    scored.add_argument(
+        "--predictions", type=Path, metavar="DIR", help="folder of saved predictions to score"
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar=("SOURCE", "PATH"),
+        help="data set and its folder, see docs/datasets.md (default: as configured)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (default: the work directory, or NAME_scores next to the "
+        "weights or predictions)",
+    )
+    parser.add_argument(
         "--pages",
         type=int,
-        default=6,
+        default=PAGES,
         metavar="N",
-        help="worst images that get a page of their own",
+        help=f"number of images with the largest errors that get a page (default: {PAGES})",
     )
-    add("--scale", type=float, help=f"of 16-bit .png predictions: steps a metre ({PNG_SCALE:g})")
-    add("--out", type=Path, help="folder for what is made; else the work directory, or NAME_scores")
-    add_options(parser)
+    parser.add_argument(
+        "--kind",
+        choices=("depth", "disparity"),
+        help="unit of the predicted depth: depth (metres) or disparity (relative 1/depth)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="STEPS",
+        help=f"steps per metre of predictions in 16-bit PNG files (default: {PNG_SCALE:g})",
+    )
+    parser.add_argument(
+        "--degrade",
+        choices=STRENGTHS,
+        help="strength of the degradation that makes the coarse maps of scenes "
+        "(default: as in training)",
+    )
     return parser
 
 
-def _degraded(config: Config, strength: str | None) -> Config:
-    """The configuration with one of the named strengths of degradation."""
-    if not strength:
-        return config
-    return replace(config, prior=replace(STRENGTHS[strength], kind=config.prior.kind))
-
-
-def _subject(told: argparse.Namespace, rest: list[str]) -> tuple[CandidateSource, Config, Path]:
-    """What is scored, how, and where the scores go."""
-    rest = [*data_options(told.data), *rest]
-    if told.predictions:
-        require(told.kind is not None, "--predictions needs --kind: depth (metres) or disparity")
-        require(not told.degrade, "--degrade is for coarse maps that a refiner is given; "
-            "--predictions are scored as they are")  # fmt: skip
-        config = override(Config(), [*rest, "--prior.kind", told.kind])
-        subject = SavedPredictions(told.predictions, told.scale or PNG_SCALE)
-        return subject, config, told.out or _beside(told.predictions)
-    require(told.kind is None and told.scale is None, "--kind and --scale go with --predictions")
-    where = told.workdir or told.weights
-    refiner = load(where)
-    require(isinstance(refiner, Refiner), f"{where} holds no refiner: its maps are scored with "
-        "--predictions")  # fmt: skip
-    config = override(_degraded(refiner.config, told.degrade), rest)
+def open_predictions(
+    args: argparse.Namespace, fields: list[str]
+) -> tuple[CandidateSource, Config, Path]:
+    """Saved predictions, the configuration to score them by, and the default output folder."""
     require(
-        not told.degrade or config.data.source == "scenes",
-        "--degrade is for scenes; of a data set, urgt priors --degrade makes coarse "
-        "maps that --data.priors_path names",
+        args.kind is not None,
+        "--predictions needs --kind: depth (metres) or disparity (relative 1/depth)",
+    )
+    require(
+        args.degrade is None,
+        "--degrade changes the coarse maps of a refiner: it cannot be used with --predictions",
+    )
+    config = override(Config(), [*fields, "--prior.kind", args.kind])
+    source = SavedPredictions(args.predictions, args.scale or PNG_SCALE)
+    return source, config, scores_folder(args.predictions)
+
+
+def open_refiner(
+    args: argparse.Namespace, fields: list[str]
+) -> tuple[CandidateSource, Config, Path]:
+    """A trained refiner, the configuration to score it by, and the default output folder."""
+    require(
+        args.kind is None and args.scale is None,
+        "--kind and --scale can only be used with --predictions",
+    )
+    path = args.workdir or args.weights
+    refiner = load(path)
+    require(
+        isinstance(refiner, Refiner),
+        f"{path} holds no refiner: save its predictions and score them with --predictions",
+    )
+    config = refiner.config
+    if args.degrade:
+        prior = replace(STRENGTHS[args.degrade], kind=config.prior.kind)
+        config = replace(config, prior=prior)
+    config = override(config, fields)
+    require(
+        args.degrade is None or config.data.source == "scenes",
+        "--degrade is for scenes: for a data set, make coarse maps with urgt priors --degrade "
+        "and name their folder with --data.priors_path",
     )
     require(
         config.model == refiner.config.model,
-        "--model fields belong to the trained weights and cannot be set for eval.py",
+        "--model fields are fixed by the trained weights: leave them out",
     )
-    refiner = Refiner(refiner.params, config)
-    return (
-        RefinerCandidates(refiner, config),
-        config,
-        told.out or told.workdir or _beside(told.weights),
-    )
+    source = RefinerCandidates(Refiner(refiner.params, config), config)
+    return source, config, args.workdir or scores_folder(args.weights)
 
 
-def _beside(path: Path) -> Path:
+def scores_folder(path: Path) -> Path:
+    """The folder NAME_scores next to a file or folder."""
     path = path.absolute()
-    if path.parent == SHIPPED:  # nothing is put among what is installed
+    name = path.stem if path.is_file() else path.name
+    if path.parent == SHIPPED:  # do not write into the installed package
         return Path(f"{path.stem}_scores")
-    return path.with_name(f"{path.stem if path.is_file() else path.name}_scores")
+    return path.with_name(f"{name}_scores")
+
+
+def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
+    """Prints the scores of the candidates and what was skipped, ignored and written."""
+    summary = evaluation.summary
+    skipped = summary["skipped"]
+    for name, reason in list(skipped.items())[:SHOWN_SKIPPED]:
+        print(f"skipped {name}: {reason}")
+    print(report.table(summary, names))
+    count = f"mean over {summary['images']} images of {summary['data']}"
+    if skipped:
+        count += f", {len(skipped)} skipped"
+    print(count)
+    print(f"{summary['protocol']}; {summary['resolution']}; {summary['patches']}")
+    unused = evaluation.unused_files
+    if unused:
+        print(f"{len(unused)} prediction files belong to no image, such as {unused[0]}")
+    print(f"wrote {', '.join(str(path) for path in evaluation.written)}")

@@ -3,38 +3,88 @@
 import argparse
 from pathlib import Path
 
-from urgt_jax.commands.fields import data_options, override
-from urgt_jax.config_files import load_config
-from urgt_jax.evaluation.paper_tables import _make, _published, _scores, as_html, markdown, read
+from urgt_jax.commands.fields import FieldsParser, data_options, override
+from urgt_jax.config_files import find_config_folder, load_config
+from urgt_jax.evaluation import paper_tables
 from urgt_jax.files import make_folder, write_text
 
+DESCRIPTION = """
+Trains and scores the configurations of a folder whose rows make up the paper's tables, and writes
+the tables with our results beside the paper's. Runs that are finished are not repeated.
+"""
+EXAMPLES = """
+any field of the configuration is an option too and changes all rows; they are listed below.
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that go with --table."""
-    parser.add_argument(
-        "--runs", type=Path, help="with --table: where its runs and tables are kept"
-    )
-    parser.add_argument("--base", type=Path, metavar="F.py", help="with --table: what its "
-        "configurations change; else the one they name")  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="with --table")
-    parser.add_argument("--collect", action="store_true", help="with --table: trains nothing")
+examples:
+  urgt tables ablations --data unreal4k data/unreal4k
+  urgt tables ablations --base tiny --seeds 0 1 2
+  urgt tables ablations --collect
+"""
 
 
-def main(told: argparse.Namespace, rest: list[str]) -> None:
-    """Fills the tables of a folder of configurations; `rest` changes fields of all of them."""
-    runs, base = read(told.table)
-    where = make_folder(told.runs or Path("runs") / told.table.name)
-    base = told.base or base
-    shared = [*data_options(told.data), *rest]
-    override(load_config(base), shared)  # fails before anything is trained
-    if not told.collect:
-        for seed in told.seeds:
-            for run in runs:
-                _make(run, base, where, seed, shared)
-    found = {run.name: _scores(where, run.name, told.seeds) for run in runs}
-    paper_only = _published(told.table)
-    text, page = markdown(runs, found, paper_only), as_html(runs, found, paper_only)
-    write_text(where / "tables.md", text)
-    write_text(where / "tables.html", page)
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `urgt tables`."""
+    args, fields = make_parser().parse_known_args(arguments)
+    folder = find_config_folder(args.folder)
+    experiments, base = paper_tables.load_experiments(folder)
+    base = args.base or base
+    fields = [*data_options(args.data), *fields]
+    override(load_config(base), fields)  # report a wrong field before anything is trained
+    runs = make_folder(args.runs or Path("runs") / folder.name)
+    if not args.collect:
+        for seed in args.seeds:
+            for experiment in experiments:
+                paper_tables.run_experiment(experiment, base, runs, seed, fields)
+    scores = {}
+    for experiment in experiments:
+        scores[experiment.name] = paper_tables.load_scores(runs, experiment.name, args.seeds)
+    published = paper_tables.load_published(folder)
+    tables = paper_tables.fill_tables(experiments, scores, published)
+    settings = paper_tables.describe_settings(scores)
+    text = paper_tables.to_markdown(tables, settings)
+    write_text(runs / "tables.md", text)
+    write_text(runs / "tables.html", paper_tables.to_html(tables, settings))
     print(text)
-    print(f"wrote {where / 'tables.md'} and {where / 'tables.html'}")
+    print(f"wrote {runs / 'tables.md'} and {runs / 'tables.html'}")
+
+
+def make_parser() -> FieldsParser:
+    """The options of the command."""
+    parser = FieldsParser(
+        prog="urgt tables",
+        usage="urgt tables DIR [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folder", metavar="DIR", help="folder of configurations, such as configs/ablations"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        metavar="DIR",
+        help="folder for the runs and the tables (default: runs/NAME)",
+    )
+    parser.add_argument(
+        "--base",
+        metavar="CONFIG",
+        help="configuration that every row changes (default: the one that the rows name)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="seeds to train each row with (default: 0)",
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="train and score nothing, use the finished runs"
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar=("SOURCE", "PATH"),
+        help="data set and its folder, see docs/datasets.md (default: as configured)",
+    )
+    return parser

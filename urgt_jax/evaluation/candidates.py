@@ -1,4 +1,4 @@
-"""What is scored: a refiner beside its coarse maps, or a folder of anybody's maps."""
+"""The candidates that are scored: a refiner and its baselines, or saved predictions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,8 +20,8 @@ from urgt_jax.images.resize import gaussian_blur
 from urgt_jax.inference.modes import RefinerInputs
 from urgt_jax.inference.refiner import Refiner
 
-SMOOTH = 1 / 56  # deviation of the blur that refinement has to beat, as a share of the height
-ASPECT = 0.1  # by how much, as a logarithm, a map's may differ from its picture's
+BLUR = 1 / 56  # standard deviation of the baseline's blur, as a share of the image height
+MAX_LOG_ASPECT = 0.1  # largest difference of the logarithms of a map's and its image's aspect
 
 
 class WindowDepths(NamedTuple):
@@ -32,7 +32,7 @@ class WindowDepths(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Maps of a picture that are to be scored; what there is not is None."""
+    """Predicted maps of one image; None where there is no such map."""
 
     depth: Float[np.ndarray, "h w"] | None  # metres, or relative disparity
     normal: Float[np.ndarray, "h w 3"] | None
@@ -40,21 +40,27 @@ class Candidate(NamedTuple):
 
 
 class CandidateSource(Protocol):
-    """Gives the candidates of a picture by their sides, in this order."""
+    """Provides the candidates of each image."""
 
-    sides: tuple[str, ...]
+    names: tuple[str, ...]  # of the candidates; the last one ranks the images
+    needs_priors: bool  # whether samples must hold coarse maps
 
     def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
-        """All sides of a picture; what cannot be read is a UserError."""
+        """The candidates of an image by name; a map that cannot be read is a UserError."""
+
+    def unused_files(self, image_names: Iterable[str]) -> list[str]:
+        """The files that belong to none of the images."""
 
 
 class RefinerCandidates:
-    """A refiner, its coarse maps, and what a mere blur makes of them."""
+    """A refiner, and two baselines: its coarse maps, and a Gaussian blur of them."""
 
-    sides = ("coarse", "smoothed", "refined")
+    names = ("coarse", "smoothed", "refined")
+    needs_priors = True
 
     def __init__(self, refiner: Refiner, config: Config):
-        self.refiner, self.config = refiner, config
+        self.refiner = refiner
+        self.config = config
         self.unit = config.data.max_depth if config.prior.kind == "depth" else 1.0
 
     def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
@@ -72,83 +78,103 @@ class RefinerCandidates:
         return {
             "coarse": Candidate(maps.depth * self.unit, maps.normal),
             "smoothed": Candidate(
-                _smooth(maps.depth) * self.unit, unit_normals(_smooth(maps.normal))
+                smooth(maps.depth) * self.unit, unit_normals(smooth(maps.normal))
             ),
             "refined": Candidate(found.depth * self.unit, found.normal, parts),
         }
 
-
-def _has_the_shape_of(picture: PriorSample, values: np.ndarray, what: str) -> None:
-    """Fails where maps are not the picture at another size."""
-    size, own = picture.depth.shape, values.shape[:2]
-    require(
-        abs(np.log(own[0] * size[1] / (own[1] * size[0]))) < ASPECT,
-        f"{what} has {own[0]} x {own[1]} pixels, which is not the shape of a picture of "
-        f"{size[0]} x {size[1]}: resize it",
-    )
+    def unused_files(self, image_names: Iterable[str]) -> list[str]:
+        """None: a refiner reads no files of images."""
+        return []
 
 
-def _smooth(x: Float[np.ndarray, "H W *C"]) -> Float[np.ndarray, "H W *C"]:
-    """Blur a coarse map: the baseline that needs no image."""
-    return gaussian_blur(x, SMOOTH * x.shape[0])
+def smooth(x: Float[np.ndarray, "H W *C"]) -> Float[np.ndarray, "H W *C"]:
+    """Blur a coarse map: the baseline that does not look at the image."""
+    return gaussian_blur(x, BLUR * x.shape[0])
 
 
 class SavedPredictions:
     """Saved maps: NAME_depth.npy or .png, or NAME.npy or .png, and NAME_normal.npy."""
 
-    sides = ("predicted",)
+    names = ("predicted",)
+    needs_priors = False
 
     def __init__(self, folder: Path, scale: float):
         require(folder.is_dir(), f"no folder of predictions at {folder}")
-        self.folder, self.scale = folder, scale
-        self.files = {p.name for p in folder.iterdir() if p.suffix in (".npy", ".png")}
-        require(bool(self.files), f"{folder} holds no map: neither .npy nor .png")
+        self.folder = folder
+        self.scale = scale  # steps per metre of 16-bit PNG files
+        self.files = {path.name for path in folder.iterdir() if path.suffix in (".npy", ".png")}
+        require(bool(self.files), f"{folder} holds no .npy and no .png file")
 
     def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
-        """The maps of that name, at whatever size they were saved."""
-        depth, normal = self._depth(name), None
-        if f"{name}_normal.npy" in self.files:
-            normal = self._normal(self.folder / f"{name}_normal.npy")
+        """The maps of that name, at the size they were saved in."""
+        depth = self.read_depth(name)
+        normal = self.read_normal(name)
         if depth is None and normal is None:
-            raise UserError(f"{self.folder} holds neither {name}_depth.npy nor .png for {name}")
-        for what, values in (("depth", depth), ("normals", normal)):
-            if values is not None:
-                _has_the_shape_of(picture, values, f"the {what} of {name} in {self.folder}")
-        require(
-            depth is None or bool((depth > 0).any()),
-            f"the depth of {name} in {self.folder} is nowhere above 0",
-        )
+            raise UserError(f"{self.folder} holds no map of {name}: no {name}_depth.npy or .png")
+        size = picture.depth.shape
+        if depth is not None:
+            check_aspect(depth.shape, size, f"the depth of {name} in {self.folder}")
+            require(
+                bool((depth > 0).any()),
+                f"the depth of {name} in {self.folder} has no value above 0",
+            )
+        if normal is not None:
+            check_aspect(normal.shape[:2], size, f"the normals of {name} in {self.folder}")
         return {"predicted": Candidate(depth, normal)}
 
-    def unused(self, names: Iterable[str]) -> list[str]:
-        """Files that belong to none of the pictures."""
-        stems = {name + ending for name in names for ending in ("", "_depth", "_normal")}
+    def unused_files(self, image_names: Iterable[str]) -> list[str]:
+        """The files that belong to none of the images."""
+        stems = set()
+        for name in image_names:
+            stems.update((name, f"{name}_depth", f"{name}_normal"))
         return sorted(file for file in self.files if file.rsplit(".", 1)[0] not in stems)
 
-    def _depth(self, name: str) -> np.ndarray | None:
+    def read_depth(self, name: str) -> Float[np.ndarray, "h w"] | None:
+        """The depth map of an image in metres or relative disparity."""
         for stem in (f"{name}_depth", name):
             if f"{stem}.npy" in self.files:
-                return self._floats(self.folder / f"{stem}.npy")
+                path = self.folder / f"{stem}.npy"
+                values = np.squeeze(read_map(path, "depth"))
+                require(
+                    values.ndim == 2 and values.size > 0 and values.dtype.kind == "f",
+                    f"{path} has shape {values.shape} and dtype {values.dtype}: "
+                    "depth must be float [H, W]",
+                )
+                return values.astype(np.float32)
             if f"{stem}.png" in self.files:
                 return read_png16(self.folder / f"{stem}.png") / np.float32(self.scale)
         return None
 
-    def _floats(self, path: Path) -> np.ndarray:
-        values = np.squeeze(read_map(path, "depth"))
-        require(
-            values.ndim == 2 and values.dtype.kind == "f",
-            f"{path} has shape {values.shape} and dtype {values.dtype}: depth is float [H, W]",
-        )
-        return values.astype(np.float32)
-
-    def _normal(self, path: Path) -> np.ndarray:
+    def read_normal(self, name: str) -> Float[np.ndarray, "h w 3"] | None:
+        """The normal map of an image; channels may also come first in the file."""
+        if f"{name}_normal.npy" not in self.files:
+            return None
+        path = self.folder / f"{name}_normal.npy"
         values = read_map(path, "normals")
         if values.ndim == 3 and values.shape[0] == 3 != values.shape[2]:
             values = values.transpose(1, 2, 0)
         require(
-            values.ndim == 3 and values.shape[2] == 3 and values.dtype.kind == "f",
-            f"{path} has shape {values.shape} and dtype {values.dtype}: normals are float "
-            "[H, W, 3], x right, y down, z forward, towards the camera",
+            values.ndim == 3
+            and values.shape[2] == 3
+            and values.size > 0
+            and values.dtype.kind == "f",
+            f"{path} has shape {values.shape} and dtype {values.dtype}: normals must be float "
+            "[H, W, 3] with x right, y down, z forward, pointing towards the camera",
         )
-        require(bool(np.isfinite(values).all()), f"{path} holds NaN or infinite normals: fill them")
+        require(
+            bool(np.isfinite(values).all()),
+            f"{path} holds NaN or infinite normals: replace them, for example by 0",
+        )
         return values.astype(np.float32)
+
+
+def check_aspect(map_size: tuple[int, int], image_size: tuple[int, int], what: str) -> None:
+    """Fail unless the map is the image at another size."""
+    map_aspect = map_size[0] / map_size[1]
+    image_aspect = image_size[0] / image_size[1]
+    require(
+        abs(np.log(map_aspect / image_aspect)) < MAX_LOG_ASPECT,
+        f"{what} has {map_size[0]} x {map_size[1]} pixels, but the image has "
+        f"{image_size[0]} x {image_size[1]}: save the map with the aspect ratio of the image",
+    )

@@ -1,80 +1,83 @@
-"""Which images an evaluation shows: the worst ones as pages, the first ones as sheets."""
+"""Which images an evaluation shows: pages of the worst ones, sheets of the first ones."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from urgt_jax.config import Config
 from urgt_jax.evaluation import metrics, report
-from urgt_jax.evaluation.resume import Entry
-from urgt_jax.evaluation.score import ScoredImage, _windows
+from urgt_jax.evaluation.resume import JournalEntry
+from urgt_jax.evaluation.score import ScoredImage
 from urgt_jax.images.files import write_image
+from urgt_jax.images.grid import Grid
 
-EXAMPLES = 6  # pictures on the sheets, at most
-Drawn = Callable[[], report.Layers]
+SHEET_IMAGES = 6  # number of images on the sheets
 
 
 class WorstImages:
-    """Keeps pages of the pictures with the largest error, so that the rest costs no disk."""
+    """The images with the largest errors of one candidate, which get pages of their own."""
 
-    def __init__(self, out: Path, side: str, count: int):
-        self.out, self.side, self.count = out, side, count
-        self.kept: dict[str, float] = {}  # name -> error
+    def __init__(self, candidate: str, count: int):
+        self.candidate = candidate
+        self.count = count
+        self.errors: dict[str, float] = {}  # by image name
 
-    def rank(self, entry: Entry) -> list[str]:
-        """Notes a picture if it is among the worst so far; the names of those that no longer are.
+    def rank(self, entry: JournalEntry) -> list[str]:
+        """Add an image, and return the names of the images that no longer are among the worst.
 
-        The same in any order, and for a picture that is noted already.
+        The result does not depend on the order of images; an image may be added twice.
         """
-        scores = entry.scores[self.side]
+        scores = entry.scores[self.candidate]
         error = scores["depth"].get("abs_rel", scores["normal"].get("mean", np.nan))
-        self.kept[entry.name] = -np.inf if np.isnan(error) else error
-        ranked = sorted(self.kept, key=lambda name: (self.kept[name], name), reverse=True)
-        for name in ranked[self.count :]:
-            del self.kept[name]
-        return ranked[self.count :]
-
-    def offer(self, entry: Entry, drawn: Drawn) -> None:
-        """Writes the picture's layers if it is among the worst so far."""
-        dropped = self.rank(entry)
-        if entry.name in self.kept:
-            report.write_layers(self.out, entry.name, drawn())
+        self.errors[entry.name] = -np.inf if np.isnan(error) else error
+        ranked = sorted(self.errors, key=lambda name: (self.errors[name], name), reverse=True)
+        dropped = ranked[self.count :]
         for name in dropped:
-            report.drop_layers(self.out, name)
+            del self.errors[name]
+        return dropped
 
 
 class ExampleSheets:
-    """Keeps the first pictures for the sheets, whole and where maps are hard to get right."""
+    """The first images side by side: reduced to fit, and cropped where maps are difficult."""
 
     def __init__(self):
-        self.whole: list[report.Layers] = []
+        self.reduced: list[report.Layers] = []
         self.zooms: list[report.Layers] = []
 
-    def add(self, drawn: Drawn, config: Config) -> None:
-        """Keeps a picture if it is among the first."""
-        if len(self.whole) < EXAMPLES:
-            self.whole.append(report.reduced(drawn()))
-            self.zooms += report.zooms(drawn(), _windows(drawn().valid.shape, config))
+    @property
+    def full(self) -> bool:
+        """Whether no more images are shown."""
+        return len(self.reduced) >= SHEET_IMAGES
 
-    def write(self, out: Path) -> None:
-        """The sheets as examples.png and zooms.png."""
-        write_image(out / "examples.png", report.sheet(self.whole))
-        made = {"examples.png": self.whole, "zooms.png": self.zooms}
-        made = {name: shown for name, shown in made.items() if shown}
-        for name, shown in made.items():
-            write_image(out / name, report.sheet(shown))
-        print(f"the first {len(self.whole)} side by side in {out}: {', '.join(made)}")
+    def add(self, layers: report.Layers, windows: Grid) -> None:
+        """Add an image, cut into those patches."""
+        self.reduced.append(report.reduced(layers))
+        self.zooms += report.zooms(layers, windows)
+
+    def write(self, out: Path) -> list[Path]:
+        """Write examples.png and, if there are crops, zooms.png; return their paths."""
+        paths = []
+        for name, examples in (("examples.png", self.reduced), ("zooms.png", self.zooms)):
+            if examples:
+                write_image(out / name, report.sheet(examples))
+                paths.append(out / name)
+        return paths
 
 
-def layers(scored: ScoredImage) -> report.Layers:
-    """The maps of a picture as the report shows them, depth as 1/metres."""
+def image_layers(scored: ScoredImage) -> report.Layers:
+    """The maps of an image as the report shows them, depth as 1/metres."""
     truth = scored.truth
-    shown = {n: s for n, s in scored.sides.items() if n != "smoothed"}
-    depth = {n: 1 / s.metres for n, s in shown.items() if s.metres is not None}
-    normal = {n: s.normal for n, s in shown.items() if s.normal is not None}
-    known = truth.valid
+    depth = {}
+    normal = {}
+    for name, candidate in scored.candidates.items():
+        if name == "smoothed":  # a baseline for the numbers only
+            continue
+        if candidate.depth is not None:
+            depth[name] = 1 / candidate.depth
+        if candidate.normal is not None:
+            normal[name] = candidate.normal
+    normal_valid = truth.valid
     if normal:
-        normal["truth"], known = metrics.true_normals(truth)
-    depth["truth"] = np.where(truth.known, 1 / np.maximum(truth.depth, 1e-3), 0).astype(np.float32)
-    return report.Layers(scored.image, depth, normal, truth.valid, known)
+        normal["truth"], normal_valid = metrics.true_normals(truth)
+    disparity = np.where(truth.known, 1 / np.maximum(truth.depth, 1e-3), 0)
+    depth["truth"] = disparity.astype(np.float32)
+    return report.Layers(scored.image, depth, normal, truth.valid, normal_valid)

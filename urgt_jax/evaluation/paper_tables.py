@@ -1,248 +1,294 @@
-"""The paper's tables with our figures beside its own."""
+"""The paper's tables, with our results beside the published ones."""
 
-import html
+import base64
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from urgt_jax import config_files
-from urgt_jax.config_files import command_line_options
-from urgt_jax.errors import UserError, require
+from urgt_jax.config_files import command_line_options, load_module
+from urgt_jax.errors import UserError, import_extra, require
 
-# key -> where it stands in metrics.json, title, digits
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLOTTED_COLUMNS = 2  # of a table, from the left
+SCORING_FIELDS = ("--eval.", "--data.", "--prior.")  # the fields that scoring may change
+NOTE = (
+    "Our results are means ± standard deviations over seeds; the paper's are in brackets. The "
+    "median and RMSE columns of the paper's normal table are swapped, since an RMSE cannot be "
+    "below the mean; here they are in the right order. Compare rows within a table only: the "
+    "paper's global RoPE is its pure 4x4, and its cross-patch attention is its pure 1x1."
+)
+
+
+class TableColumn(NamedTuple):
+    """A metric as a table shows it."""
+
+    kind: str  # "depth" or "normal"
+    metric: str  # in metrics.json
+    title: str
+    digits: int
+
+
 COLUMNS = {
-    "abs_rel": (("depth", "abs_rel"), "AbsRel ↓", 4),
-    "delta1": (("depth", "delta1"), "δ1 ↑", 3),
-    "rmse": (("depth", "rmse"), "RMSE m ↓", 2),
-    "ce": (("depth", "ce"), "CE m ↓", 4),
-    "boundary_f1": (("depth", "boundary_f1"), "boundary F1 ↑", 4),
-    "mean": (("normal", "mean"), "mean ° ↓", 2),
-    "median": (("normal", "median"), "median ° ↓", 2),
-    "normal_rmse": (("normal", "rmse"), "RMSE ° ↓", 2),
-    "below_5": (("normal", "below_5"), "< 5° % ↑", 2),
-    "below_11.25": (("normal", "below_11.25"), "< 11.25° % ↑", 2),
-    "below_30": (("normal", "below_30"), "< 30° % ↑", 2),
+    "abs_rel": TableColumn("depth", "abs_rel", "AbsRel ↓", 4),
+    "delta1": TableColumn("depth", "delta1", "δ1 ↑", 3),
+    "rmse": TableColumn("depth", "rmse", "RMSE m ↓", 2),
+    "ce": TableColumn("depth", "ce", "CE m ↓", 4),
+    "boundary_f1": TableColumn("depth", "boundary_f1", "boundary F1 ↑", 4),
+    "mean": TableColumn("normal", "mean", "mean ° ↓", 2),
+    "median": TableColumn("normal", "median", "median ° ↓", 2),
+    "normal_rmse": TableColumn("normal", "rmse", "RMSE ° ↓", 2),
+    "below_5": TableColumn("normal", "below_5", "< 5° % ↑", 2),
+    "below_11.25": TableColumn("normal", "below_11.25", "< 11.25° % ↑", 2),
+    "below_30": TableColumn("normal", "below_30", "< 30° % ↑", 2),
 }
-UNPRINTED = ("abs_rel", "ce", "boundary_f1", "mean", "median")  # of a table of our own
+OWN_COLUMNS = ("abs_rel", "ce", "boundary_f1", "mean", "median")  # of tables not in the paper
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of one of the paper's tables, and what the paper printed in it."""
+    """A row of one of the paper's tables, with the published results."""
 
     table: str
     title: str
-    paper: dict[str, float] = field(default_factory=dict)
-    side: str = "refined"  # which side of the scores; "coarse" is the prior alone
-    order: int = 0  # of rows in their table
+    paper: dict[str, float] = field(default_factory=dict)  # by key of COLUMNS
+    candidate: str = "refined"  # the candidate whose scores are shown; "coarse" is the prior alone
+    order: int = 0  # position in the table
 
 
-class TableRun(NamedTuple):
-    """A configuration of the folder."""
+class Experiment(NamedTuple):
+    """A configuration of the folder, with the rows that show its scores."""
 
     name: str
-    changes: dict[str, object]  # to the base configuration
-    evaluation: dict[str, object]  # changes for scoring alone
-    trained: str  # the run whose weights are scored
+    changes: dict[str, object]  # fields that training changes in the base configuration
+    evaluation: dict[str, object]  # fields that scoring changes in addition
+    trained: str  # name of the experiment whose weights are scored
     rows: tuple[TableRow, ...]
 
 
-def read(table: Path) -> tuple[list[TableRun], Path]:
-    """The configurations of a folder and the one that all of them change."""
-    require(table.is_dir(), f"no folder of configurations at {table}")
-    files = sorted(p for p in table.glob("*.py") if not p.name.startswith("_"))
-    runs, bases = [], set()
-    for path in files:
-        module = config_files.load_module(path)
-        if not hasattr(module, "rows"):
-            continue
-        bases.add(Path(module.BASE))
-        runs.append(
-            TableRun(path.stem, getattr(module, "changes", {}), getattr(module, "evaluation", {}),
-                getattr(module, "trained", path.stem), tuple(module.rows))
-        )  # fmt: skip
-    require(bool(runs), f"{table} holds no configuration with `rows` of a table")
-    require(len(bases) == 1, f"{table}: all configurations must change the same BASE")
-    names = {run.name for run in runs}
-    for run in runs:
-        require(run.trained in names, f"{table / run.name}.py: no configuration {run.trained}")
-    # What others score again comes first.
-    return sorted(runs, key=lambda run: run.trained != run.name), bases.pop()
-
-
-def _published(table: Path) -> list[TableRow]:
-    """Rows of methods that are not built here."""
-    path = table / "_published.py"
-    return list(config_files.load_module(path).rows) if path.is_file() else []
-
-
-def _make(run: TableRun, base: Path, where: Path, seed: int, shared: list[str]) -> None:
-    """Trains and scores a run, as far as that is not done."""
-    work, out = where / f"{run.trained}-seed{seed}", where / f"{run.name}-seed{seed}"
-    if run.trained == run.name and not (work / "weights.safetensors").is_file():
-        changes = [*shared, *command_line_options(run.changes), "--seed", str(seed)]
-        _call("train", str(base), "--workdir", str(work), *changes)
-    if not (out / "metrics.json").is_file():
-        changes = [*_of_evaluation(shared), *command_line_options(run.evaluation)]
-        _call("eval", "--workdir", str(work), "--out", str(out), *changes)
-
-
-def _of_evaluation(shared: list[str]) -> list[str]:
-    """The options without those of the model, which the weights have."""
-    kept, keep = [], True
-    for word in shared:
-        if word.startswith("--"):
-            keep = word.startswith(("--eval.", "--data.", "--prior."))
-        kept += [word] if keep else []
-    return kept
-
-
-def _call(verb: str, *arguments: str) -> None:
-    print(f"$ urgt {verb} {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "urgt_jax", verb, *arguments])
-    if done.returncode:
-        raise UserError(f"urgt {verb} {' '.join(arguments)} ended with {done.returncode}")
-
-
-def _scores(where: Path, name: str, seeds: list[int]) -> list[dict]:
-    """What was scored of a run, by seed."""
-    files = [where / f"{name}-seed{seed}" / "metrics.json" for seed in seeds]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
-
-
 class Cell(NamedTuple):
-    """Our figures over seeds, and the paper's."""
+    """One of our results over seeds, and the paper's."""
 
     ours: list[float]
     paper: float | None
     digits: int
 
     def __str__(self) -> str:
-        shown = "–"
+        text = "–"
         if self.ours:
-            shown = f"{np.mean(self.ours):.{self.digits}f}"
-            if len(self.ours) > 1:
-                shown += f" ± {np.std(self.ours, ddof=1):.{self.digits}f}"
-        return shown if self.paper is None else f"{shown} ({self.paper:.{self.digits}f})"
+            text = f"{np.mean(self.ours):.{self.digits}f}"
+        if len(self.ours) > 1:
+            text += f" ± {np.std(self.ours, ddof=1):.{self.digits}f}"
+        if self.paper is not None:
+            text += f" ({self.paper:.{self.digits}f})"
+        return text
 
 
-class Line(NamedTuple):
-    """A row with its cells by column."""
+class FilledRow(NamedTuple):
+    """A row of a table with its results."""
 
     title: str
-    cells: dict[str, Cell]
+    cells: dict[str, Cell]  # by key of COLUMNS
 
 
-def lines(runs: list[TableRun], found: dict[str, list[dict]], published: list[TableRow]):
-    """Tables by their names, each with its lines in the paper's order."""
-    rows = [(row, found[run.name]) for run in runs for row in run.rows]
+Scores = dict[str, list[dict]]  # by experiment: the contents of metrics.json for each seed
+Tables = dict[str, list[FilledRow]]  # by title
+
+
+def load_experiments(folder: Path) -> tuple[list[Experiment], Path]:
+    """The configurations of a folder, and the base configuration that all of them change."""
+    experiments = []
+    bases = set()
+    for path in sorted(folder.glob("[!_]*.py")):
+        module = load_module(path)
+        if not hasattr(module, "rows"):
+            continue
+        experiment = Experiment(
+            name=path.stem,
+            changes=getattr(module, "changes", {}),
+            evaluation=getattr(module, "evaluation", {}),
+            trained=getattr(module, "trained", path.stem),
+            rows=tuple(module.rows),
+        )
+        experiments.append(experiment)
+        bases.add(Path(module.BASE))
+    require(bool(experiments), f"{folder} holds no configuration with `rows` of a table")
+    require(len(bases) == 1, f"{folder}: all configurations must change the same BASE")
+    names = [experiment.name for experiment in experiments]
+    for experiment in experiments:
+        require(
+            experiment.trained in names,
+            f"{folder / experiment.name}.py: there is no configuration {experiment.trained}",
+        )
+    # Weights are trained before other experiments score them.
+    experiments.sort(key=lambda experiment: experiment.trained != experiment.name)
+    return experiments, bases.pop()
+
+
+def load_published(folder: Path) -> list[TableRow]:
+    """The rows of methods that are not implemented here."""
+    path = folder / "_published.py"
+    return list(load_module(path).rows) if path.is_file() else []
+
+
+def run_experiment(
+    experiment: Experiment, base: str | Path, runs: Path, seed: int, fields: list[str]
+) -> None:
+    """Train and score an experiment, unless it is done; `fields` change its configuration."""
+    workdir = runs / f"{experiment.trained}-seed{seed}"
+    out = runs / f"{experiment.name}-seed{seed}"
+    trains = experiment.trained == experiment.name
+    if trains and not (workdir / "weights.safetensors").is_file():
+        options = [*fields, *command_line_options(experiment.changes), "--seed", str(seed)]
+        run_command(["train", str(base), "--workdir", str(workdir), *options])
+    if not (out / "metrics.json").is_file():
+        options = [*scoring_options(fields), *command_line_options(experiment.evaluation)]
+        run_command(["eval", "--workdir", str(workdir), "--out", str(out), *options])
+
+
+def scoring_options(fields: list[str]) -> list[str]:
+    """The options, with their values, that `urgt eval` may change."""
+    options = []
+    keep = False
+    for word in fields:
+        if word.startswith("--"):
+            keep = word.startswith(SCORING_FIELDS)
+        if keep:
+            options.append(word)
+    return options
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run `urgt` in a process of its own, so that each run starts with free devices."""
+    command = " ".join(["urgt", *arguments])
+    print(f"$ {command}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "urgt_jax", *arguments])
+    if done.returncode != 0:
+        raise UserError(f"{command} failed with exit status {done.returncode}")
+
+
+def load_scores(runs: Path, name: str, seeds: Sequence[int]) -> list[dict]:
+    """The contents of metrics.json of an experiment, for each seed that is done."""
+    paths = [runs / f"{name}-seed{seed}" / "metrics.json" for seed in seeds]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
+def fill_tables(experiments: list[Experiment], scores: Scores, published: list[TableRow]) -> Tables:
+    """The tables with their results, rows in the paper's order."""
+    rows = []
+    for experiment in experiments:
+        rows += [(row, scores[experiment.name]) for row in experiment.rows]
     rows += [(row, []) for row in published]
-    tables: dict[str, list[Line]] = {}
-    for row, scores in sorted(rows, key=lambda pair: (pair[0].table, pair[0].order)):
-        cells = {key: _cell(key, row, scores) for key in COLUMNS}
-        tables.setdefault(row.table, []).append(Line(row.title, cells))
+    rows.sort(key=lambda pair: (pair[0].table, pair[0].order))
+    tables: Tables = {}
+    for row, seeds in rows:
+        cells = {key: fill_cell(key, row, seeds) for key in COLUMNS}
+        tables.setdefault(row.table, []).append(FilledRow(row.title, cells))
     return tables
 
 
-def _cell(key: str, row: TableRow, scores: list[dict]) -> Cell:
-    (kind, metric), _, digits = COLUMNS[key]
-    values = [s.get(row.side, {}).get(kind, {}).get(metric) for s in scores]
-    return Cell([v for v in values if v is not None], row.paper.get(key), digits)
+def fill_cell(key: str, row: TableRow, seeds: list[dict]) -> Cell:
+    """Our results in a column of a row, and the paper's."""
+    column = COLUMNS[key]
+    ours = []
+    for scores in seeds:
+        value = scores.get(row.candidate, {}).get(column.kind, {}).get(column.metric)
+        if value is not None:
+            ours.append(value)
+    return Cell(ours, row.paper.get(key), column.digits)
 
 
-def _columns(table: str, rows: list[Line]) -> list[str]:
-    """What the paper prints in that table, and boundary F1 beside depth where we have it.
+def shown_columns(rows: list[FilledRow]) -> list[str]:
+    """The paper's columns, and our boundary F1 beside its depth; a few if it has no such table."""
 
-    A table that the paper has not shows what we measured of a few.
-    """
-    printed = [key for key in COLUMNS if any(line.cells[key].paper is not None for line in rows)]
-    if not printed:
-        return [key for key in UNPRINTED if any(line.cells[key].ours for line in rows)]
-    f1 = "abs_rel" in printed and any(line.cells["boundary_f1"].ours for line in rows)
-    return printed + ["boundary_f1"] * f1
+    def has_ours(key: str) -> bool:
+        return any(row.cells[key].ours for row in rows)
 
+    def has_paper(key: str) -> bool:
+        return any(row.cells[key].paper is not None for row in rows)
 
-NOTE = (
-    "Ours, mean ± deviation over seeds, and the paper's in brackets. The paper's normal table has "
-    "its median and RMSE columns swapped, since an RMSE cannot be below the mean: they stand "
-    "right here. Compare within a table: the paper's global RoPE is its pure 4x4, and its "
-    "cross-patch attention is its pure 1x1."
-)
+    keys = [key for key in COLUMNS if has_paper(key)]
+    if not keys:
+        return [key for key in OWN_COLUMNS if has_ours(key)]
+    if "abs_rel" in keys and has_ours("boundary_f1"):
+        keys.append("boundary_f1")
+    return keys
 
 
-def markdown(runs: list[TableRun], found: dict[str, list[dict]], published: list[TableRow]) -> str:
+def table_texts(rows: list[FilledRow]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table as texts."""
+    keys = shown_columns(rows)
+    header = ["", *(COLUMNS[key].title for key in keys)]
+    body = [[row.title, *(str(row.cells[key]) for key in keys)] for row in rows]
+    return header, body
+
+
+def describe_settings(scores: Scores) -> str:
+    """The data and the protocol of the scores; empty without scores."""
+    for seeds in scores.values():
+        if seeds:
+            return f"{seeds[0]['data']}; {seeds[0]['protocol']}"
+    return ""
+
+
+def to_markdown(tables: Tables, settings: str) -> str:
     """All tables as Markdown."""
     parts = [NOTE]
-    for table, rows in lines(runs, found, published).items():
-        keys = _columns(table, rows)
-        head = ["", *(COLUMNS[key][1] for key in keys)]
-        body = [[line.title, *(str(line.cells[key]) for key in keys)] for line in rows]
-        table_rows = [head, ["---"] * len(head), *body]
-        parts.append(f"## {table}\n\n" + "\n".join(f"| {' | '.join(r)} |" for r in table_rows))
-    first = next((s for scores in found.values() for s in scores), None)
-    parts += [f"{first['data']}; {first['protocol']}"] if first else []
+    for title, rows in tables.items():
+        header, body = table_texts(rows)
+        lines = [header, ["---"] * len(header), *body]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"## {title}\n\n{text}")
+    if settings:
+        parts.append(settings)
     return "\n\n".join(parts) + "\n"
 
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
-table { border-collapse: collapse } td, th { padding: .25rem .7rem; text-align: right }
-td:first-child { text-align: left } tr { border-bottom: 1px solid #8884 }
-text { font: 12px system-ui, sans-serif; fill: currentColor } svg { color: inherit }
-:root { color-scheme: light dark }
-"""
+def to_html(tables: Tables, settings: str) -> str:
+    """All tables and a plot of their first columns, as a page that needs no other file."""
+    contents = []
+    for title, rows in tables.items():
+        header, body = table_texts(rows)
+        plots = []
+        for key in shown_columns(rows)[:PLOTTED_COLUMNS]:
+            plots.append(
+                {"source": svg_source(plot_column(key, rows)), "title": COLUMNS[key].title}
+            )
+        contents.append({"title": title, "header": header, "rows": body, "plots": plots})
+    source = resources.files("urgt_jax.evaluation").joinpath("tables.html").read_text("utf-8")
+    template = import_extra("jinja2", "eval").Template(source, autoescape=True)
+    return template.render(note=NOTE, tables=contents, settings=settings) + "\n"
 
 
-def as_html(runs: list[TableRun], found: dict[str, list[dict]], published: list[TableRow]) -> str:
-    """All tables as a page that needs no other file, with a plot for each."""
-    parts = []
-    for table, rows in lines(runs, found, published).items():
-        keys = _columns(table, rows)
-        head = "".join(f"<th>{html.escape(x)}" for x in ["", *(COLUMNS[k][1] for k in keys)])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(x)}" for x in [line.title, *cells])
-            for line in rows
-            for cells in [[str(line.cells[key]) for key in keys]]
-        )
-        plots = "".join(_plot(key, rows) for key in keys[:2])
-        parts.append(f"<h2>{html.escape(table)}</h2><table><tr>{head}{body}</table>{plots}")
-    return (
-        "<!doctype html><meta charset=utf-8><title>urgt_jax: the paper's tables</title>"
-        f"<style>{STYLE}</style><h1>The paper's tables</h1><p>{html.escape(NOTE)}</p>"
-        + "".join(parts)
-        + "\n"
-    )
-
-
-def _plot(key: str, rows: list[Line]) -> str:
-    """A line per row: a dot for every seed of ours, a ring for the paper's figure."""
-    title, values = COLUMNS[key][1], [v for r in rows for v in _values(r.cells[key])]
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    low, high = low - 0.05 * (high - low or high), high + 0.05 * (high - low or high)
-    place = lambda v: 430 + 400 * (v - low) / (high - low)  # noqa: E731
-    marks = []
-    for i, row in enumerate(rows):
-        y, cell = 40 + 22 * i, row.cells[key]
-        marks.append(f"<text x=420 y={y + 4} text-anchor=end>{html.escape(row.title)}</text>")
-        marks.append(f"<line x1=430 x2=830 y1={y} y2={y} stroke=currentColor opacity=.15 />")
-        marks += [f"<circle cx={place(v):.1f} cy={y} r=5 fill=#d03e62 />" for v in cell.ours]
+def plot_column(key: str, rows: list[FilledRow]) -> "Figure":
+    """A line per row: a dot for each of our seeds, a ring for the paper's result."""
+    figure = import_extra("matplotlib.figure", "eval").Figure(figsize=(9, 1 + 0.3 * len(rows)))
+    axes = figure.subplots()
+    for position, row in enumerate(rows):
+        cell = row.cells[key]
+        axes.plot(cell.ours, [position] * len(cell.ours), "o", color="#d03e62")
         if cell.paper is not None:
-            ring = "fill=none stroke=currentColor stroke-width=1.5"
-            marks.append(f"<circle cx={place(cell.paper):.1f} cy={y} r=5 {ring} />")
-    name = f"{html.escape(title)}: ours (dots), the paper's (rings), {low:.3g} to {high:.3g}"
-    height = 40 + 22 * len(rows)
-    return (
-        f"<svg viewBox='0 0 850 {height}' width=850><text x=430 y=16>{name}</text>"
-        f"{''.join(marks)}</svg>"
-    )
+            axes.plot([cell.paper], [position], "o", color="black", fillstyle="none")
+    axes.set_yticks(range(len(rows)), [row.title for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_title(f"{COLUMNS[key].title}: ours (dots), the paper's (rings)")
+    return figure
 
 
-def _values(cell: Cell) -> list[float]:
-    return [*cell.ours, *([] if cell.paper is None else [cell.paper])]
+def svg_source(figure: "Figure") -> str:
+    """A figure as the source of an HTML image: the same bytes for the same figure."""
+    matplotlib = import_extra("matplotlib", "eval")
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "urgt", "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What an evaluation has scored so far, on disk, so that it goes on where it was stopped."""
+"""The journal of an evaluation: what has been scored so far, so that it can resume."""
 
 import base64
 import dataclasses
@@ -12,157 +12,188 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import flatten
 from urgt_jax.data.priors import stored
 from urgt_jax.data.sources import default_split, priors_folder
-from urgt_jax.evaluation.candidates import RefinerCandidates, SavedPredictions
+from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
 from urgt_jax.files import reporting_write_errors
 from urgt_jax.weights.weight_file import flatten_params
 
-FILE = "scored.jsonl"
-COUNTS = np.dtype("<i8")  # on disk
+JOURNAL = "scored.jsonl"
+PACKAGE = Path(__file__).parents[1]
+COUNT_DTYPE = np.dtype("<i8")  # of packed counts
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
 
 
-class Entry(NamedTuple):
-    """What is noted of a scored picture; its maps are not."""
+class JournalEntry(NamedTuple):
+    """The scores of one image, without its maps."""
 
     name: str
-    size: tuple[int, int]  # of the truth, pixels
-    scores: dict[str, Scores]  # by side
-    angles: dict[str, str]  # by side, how many pixels' normals err by how much, packed
+    size: tuple[int, int]  # of the ground truth, pixels
+    scores: dict[str, Scores]  # by candidate
+    angle_counts: dict[str, str]  # by candidate: pixels by the error of their normals, packed
 
 
-def pack_counts(counts: np.ndarray) -> str:
-    """Whole numbers, most of them 0, as a short text."""
-    return base64.b64encode(zlib.compress(counts.astype(COUNTS).tobytes(), 1)).decode()
+def pack_counts(counts: Int[np.ndarray, "N"]) -> str:
+    """Integers, most of them 0, as a short text."""
+    compressed = zlib.compress(counts.astype(COUNT_DTYPE).tobytes(), 1)
+    return base64.b64encode(compressed).decode()
 
 
-def unpack_counts(text: str) -> np.ndarray:
-    """The numbers of such a text."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), COUNTS)
+def unpack_counts(text: str) -> Int[np.ndarray, "N"]:
+    """The integers that `pack_counts` packed."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), COUNT_DTYPE)
 
 
 class ScoreJournal:
-    """A file of lines: the first tells what is scored, each other one is an entry.
+    """A file whose first line identifies the evaluation; every other line is an entry.
 
-    What an evaluation of something else has begun is of no use, and is removed.
+    The journal of another evaluation is removed.
     """
 
-    def __init__(self, folder: Path, told: dict):
-        self.path, self.head = folder / FILE, _line(told)
-        self.entries: dict[str, Entry] = {}
-        self.end = 0  # bytes of the file that are of use
+    def __init__(self, folder: Path, identity: dict):
+        self.path = folder / JOURNAL
+        self.header = json_line(identity)
+        self.entries: dict[str, JournalEntry] = {}
+        self.valid_bytes = 0  # length of the valid part of the file
         if self.path.exists():
-            self._read()
+            self.read()
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read the entries up to the first damaged one."""
         with self.path.open("rb") as file:
-            head = file.readline()
-            if head != self.head:
-                why = _difference(head, self.head)
-                print(f"{self.path} is of another evaluation ({why}): starting anew")
+            header = file.readline()
+            if header != self.header:
+                reason = header_difference(header, self.header)
+                print(f"{self.path} belongs to another evaluation ({reason}): starting over")
                 self.remove()
                 return
-            self.end = len(head)
+            self.valid_bytes = len(header)
             for line in file:
                 try:
-                    entry = _entry(line)
-                except (ValueError, TypeError, zlib.error):  # cut off in the middle of a write
+                    entry = parse_entry(line)
+                except (ValueError, TypeError, zlib.error):  # the write was interrupted
                     return
                 self.entries[entry.name] = entry
-                self.end += len(line)
+                self.valid_bytes += len(line)
 
-    def add(self, entry: Entry) -> None:
-        """Notes a picture, over whatever is of no use in the file."""
-        text = (b"" if self.end else self.head) + _line(entry._asdict())
+    def add(self, entry: JournalEntry) -> None:
+        """Append an entry, replacing a damaged end of the file."""
+        line = json_line(entry._asdict())
+        if self.valid_bytes == 0:
+            line = self.header + line
         with reporting_write_errors(self.path), self.path.open("ab") as file:
-            file.truncate(self.end)
-            file.write(text)
-        self.end += len(text)
+            file.truncate(self.valid_bytes)
+            file.write(line)
+        self.valid_bytes += len(line)
 
     def remove(self) -> None:
-        """Ends the journal of what is finished, so that the next evaluation measures anew."""
+        """Delete the file, so that the next evaluation starts from the beginning."""
         with reporting_write_errors(self.path):
             self.path.unlink(missing_ok=True)
 
 
-def _line(told: dict) -> bytes:
-    return json.dumps(told).encode() + b"\n"
+def json_line(value: dict) -> bytes:
+    """The value as one line of JSON."""
+    return json.dumps(value).encode() + b"\n"
 
 
-def _entry(line: bytes) -> Entry:
-    """The entry of a line; fails where a part of it is missing or damaged."""
+def parse_entry(line: bytes) -> JournalEntry:
+    """The entry in a line; fails if a part of it is missing or damaged."""
     if not line.endswith(b"\n"):
-        raise ValueError("a line without an end")
-    entry = Entry(**json.loads(line))
-    for text in entry.angles.values():
+        raise ValueError("the line has no end")
+    entry = JournalEntry(**json.loads(line))
+    for text in entry.angle_counts.values():
         unpack_counts(text)
     return entry._replace(size=tuple(entry.size))
 
 
-def _difference(head: bytes, own: bytes) -> str:
-    """In which of the things that scores depend on two first lines differ."""
+def header_difference(header: bytes, expected: bytes) -> str:
+    """How the identity in a journal differs from the expected one, in words."""
     try:
-        theirs, ours = (flatten(json.loads(line)) for line in (head, own))
+        theirs = flatten(json.loads(header))
+        ours = flatten(json.loads(expected))
     except (ValueError, AttributeError):
         return "its first line is damaged"
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     return f"differs in {', '.join(names)}"
 
 
-def evaluation_identity(subject: RefinerCandidates | SavedPredictions, config: Config) -> dict:
-    """All that scores depend on: the program, the maps, the data, and how they are compared.
+def evaluation_identity(source: CandidateSource, config: Config) -> dict:
+    """All that the scores depend on: the program, the candidates, the data and the protocol.
 
-    Of the data it knows the files in their folder itself, not in folders inside it.
+    Files of the data set are covered only directly in its folder, not in folders inside it.
     """
-    told = {name: dataclasses.asdict(getattr(config, name)) for name in ("model", "prior", "data")}
-    how = dataclasses.asdict(config.eval)
-    told["eval"] = {name: x for name, x in how.items() if name not in ("images", "examples")}
+    identity: dict[str, object] = {
+        "program": program_digest(),
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+    }
+    if isinstance(source, SavedPredictions):
+        identity |= predictions_identity(source)
+    if isinstance(source, RefinerCandidates):
+        identity |= refiner_identity(source, config)
+    identity["model"] = dataclasses.asdict(config.model)
+    identity["prior"] = dataclasses.asdict(config.prior)
+    data = dataclasses.asdict(config.data)
     for name in ("path", "priors_path"):
-        told["data"][name] = told["data"][name] and str(Path(told["data"][name]).absolute())
-    told["data"]["files"] = _times(Path(config.data.path).glob("*")) if config.data.path else ""
-    program = {"program": _program(), "jax": jax.__version__, "backend": jax.default_backend()}
-    return program | _maps(subject, config) | told
+        if data[name]:
+            data[name] = str(Path(data[name]).absolute())
+    data["files"] = files_digest(Path(config.data.path).glob("*")) if config.data.path else ""
+    identity["data"] = data
+    protocol = dataclasses.asdict(config.eval)
+    del protocol["images"]  # the journal stays valid for more or fewer images
+    identity["eval"] = protocol
+    return identity
 
 
-def _maps(subject: RefinerCandidates | SavedPredictions, config: Config) -> dict[str, object]:
-    """Who made the maps that are scored."""
-    if isinstance(subject, SavedPredictions):
-        folder = subject.folder.absolute()
-        files = (folder / name for name in subject.files)
-        return {"predictions": str(folder), "maps": _times(files), "scale": subject.scale}
-    found, data = {"weights": _parameters(subject.refiner.params)}, config.data
+def predictions_identity(source: SavedPredictions) -> dict[str, object]:
+    """The identity of saved maps: their folder, sizes, times and scale."""
+    folder = source.folder.absolute()
+    files = [folder / name for name in source.files]
+    return {"predictions": str(folder), "maps": files_digest(files), "scale": source.scale}
+
+
+def refiner_identity(source: RefinerCandidates, config: Config) -> dict[str, object]:
+    """The identity of a refiner: its weights and, for a data set, the origin of its priors."""
+    identity: dict[str, object] = {"weights": params_digest(source.refiner.params)}
+    data = config.data
     if data.path:
-        folder = priors_folder(data.path, default_split(data.source, data.split), data.priors_path)
-        found["coarse maps"] = _digest((folder / stored.ORIGIN_FILE).read_bytes())
-    return found
+        split = default_split(data.source, data.split)
+        origin = priors_folder(data.path, split, data.priors_path) / stored.ORIGIN_FILE
+        identity["coarse maps"] = digest(origin.read_bytes())
+    return identity
 
 
 @cache
-def _program() -> str:
-    """A digest of this package's text: scores of two versions of a metric are not to be mixed."""
-    return _digest(*(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))))
+def program_digest() -> str:
+    """A digest of this package's code: scores of different versions must not be mixed."""
+    return digest(*(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
 
 
-def _times(paths: Iterable[Path]) -> str:
-    """A digest of names, sizes and times of files in a folder, without the journal itself."""
-    files = sorted(path for path in paths if path.is_file() and path.name != FILE)
-    stats = [(path.name, path.stat()) for path in files]
-    return _digest(*(f"{name!r} {x.st_size} {x.st_mtime_ns}\n".encode() for name, x in stats))
+def files_digest(paths: Iterable[Path]) -> str:
+    """A digest of the names, sizes and times of files, without the journal itself."""
+    lines = []
+    for path in sorted(paths):
+        if path.is_file() and path.name != JOURNAL:
+            stat = path.stat()
+            lines.append(f"{path.name!r} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest(*lines)
 
 
-def _parameters(params: dict) -> str:
-    """A digest of all weights, one after the other, so that a large model is not held twice."""
-    digest = hashlib.blake2b(digest_size=16)
+def params_digest(params: dict) -> str:
+    """A digest of all weights, one at a time, so that a large model is not copied whole."""
+    hasher = hashlib.blake2b(digest_size=16)
     for name, x in flatten_params(params).items():
         x = np.ascontiguousarray(x)
-        digest.update(f"{name} {x.dtype} {x.shape}\n".encode())
-        digest.update(x.reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+        hasher.update(f"{name} {x.dtype} {x.shape}\n".encode())
+        hasher.update(x.reshape(-1).view(np.uint8))
+    return hasher.hexdigest()
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
+    """A short digest of bytes."""
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()

@@ -1,136 +1,211 @@
-"""Runs an evaluation: scores every image, resumes, and writes the results."""
+"""Runs an evaluation: scores every image, resumes after an interruption, writes the results."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from urgt_jax.config import Config
-from urgt_jax.data.sources import PriorSource, default_split
+from urgt_jax.data.sources import PriorSource, default_split, open_prior_source
 from urgt_jax.errors import UserError, require
-from urgt_jax.evaluation import report
-from urgt_jax.evaluation.candidates import CandidateSource, SavedPredictions
-from urgt_jax.evaluation.examples import EXAMPLES, WorstImages
-from urgt_jax.evaluation.metrics import Truth
-from urgt_jax.evaluation.resume import Entry, ScoreJournal, pack_counts
-from urgt_jax.evaluation.score import ScoredImage, SideScores, ground_truth, protocol_for, score
+from urgt_jax.evaluation import examples, report
+from urgt_jax.evaluation.candidates import CandidateSource
+from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
+from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, evaluation_identity
+from urgt_jax.evaluation.score import (
+    ScoredImage,
+    Scoring,
+    ground_truth,
+    journal_entry,
+    score,
+    scoring_for,
+)
 from urgt_jax.evaluation.tally import Tally
-from urgt_jax.files import write_text
+from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
 
 
-def _names(found: PriorSource, config: Config) -> list[str]:
-    """The pictures that are to be scored."""
-    count = min(config.eval.images or len(found), len(found))
-    return [found.name(index) for index in range(count)]
+class Evaluation(NamedTuple):
+    """The results of an evaluation."""
+
+    summary: dict  # as in metrics.json: mean scores by candidate, data, protocol, skipped images
+    unused_files: list[str]  # files of predictions that belong to no image
+    written: list[Path]
 
 
-def evaluate(
-    subject: CandidateSource,
-    found: PriorSource,
-    config: Config,
-    tally: Tally,
-    noted: dict[str, Entry] | None = None,
-) -> Iterator[ScoredImage]:
-    """Scores pictures one by one; what cannot be read is noted in the tally, and skipped.
+def run_evaluation(
+    source: CandidateSource, config: Config, out: Path, pages: int = 6
+) -> Evaluation:
+    """Score the candidates on the configured data and write the results to the folder `out`.
 
-    Of pictures that are `noted` the tally takes what was scored before.
+    The `pages` images with the largest errors get a page in the report. The same call resumes an
+    interrupted evaluation. Raises UserError if no image can be scored.
     """
-    names, noted = _names(found, config), noted or {}
-    done = len(noted)
+    scoring = scoring_for(config)
+    images = open_prior_source(config, config.data.split, with_priors=source.needs_priors)
+    names = image_names(images, config.eval.images)
+    journal = ScoreJournal(make_folder(out), evaluation_identity(source, config))
+    worst = WorstImages(source.names[-1], pages)
+    sheets = ExampleSheets()
+    tally = Tally(source.names)
+    resumed = resumable_entries(journal, names, worst, out)
+    for scored in score_images(source, images, names, scoring, tally, resumed):
+        write_maps(scored, worst, sheets, scoring, out)
+        journal.add(scored.entry)  # last: the files that belong to it are complete
+    require(bool(tally.images), no_image_scored(tally.skipped))
+    summary = summarize(tally, config, scoring)
+    per_image = [{"name": name, **scores} for name, scores in tally.images]
+    text = json.dumps(without_nan({**summary, "per_image": per_image}), indent=1)
+    write_text(out / "metrics.json", text + "\n")
+    page = report.write_pages(out, summary, tally.images)
+    written = [out / "metrics.json", page, *sheets.write(out)]
+    journal.remove()
+    scored_names = [name for name, _ in tally.images]
+    unused_files = source.unused_files([*scored_names, *tally.skipped])
+    return Evaluation(summary, unused_files, written)
+
+
+def image_names(images: PriorSource, limit: int) -> list[str]:
+    """The names of the images to score: the first `limit` ones, or all if it is 0."""
+    count = min(limit or len(images), len(images))
+    return [images.name(index) for index in range(count)]
+
+
+def resumable_entries(
+    journal: ScoreJournal, names: list[str], worst: WorstImages, out: Path
+) -> dict[str, JournalEntry]:
+    """The images that need not be scored again; removes files of other images from the report.
+
+    The journal holds no maps, so the images on the sheets are always scored again.
+    """
+    entries = {name: journal.entries[name] for name in names if name in journal.entries}
+    for entry in entries.values():
+        worst.rank(entry)
+    report.clear(out, entries, worst.errors)
+    if entries:
+        print(f"resuming after {len(entries)} of {len(names)} images: {journal.path}")
+    resumable = {}
+    for name in list(entries)[examples.SHEET_IMAGES :]:
+        if report.kept(out, name, paged=name in worst.errors):
+            resumable[name] = entries[name]
+    return resumable
+
+
+def score_images(
+    source: CandidateSource,
+    images: PriorSource,
+    names: list[str],
+    scoring: Scoring,
+    tally: Tally,
+    resumed: dict[str, JournalEntry] | None = None,
+) -> Iterator[ScoredImage]:
+    """Score the images one at a time and add them to the tally.
+
+    An image that cannot be read is recorded in the tally and skipped. A resumed one is added to
+    the tally from its entry.
+    """
+    resumed = resumed or {}
+    done = len(resumed)
     progress = Progress("evaluate", len(names), done)
     for index, name in enumerate(names):
-        if name in noted:
-            tally.add(noted[name])
+        if name in resumed:
+            tally.add(resumed[name])
             continue
         try:
-            picture = found.read(index)
-            truth = ground_truth(picture, config)
-            sides = {n: score(c, truth, config) for n, c in subject(name, picture).items()}
+            sample = images.read(index)
+            truth = ground_truth(sample, scoring.protocol)
+            scores = {}
+            for candidate_name, candidate in source(name, sample).items():
+                scores[candidate_name] = score(candidate, truth, scoring)
         except UserError as error:
             tally.skipped[name] = str(error)
         else:
-            entry = _entry(name, truth, sides)
+            entry = journal_entry(name, truth, scores)
             tally.add(entry)
-            yield ScoredImage(entry, picture.image, truth, sides)
+            yield ScoredImage(entry, sample.image, truth, scores)
         done += 1
         progress.update(done)
 
 
-def _entry(name: str, truth: Truth, sides: dict[str, SideScores]) -> Entry:
-    angles = {n: pack_counts(side.angles) for n, side in sides.items() if side.angles is not None}
-    return Entry(name, truth.depth.shape, {n: side.scores for n, side in sides.items()}, angles)
+def write_maps(
+    scored: ScoredImage,
+    worst: WorstImages,
+    sheets: ExampleSheets,
+    scoring: Scoring,
+    out: Path,
+) -> None:
+    """Write the thumbnail of an image, and show its maps if it is one of the worst or first."""
+    name = scored.entry.name
+    report.write_thumbnail(out, name, scored.image)
+    dropped = worst.rank(scored.entry)
+    has_page = name in worst.errors
+    if has_page or not sheets.full:
+        layers = image_layers(scored)
+        if has_page:
+            report.write_layers(out, name, layers)
+        if not sheets.full:
+            sheets.add(layers, scoring.windows(layers.valid.shape))
+    for dropped_name in dropped:
+        report.drop_layers(out, dropped_name)
 
 
-def _noted(journal: ScoreJournal, names: list[str], worst: WorstImages) -> dict[str, Entry]:
-    """What need not be scored again; of the report on disk, what belongs to it is kept.
-
-    Maps are not in the journal, so the pictures on the sheets are scored again.
-    """
-    found = {name: journal.entries[name] for name in names if name in journal.entries}
-    for entry in found.values():
-        worst.rank(entry)
-    report.clear(worst.out, found, worst.kept)
-    if found:
-        print(f"going on after {len(found)} of {len(names)} pictures: {journal.path}")
-    rest = list(found)[EXAMPLES:]
-    return {n: found[n] for n in rest if report.kept(worst.out, n, paged=n in worst.kept)}
+def no_image_scored(skipped: dict[str, str]) -> str:
+    """The error message of an evaluation in which every image was skipped."""
+    if not skipped:
+        return "the data set holds no image to score"
+    name, reason = next(iter(skipped.items()))
+    return f"none of {len(skipped)} images could be scored; the first one is {name}: {reason}"
 
 
-def _finish(tally: Tally, subject: CandidateSource, config: Config, out: Path) -> None:
-    """Prints and writes what was found."""
-    for name, why in list(tally.skipped.items())[:5]:
-        print(f"skipped {name}: {why}")
-    require(bool(tally.pictures), f"none of {len(tally.skipped)} pictures could be scored")
-    means, protocol = tally.means(), protocol_for(config)
-    summary = {
-        "pictures": len(tally.pictures),
+def summarize(tally: Tally, config: Config, scoring: Scoring) -> dict:
+    """What metrics.json holds beside the scores of each image."""
+    return {
+        "images": len(tally.images),
         "skipped": tally.skipped,
-        "data": _data(config),
-        "protocol": str(protocol),
-        "resolution": _resolution(tally),
-        "patches": _patches(config),
-        **means,
+        "data": describe_data(config),
+        "protocol": str(scoring.protocol),
+        "resolution": describe_resolution(tally),
+        "patches": describe_patches(config),
+        **tally.means(),
     }
-    print(report.table(means, tally.sides))
-    print(f"mean over {len(tally.pictures)} pictures of {summary['data']}"
-        + (f", {len(tally.skipped)} skipped" if tally.skipped else ""))  # fmt: skip
-    print(f"{protocol}; {summary['resolution']}; {summary['patches']}")
-    known = [*(name for name, _ in tally.pictures), *tally.skipped]
-    if isinstance(subject, SavedPredictions) and (extra := subject.unused(known)):
-        print(f"{len(extra)} files in {subject.folder} belong to no picture, such as {extra[0]}")
-    rows = [{"name": name, **scores} for name, scores in tally.pictures]
-    write_text(out / "metrics.json", _json({**summary, "per_picture": rows}))
-    page = report.write_pages(out, summary, tally.pictures)
-    print(f"wrote {out / 'metrics.json'} and {page}")
 
 
-def _data(config: Config) -> str:
-    data, split = config.data, default_split(config.data.source, config.data.split)
+def describe_data(config: Config) -> str:
+    """The data set and its split in words."""
+    data = config.data
+    split = default_split(data.source, data.split)
     if data.source == "scenes":
         return f"scenes, split {split}, {data.size[0]} x {data.size[1]} pixels"
     return f"{data.source}, split {split}" if split else data.source
 
 
-def _resolution(tally: Tally) -> str:
-    """At which size maps were compared."""
-    sizes = sorted(tally.sizes)
-    ends = dict.fromkeys((sizes[0], sizes[-1]))
-    return f"at the truth's size, {' to '.join(f'{h} x {w}' for h, w in ends)} pixels"
+def describe_resolution(tally: Tally) -> str:
+    """The size at which maps were compared, in words."""
+    sizes = [f"{height} x {width}" for height, width in sorted(tally.sizes)]
+    if len(sizes) > 1:
+        return f"at the size of the ground truth, {sizes[0]} to {sizes[-1]} pixels"
+    return f"at the size of the ground truth, {sizes[0]} pixels"
 
 
-def _patches(config: Config) -> str:
-    rows, cols = config.eval.grid
-    count = f"{rows} x {cols} patches" if rows else "patches that fit each picture"
-    pool = f", approximate: pool {config.eval.pool}" if config.eval.pool > 1 else ""
-    return f"{count}, overlap {config.eval.overlap:g}{pool}"
+def describe_patches(config: Config) -> str:
+    """The patches that images were cut into, in words."""
+    rows, columns = config.eval.grid
+    text = f"{rows} x {columns} patches" if rows else "patches fitted to each image"
+    text += f", overlap {config.eval.overlap:g}"
+    if config.eval.pool > 1:
+        text += f", approximate: pool {config.eval.pool}"
+    return text
 
 
-def _json(summary: dict) -> str:
-    """Numbers that are not defined become null: NaN is no JSON."""
-    known = jax.tree.map(
-        lambda x: None if isinstance(x, float) and not np.isfinite(x) else x, summary
-    )
-    return json.dumps(known, indent=1) + "\n"
+def without_nan(tree: dict) -> dict:
+    """The tree with null for numbers that JSON does not have: NaN and infinity."""
+
+    def replace(x: object) -> object:
+        if isinstance(x, float) and not math.isfinite(x):
+            return None
+        return x
+
+    return jax.tree.map(replace, tree)

@@ -1,90 +1,137 @@
 """Scores of one image."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from urgt_jax.config import Config
 from urgt_jax.data.sources import PriorSample
 from urgt_jax.evaluation import metrics
-from urgt_jax.evaluation.candidates import Candidate
-from urgt_jax.evaluation.metrics import Protocol, Truth
-from urgt_jax.evaluation.resume import Entry, Scores
-from urgt_jax.images import grid
+from urgt_jax.evaluation.candidates import Candidate, WindowDepths
+from urgt_jax.evaluation.metrics import DepthProtocol, GroundTruth
+from urgt_jax.evaluation.metrics.normals import AngleCounts
+from urgt_jax.evaluation.resume import JournalEntry, Scores, pack_counts
 from urgt_jax.images.geometry import unit_normals
+from urgt_jax.images.grid import Grid, choose_grid, cover_image
 from urgt_jax.images.resize import resize_map
-from urgt_jax.inference.refiner import choose_grid
 
 
-class SideScores(NamedTuple):
-    """One side of a scored picture, at the truth's size."""
+@dataclass(frozen=True)
+class Scoring:
+    """How candidates are scored: the depth protocol, and the patches whose seams are measured."""
+
+    protocol: DepthProtocol
+    grid: tuple[int, int]  # rows and columns of patches; (0, 0) fits them to each image
+    overlap: float  # share of a patch that its neighbour covers too
+    patch_size: tuple[int, int]  # height and width of the patches of a fitted grid, pixels
+    max_patches: int  # of a fitted grid
+
+    def windows(self, size: tuple[int, int]) -> Grid:
+        """The patches of an image of that height and width."""
+        rows, columns = choose_grid(size, self.grid, self.patch_size, self.max_patches)
+        return cover_image(*size, rows, columns, self.overlap)
+
+
+def scoring_for(config: Config) -> Scoring:
+    """How the configuration scores candidates; fails if prior.kind and eval.align conflict."""
+    align = config.eval.align
+    if align == "prior":
+        align = "disparity" if config.prior.kind == "disparity" else "none"
+    return Scoring(
+        protocol=DepthProtocol(config.prior.kind, align, config.data.max_depth),
+        grid=config.eval.grid,
+        overlap=config.eval.overlap,
+        patch_size=config.model.patch_size,
+        max_patches=config.eval.max_patches,
+    )
+
+
+class CandidateScores(NamedTuple):
+    """The scores of one candidate, and its maps at the size of the ground truth."""
 
     scores: Scores
-    angles: np.ndarray | None  # how many pixels' normals err by how much
-    metres: np.ndarray | None
-    normal: np.ndarray | None
+    angle_counts: AngleCounts | None  # pixels by the error of their normals
+    depth: Float[np.ndarray, "H W"] | None  # metres
+    normal: Float[np.ndarray, "H W 3"] | None
 
 
 class ScoredImage(NamedTuple):
-    """What is known about one held-out picture."""
+    """An image with its ground truth and the scores and maps of its candidates."""
 
-    entry: Entry
-    image: np.ndarray
-    truth: Truth
-    sides: dict[str, SideScores]
-
-
-def protocol_for(config: Config) -> Protocol:
-    """How depth is compared, as the configuration has it."""
-    kind, align = config.prior.kind, config.eval.align
-    if align == "prior":
-        align = "disparity" if kind == "disparity" else "none"
-    return Protocol(kind, align, config.data.max_depth)
+    entry: JournalEntry
+    image: UInt8[np.ndarray, "H W 3"]
+    truth: GroundTruth
+    candidates: dict[str, CandidateScores]
 
 
-def ground_truth(picture: PriorSample, config: Config) -> Truth:
-    """What a picture's maps are compared with; normals are those of its depth where none are known.
+def journal_entry(
+    name: str, truth: GroundTruth, candidates: dict[str, CandidateScores]
+) -> JournalEntry:
+    """The scores of an image without its maps."""
+    scores = {}
+    angle_counts = {}
+    for candidate_name, candidate in candidates.items():
+        scores[candidate_name] = candidate.scores
+        if candidate.angle_counts is not None:
+            angle_counts[candidate_name] = pack_counts(candidate.angle_counts)
+    return JournalEntry(name, truth.depth.shape, scores, angle_counts)
 
-    Without intrinsics there are none.
+
+def ground_truth(sample: PriorSample, protocol: DepthProtocol) -> GroundTruth:
+    """The ground truth of an image, limited to the depth range of the protocol.
+
+    If normals are unknown, they are computed from depth; without intrinsics there are none.
     """
-    truth = Truth(picture.depth, picture.valid, picture.normal, picture.intrinsics, picture.stereo)
-    truth = protocol_for(config).limit(truth)
+    truth = GroundTruth(sample.depth, sample.valid, sample.normal, sample.intrinsics, sample.stereo)
+    truth = protocol.limit(truth)
     if truth.normal is None and truth.intrinsics is not None:
-        truth = truth._replace(normal=metrics.true_normals(truth)[0])
+        normal, _ = metrics.true_normals(truth)
+        truth = truth._replace(normal=normal)
     return truth
 
 
-def score(candidate: Candidate, truth: Truth, config: Config) -> SideScores:
-    """All metrics of one side of a picture."""
+def score(candidate: Candidate, truth: GroundTruth, scoring: Scoring) -> CandidateScores:
+    """All metrics of one candidate."""
     scores: Scores = {"depth": {}, "normal": {}}
-    metres, normal, angles = None, None, None
+    depth = None
+    normal = None
+    angle_counts = None
+    size = truth.depth.shape
     if candidate.depth is not None:
-        metres = metrics.to_metres(candidate.depth, truth, protocol_for(config))
-        scores["depth"] = metrics.depth_scores(metres, truth)
-        scores["depth"] |= metrics.seams(metres, truth, _windows(metres.shape, config))
-        scores["depth"] |= _consistency(candidate, truth, config)
+        depth = metrics.to_metres(candidate.depth, truth, scoring.protocol)
+        scores["depth"] |= metrics.depth_scores(depth, truth)
+        scores["depth"] |= metrics.seams(depth, truth, scoring.windows(size))
+        if candidate.patches is not None:
+            scores["depth"] |= consistency_scores(
+                candidate.depth, candidate.patches, truth, scoring.protocol
+            )
     if candidate.normal is not None and truth.normal is not None:
-        normal = unit_normals(resize_map(candidate.normal, truth.depth.shape))
-        scores["normal"], angles = metrics.normal_scores(normal, truth)
-        if metres is not None and truth.intrinsics is not None:
-            scores["depth"]["agreement"] = metrics.agreement(metres, normal, truth)
-    return SideScores(scores, angles, metres, normal)
+        normal = unit_normals(resize_map(candidate.normal, size))
+        scores["normal"], angle_counts = metrics.normal_scores(normal, truth)
+        if depth is not None and truth.intrinsics is not None:
+            scores["depth"]["agreement"] = metrics.agreement(depth, normal, truth)
+    return CandidateScores(scores, angle_counts, depth, normal)
 
 
-def _windows(size: tuple[int, int], config: Config) -> grid.Grid:
-    return grid.cover_image(*size, *choose_grid(size, config), config.eval.overlap)
+def consistency_scores(
+    depth: Float[np.ndarray, "H W"],
+    patches: WindowDepths,
+    truth: GroundTruth,
+    protocol: DepthProtocol,
+) -> dict[str, float]:
+    """How much overlapping windows differ: `ce` in metres, `ce_disparity` in the model's unit.
 
-
-def _consistency(candidate: Candidate, truth: Truth, config: Config) -> dict[str, float]:
-    """How overlapping windows differ: in metres under the whole map's alignment, and in units."""
-    if candidate.patches is None:
-        return {}
-    (windows, patches), protocol = candidate.patches, protocol_for(config)
-    limit, found = config.data.max_depth, {}
+    The windows are brought to metres by the alignment of the whole depth map.
+    """
+    scores = {}
+    values = patches.depth
+    origins = patches.windows.origins
     if protocol.kind == "disparity":
-        found["ce_disparity"] = metrics.consistency(patches, windows.origins, np.inf)
+        scores["ce_disparity"] = metrics.consistency(values, origins, np.inf)
     if protocol.align == "disparity":
-        fit = metrics.align(protocol.disparity(candidate.depth), truth.depth, truth.valid)
-        patches = fit.depth(protocol.disparity(patches), limit)
-    found["ce"] = metrics.consistency(patches, windows.origins, limit)
-    return found
+        fit = metrics.align(protocol.disparity(depth), truth.depth, truth.valid)
+        values = fit.depth(protocol.disparity(values), protocol.max_depth)
+    scores["ce"] = metrics.consistency(values, origins, protocol.max_depth)
+    return scores

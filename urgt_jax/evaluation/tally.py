@@ -1,51 +1,49 @@
-"""Means over the images of an evaluation."""
+"""Mean scores over the images of an evaluation."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from urgt_jax.evaluation.metrics import Pooled
-from urgt_jax.evaluation.resume import Entry, Scores, unpack_counts
+from urgt_jax.evaluation.metrics import PooledAngles
+from urgt_jax.evaluation.resume import JournalEntry, Scores, unpack_counts
 
 
 @dataclass
 class Tally:
-    """What has been scored so far; maps are not kept."""
+    """The scores so far; it does not hold maps."""
 
-    sides: tuple[str, ...]
-    pictures: list[tuple[str, dict[str, Scores]]] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)  # name -> why
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # of the truths, pixels
+    names: tuple[str, ...]  # of the candidates
+    images: list[tuple[str, dict[str, Scores]]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # image name -> reason
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # of the ground truth, pixels
 
     def __post_init__(self) -> None:
-        self.pooled = {side: Pooled() for side in self.sides}
+        self.pooled = {name: PooledAngles() for name in self.names}
 
-    def add(self, entry: Entry) -> None:
-        """Notes a picture's scores."""
+    def add(self, entry: JournalEntry) -> None:
+        """Add the scores of an image."""
         self.sizes.add(entry.size)
-        self.pictures.append((entry.name, entry.scores))
-        for side, text in entry.angles.items():
-            self.pooled[side].add(unpack_counts(text))
+        self.images.append((entry.name, entry.scores))
+        for name, packed in entry.angle_counts.items():
+            self.pooled[name].add(unpack_counts(packed))
 
     def means(self) -> dict[str, Scores]:
-        """The mean over pictures of each metric, and normals pooled over all pixels."""
-        return {
-            side: {
-                **average([scores[side] for _, scores in self.pictures]),
-                "pooled": self.pooled[side].scores(),
-            }
-            for side in self.sides
-        }
+        """By candidate: the mean of each metric over images, and normals pooled over pixels."""
+        means = {}
+        for name in self.names:
+            means[name] = average([scores[name] for _, scores in self.images])
+            means[name]["pooled"] = self.pooled[name].scores()
+        return means
 
 
 def average(scores: list[Scores]) -> Scores:
-    """The mean over pictures of each metric, without pictures where it is not defined."""
-    found: Scores = {}
+    """The mean of each metric over the images where it is defined, else NaN."""
+    means: Scores = {}
     for kind in ("depth", "normal"):
-        names = dict.fromkeys(name for s in scores for name in s[kind])
-        values = {n: np.array([s[kind].get(n, np.nan) for s in scores], float) for n in names}
-        found[kind] = {
-            n: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan")
-            for n, v in values.items()
-        }
-    return found
+        means[kind] = {}
+        metrics = dict.fromkeys(metric for image in scores for metric in image[kind])
+        for metric in metrics:
+            values = np.array([image[kind].get(metric, np.nan) for image in scores], float)
+            defined = np.isfinite(values).any()
+            means[kind][metric] = float(np.nanmean(values)) if defined else float("nan")
+    return means

@@ -14,7 +14,8 @@ from urgt_jax.config import SIZES, Config, Model
 from urgt_jax.data.sources import open_prior_source
 from urgt_jax.errors import require
 from urgt_jax.evaluation.candidates import RefinerCandidates
-from urgt_jax.evaluation.run import evaluate
+from urgt_jax.evaluation.run import image_names, score_images
+from urgt_jax.evaluation.score import scoring_for
 from urgt_jax.evaluation.tally import Tally
 from urgt_jax.hardware import GB, free_memory
 from urgt_jax.inference.refiner import Refiner, load
@@ -167,11 +168,13 @@ def quality(weights: Path, scenes: int) -> tuple[Callable[[Point], StudyRow], st
         grid = fitted_grid(size, point.patches, refiner.config.model.patch_size)
         config = on_scenes(refiner.config, size, grid, scenes)
         source = RefinerCandidates(Refiner(refiner.params, config), config)
-        tally = Tally(source.sides)
-        for _ in evaluate(source, open_prior_source(config, ""), config, tally):
+        tally = Tally(source.names)
+        images = open_prior_source(config, "")
+        names = image_names(images, scenes)
+        for _ in score_images(source, images, names, scoring_for(config), tally):
             pass
-        require(bool(tally.pictures), f"no scene could be scored: {tally.skipped}")
-        row = {"grid": f"{grid[0]}x{grid[1]}", "scenes": len(tally.pictures)}
+        require(bool(tally.images), f"no scene could be scored: {tally.skipped}")
+        row = {"grid": f"{grid[0]}x{grid[1]}", "scenes": len(tally.images)}
         return row | score_columns(tally.means())
 
     return work, refiner.config.model.dtype

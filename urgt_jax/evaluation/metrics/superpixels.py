@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from urgt_jax.errors import import_extra
+
 COMPACTNESS = 0.01  # smallest value range of a superpixel; SLICO's code: 1 of Lab's 100 units
 ROUNDS = 10  # of k-means, as in SLICO's code and MATLAB's superpixels
 
@@ -13,9 +15,8 @@ def superpixels(values: Float[np.ndarray, "h w"], count: int) -> Int[np.ndarray,
     The method is SLICO (Achanta et al., SLIC, PAMI 2012), whose compactness adapts to each
     superpixel.
     """
-    from skimage.segmentation import slic  # slow to import, and only evaluation needs it
-
-    return slic(
+    segmentation = import_extra("skimage.segmentation", "eval")  # slow to import
+    return segmentation.slic(
         values,
         n_segments=count,
         compactness=COMPACTNESS,
