@@ -1,6 +1,5 @@
 """Commands as a user runs them: what they write, and what they refuse in one line."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from helpers.command import call
 from PIL import Image
 
 import urgt_jax
-from urgt_jax.commands import eval as eval_command
 from urgt_jax.commands import refine as refine_command
 from urgt_jax.config import Prior
 from urgt_jax.data.scenes.export import write_scene
@@ -87,22 +85,6 @@ def test_chunks_of_patches_change_nothing(weights, scene, monkeypatch):
     parts = refiner(image, *maps, grid=(4, 4))
     np.testing.assert_allclose(parts.depth, whole.depth, atol=1e-5)
     np.testing.assert_allclose(parts.normal_confidence, whole.normal_confidence, atol=1e-4)
-
-
-def test_eval_writes_scores_and_a_page(weights, capsys):
-    call(eval_command.main, "--workdir", weights)
-    scores = json.loads((weights / "metrics.json").read_text())
-    assert scores["pictures"] == 2 and "ce" not in scores["coarse"]["depth"]
-    for side in ("coarse", "smoothed", "refined"):
-        assert 0 < scores[side]["depth"]["abs_rel"] < 2
-        assert 0 < scores[side]["normal"]["mean"] < 90
-    assert scores["refined"]["depth"]["ce"] > 0
-    page = (weights / "report.html").read_text()
-    assert "test_00000" in page and "test_00001" in page and "http" not in page
-    assert len(list((weights / "report").glob("picture_*/index.html"))) == 1  # eval.examples
-    assert "boundary F1" in capsys.readouterr().out
-    for name in ("examples.png", "zooms.png"):
-        assert read_image(weights / name).shape[1] > 100
 
 
 def _broken(kind: str, scene: Path) -> list:

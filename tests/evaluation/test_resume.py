@@ -74,8 +74,7 @@ def whole(words, tmp_path_factory):
 def quick():
     """Scores are computed once, and two pictures on the sheets are enough."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examples, "EXAMPLES", 2)
-        patch.setattr(evaluation, "EXAMPLES", 2)
+        patch.setattr(examples, "SHEET_IMAGES", 2)
         for owner, name in ((evaluation, "score"), (evaluation, "ground_truth"),
                             (metrics, "true_normals")):  # fmt: skip
             patch.setattr(owner, name, remembering(getattr(owner, name)))
@@ -184,17 +183,17 @@ def test_what_is_noted_is_not_scored_again_and_it_is_told(words, tmp_path, monke
     capsys.readouterr()
     call(*words, out=out)
     said = capsys.readouterr().out
-    assert f"going on after 4 of 7 pictures: {out / 'scored.jsonl'}" in said
+    assert f"resuming after 4 of 7 images: {out / 'scored.jsonl'}" in said
     # Two for the sheets, one that was skipped, and what was not reached.
     assert calls == ["view0", "view1", "view4", "view5", "view6"]
-    assert "1 skipped" in said and "belong to no picture" not in said
+    assert "1 skipped" in said and "belong to no image" not in said
 
 
 def test_a_finished_evaluation_measures_anew(words, tmp_path, monkeypatch, capsys):
     call(*words, out=tmp_path)
     calls = counted(monkeypatch, SavedPredictions)
     call(*words, out=tmp_path)
-    assert len(calls) == len(ERRORS) and "going on" not in capsys.readouterr().out
+    assert len(calls) == len(ERRORS) and "resuming" not in capsys.readouterr().out
 
 
 def test_what_was_skipped_is_tried_again(words, tmp_path, monkeypatch):
@@ -210,7 +209,7 @@ def test_what_was_skipped_is_tried_again(words, tmp_path, monkeypatch):
         patch.setattr(sources.DataSetSource, "read", fails)
         out = killed(patch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 3))
     found = json.loads((call(*words, out=out) / "metrics.json").read_text())
-    assert set(found["skipped"]) == {"view4"} and found["pictures"] == 6
+    assert set(found["skipped"]) == {"view4"} and found["images"] == 6
 
 
 @pytest.mark.parametrize("cut", [1, 40, 300])
@@ -219,7 +218,7 @@ def test_a_line_that_was_cut_off_is_dropped(words, whole, tmp_path, monkeypatch,
     path = out / "scored.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     same(call(*words, out=out), whole)
-    assert "going on after 3 of 7 pictures" in capsys.readouterr().out
+    assert "resuming after 3 of 7 images" in capsys.readouterr().out
 
 
 def test_lines_that_follow_a_cut_are_whole(words, tmp_path, monkeypatch):
@@ -253,7 +252,10 @@ def test_what_was_scored_otherwise_is_not_used(
     words = (*words, *OTHERS[what](truth, maps))
     calls = counted(monkeypatch, SavedPredictions)
     call(*words, out=out)
-    assert f"of another evaluation (differs in {what}): starting anew" in capsys.readouterr().out
+    assert (
+        f"belongs to another evaluation (differs in {what}): starting over"
+        in capsys.readouterr().out
+    )
     assert len(calls) == len(ERRORS)
     same(out, call(*words, out=tmp_path / "whole"))
 
@@ -262,7 +264,7 @@ def test_what_was_scored_otherwise_is_not_used(
 def test_a_file_of_anything_else_is_not_used(words, whole, tmp_path, text, capsys):
     (tmp_path / "scored.jsonl").write_text(text)
     same(call(*words, out=tmp_path), whole)
-    assert "is of another evaluation (" in capsys.readouterr().out
+    assert "belongs to another evaluation (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -288,8 +290,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)  # as here: sums over tiles are rounded otherwise
 from urgt_jax import files
 from urgt_jax.commands.eval import main
-from urgt_jax.evaluation import examples, run
-examples.EXAMPLES = run.EXAMPLES = 2
+from urgt_jax.evaluation import examples
+examples.SHEET_IMAGES = 2
 left, replace = [int(sys.argv.pop(1))], os.replace
 def deadly(*paths):
     left[0] -= 1
@@ -332,7 +334,7 @@ def test_a_refiner_s_evaluation_goes_on_too(depth_alone, params, tmp_path, monke
     calls = counted(monkeypatch, RefinerCandidates)
     same(call(*words, out=out), whole)
     assert calls == ["test_00000", "test_00001", "test_00003"]
-    assert "going on after 3 of 4 pictures" in capsys.readouterr().out
+    assert "resuming after 3 of 4 images" in capsys.readouterr().out
 
 
 def test_other_weights_are_another_origin(depth_alone, params):
@@ -371,11 +373,11 @@ def test_scores_come_back_bit_for_bit(tmp_path):
     depth = {"abs_rel": 0.1 + 0.2, "see": float("nan"), "far": float("inf"), "rmse": -0.0}
     depth |= {"d3r": float(np.float32(0.1)), "ce": 5e-324}
     scores = {"one": {"depth": depth, "normal": {}}, "a": {"depth": {}, "normal": {}}}
-    entry = resume.Entry("\udcff <☃>\n", (3, 4), scores, {"one": resume.pack_counts(counts)})
+    entry = resume.JournalEntry("\udcff <☃>\n", (3, 4), scores, {"one": resume.pack_counts(counts)})
     resume.ScoreJournal(tmp_path, {"of": [1]}).add(entry)
     (found,) = resume.ScoreJournal(tmp_path, {"of": [1]}).entries.values()
     assert repr(found) == repr(entry)  # NaN is not equal to itself
-    np.testing.assert_array_equal(resume.unpack_counts(found.angles["one"]), counts)
+    np.testing.assert_array_equal(resume.unpack_counts(found.angle_counts["one"]), counts)
 
 
 def test_what_cannot_be_written_is_one_line(words, whole, tmp_path, monkeypatch):

@@ -1,0 +1,146 @@
+"""`urgt eval` on the command line."""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from helpers import command, miniature_sets
+from PIL import Image
+
+from urgt_jax.commands.eval import main, scores_folder
+from urgt_jax.errors import UserError
+from urgt_jax.images.files import read_image
+from urgt_jax.training.step import initial_params
+from urgt_jax.weights.weight_file import SHIPPED, save_weights
+
+call = partial(command.call, main)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of two images with depth and intrinsics."""
+    return miniature_sets.measured(tmp_path_factory.mktemp("photos"), 2, (40, 56))
+
+
+@pytest.fixture
+def maps(photos, tmp_path):
+    """The ground truth of the photos as predictions."""
+    return miniature_sets.perfect_predictions(photos, tmp_path / "maps")
+
+
+@pytest.fixture(scope="module")
+def workdir(micro, tmp_path_factory):
+    """A work directory with weights that change their priors a little."""
+    folder = tmp_path_factory.mktemp("workdir")
+    params = jax.device_get(initial_params(micro.model, 0))
+    for name in ("depth_head", "normal_head"):
+        for path, x in jax.tree_util.tree_leaves_with_path(params[name]):
+            if "last" in jax.tree_util.keystr(path) and x.ndim > 1:
+                x *= 300
+    save_weights(folder / "weights.safetensors", params, micro)
+    return folder
+
+
+def test_eval_scores_a_refiner_and_its_baselines(workdir, capsys):
+    call("--workdir", workdir, "--pages", 1)
+    scores = json.loads((workdir / "metrics.json").read_text())
+    assert scores["images"] == 2
+    assert "ce" not in scores["coarse"]["depth"]
+    for candidate in ("coarse", "smoothed", "refined"):
+        assert 0 < scores[candidate]["depth"]["abs_rel"] < 2
+        assert 0 < scores[candidate]["normal"]["mean"] < 90
+    assert scores["refined"]["depth"]["ce"] > 0
+    assert "boundary F1" in capsys.readouterr().out
+
+
+def test_eval_writes_a_report_with_the_asked_number_of_pages(workdir):
+    call("--workdir", workdir, "--pages", 1)
+    page = (workdir / "report.html").read_text()
+    assert "test_00000" in page and "test_00001" in page
+    assert "http" not in page
+    assert len(list((workdir / "report").glob("*/index.html"))) == 1
+    for name in ("examples.png", "zooms.png"):
+        assert read_image(workdir / name).shape[1] > 100
+
+
+def test_eval_prints_the_protocol_and_the_data(photos, maps, capsys):
+    call("--predictions", maps, "--kind", "depth", "--data", "folder", photos)
+    printed = capsys.readouterr().out
+    assert "mean over 2 images of folder\n" in printed
+    assert "depth in metres, no alignment, 0.001 to 80 m; at the size of the ground tr" in printed
+    out = maps.with_name("maps_scores")
+    assert f"wrote {out / 'metrics.json'}, {out / 'report.html'}" in printed
+
+
+def test_eval_prints_what_it_skipped_and_ignored(photos, maps, tmp_path, capsys):
+    (maps / "view0_depth.npy").rename(maps / "other_depth.npy")
+    call("--predictions", maps, "--kind", "depth", "--data", "folder", photos, "--out", tmp_path)
+    printed = capsys.readouterr().out
+    assert f"skipped view0: {maps} holds no map of view0" in printed
+    assert "mean over 1 images of folder, 1 skipped" in printed
+    assert "1 prediction files belong to no image, such as other_depth.npy" in printed
+
+
+def test_eval_passes_the_scale_of_png_files_on(photos, tmp_path):
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for file in photos.glob("*_depth.npy"):
+        steps = np.round(np.load(file) * 500).astype(np.uint16)
+        Image.fromarray(steps).save(maps / file.with_suffix(".png").name)
+    words = ("--predictions", maps, "--kind", "depth", "--data", "folder", photos)
+    call(*words, "--scale", 500, "--out", tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert scores["predicted"]["depth"]["abs_rel"] < 1e-3
+
+
+def test_scores_folder_is_next_to_what_is_scored(tmp_path):
+    file = tmp_path / "w.safetensors"
+    file.touch()
+    assert scores_folder(file) == tmp_path / "w_scores"
+    assert scores_folder(tmp_path / "maps.v2") == tmp_path / "maps.v2_scores"
+    assert str(scores_folder(SHIPPED / "small.safetensors")) == "small_scores"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--predictions MAPS --data folder PHOTOS", "--predictions needs --kind"),
+        ("--predictions nowhere --kind depth", "no folder of predictions at nowhere"),
+        (
+            "--predictions MAPS --kind disparity --eval.align none --data folder PHOTOS",
+            "cannot be scored without alignment",
+        ),
+        ("--predictions MAPS --kind depth --data foldr PHOTOS", "foldr"),
+        ("--predictions MAPS --kind depth --data folder", "needs the folder"),
+        ("--predictions MAPS --workdir x", "not allowed with"),
+        ("--data folder PHOTOS", "one of the arguments .* is required"),
+        ("--weights x --kind depth", "can only be used with --predictions"),
+        ("--predictions MAPS --kind depth --degrade weak", "cannot be used with --predictions"),
+        ("--predictions MAPS --kind depth --eval.gird 4", "unknown option --eval.gird"),
+    ],
+)
+def test_eval_rejects_wrong_options(photos, maps, words, message):
+    replacements = {"MAPS": maps, "PHOTOS": photos}
+    arguments = [replacements.get(word, word) for word in words.split()]
+    with pytest.raises(UserError, match=message):
+        call(*arguments)
+
+
+def test_eval_rejects_fields_of_the_trained_model(workdir):
+    with pytest.raises(UserError, match="--model fields are fixed by the trained weights"):
+        call("--workdir", workdir, "--model.depth", 3)
+
+
+def test_eval_rejects_a_data_set_without_priors(photos, workdir):
+    with pytest.raises(UserError, match="no priors .*urgt priors"):
+        call("--workdir", workdir, "--data", "folder", photos)
+
+
+def test_eval_help_lists_options_examples_and_fields(capsys):
+    with pytest.raises(SystemExit):
+        call("--help")
+    printed = capsys.readouterr().out
+    for text in ("usage: urgt eval (--workdir", "--pages N", "examples:", "--eval.images"):
+        assert text in printed

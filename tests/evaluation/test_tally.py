@@ -1,0 +1,34 @@
+"""Means over images."""
+
+import math
+
+import numpy as np
+
+from urgt_jax.evaluation.resume import JournalEntry, pack_counts
+from urgt_jax.evaluation.tally import Tally, average
+
+
+def test_average_leaves_out_images_without_the_metric():
+    scores = [
+        {"depth": {"abs_rel": 0.1, "see": float("nan")}, "normal": {}},
+        {"depth": {"abs_rel": 0.3, "see": 2.0}, "normal": {"mean": 8.0}},
+    ]
+    means = average(scores)
+    assert means == {"depth": {"abs_rel": 0.2, "see": 2.0}, "normal": {"mean": 8.0}}
+
+
+def test_average_is_nan_where_no_image_has_the_metric():
+    means = average([{"depth": {"see": float("nan")}, "normal": {}}] * 2)
+    assert math.isnan(means["depth"]["see"])
+
+
+def test_tally_pools_normals_over_pixels():
+    counts = np.zeros(180_001, np.int64)
+    counts[10_000] = 3  # three pixels at 10 degrees
+    scores = {"refined": {"depth": {}, "normal": {}}}
+    tally = Tally(("refined",))
+    tally.add(JournalEntry("a", (2, 3), scores, {"refined": pack_counts(counts)}))
+    tally.add(JournalEntry("b", (4, 5), scores, {}))
+    assert tally.means()["refined"]["pooled"]["mean"] == 10.0005
+    assert tally.sizes == {(2, 3), (4, 5)}
+    assert [name for name, _ in tally.images] == ["a", "b"]
