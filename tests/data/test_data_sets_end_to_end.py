@@ -69,7 +69,7 @@ def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     train(on_u4k, workdir)
     call(eval_command.main, "--workdir", workdir)
     found = json.loads((workdir / "metrics.json").read_text())
-    assert found["data"] == "unreal4k, split test_in" and found["pictures"] == 2  # eval.images
+    assert found["data"] == "unreal4k, split test_in" and found["images"] == 2  # eval.images
     assert found["coarse"]["depth"]["see"] > 0  # disparity in pixels is known
     assert 0 < found["refined"]["normal"]["mean"] < 90  # against pseudo-normals
     assert found["refined"]["depth"]["ce"] > 0 and found["refined"]["depth"]["d3r"] >= 0
