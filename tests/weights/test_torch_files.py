@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -255,6 +256,20 @@ def test_open_torch_survives_random_changes_of_a_pickle(tmp_path):
             assert str(error)
 
 
+def test_open_torch_ignores_checksums_that_torch_left_out(tmp_path):
+    path = write_state_dict(tmp_path / "w.pth", {"a": NUMBERS})
+    content = bytearray(path.read_bytes())
+    for signature, offset in (b"PK\x03\x04", 14), (b"PK\x01\x02", 16):
+        position = content.find(signature)
+        while position >= 0:
+            content[position + offset : position + offset + 4] = bytes(4)
+            position = content.find(signature, position + 1)
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is not None
+    assert_holds(path, {"a": NUMBERS})
+
+
 def test_open_torch_rejects_big_endian_files(tmp_path):
     path = write_archive(tmp_path / "w", b"}", STORAGE, byte_order=b"big")
     with pytest.raises(UserError, match="big-endian"):
@@ -267,8 +282,8 @@ def test_open_torch_reports_a_file_that_changes_while_it_is_open(tmp_path, compr
     path = write_archive(tmp_path / "w", content, STORAGE, compressed=compressed)
     tensor = open_tensors(path).tensors["a"]
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match="Has it changed|damaged"):
+    with pytest.raises(UserError, match="damaged or truncated: model/data/0"):
         tensor.read()
     path.unlink()
-    with pytest.raises(UserError, match="Has it changed|damaged"):
+    with pytest.raises(UserError, match="damaged or truncated: model/data/0"):
         tensor.read()

@@ -28,7 +28,7 @@ from urgt_jax.weights.tensors import (
     printable,
 )
 
-MAX_PICKLE_BYTES = 100_000_000  # far more than the description of a checkpoint takes
+MAX_ENTRY_BYTES = 100_000_000  # of the pickle, far more than a description of tensors takes
 MAX_EXPANDED_BYTES = (
     1 << 26
 )  # a tensor with strides of 0 may be larger than its storage, up to this
@@ -123,16 +123,16 @@ def _read_archive(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
     """The folder inside the archive, its entries by name, and the pickle."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise UserError(f"{path} is a zip file, but torch.save did not write it")
-        root = roots[0]
-        byte_order = entries.get(f"{root}byteorder")
-        if byte_order is not None and archive.open(byte_order).read(9) != b"little":
-            raise UserError(
-                f"{path} was written on a big-endian machine. Save it on a little-endian one."
-            )
-        return root, entries, archive.open(f"{root}data.pkl").read(MAX_PICKLE_BYTES)
+    roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise UserError(f"{path} is a zip file, but torch.save did not write it")
+    root = roots[0]
+    byte_order = entries.get(f"{root}byteorder")
+    if byte_order is not None and _read_entry(path, byte_order).tobytes() != b"little":
+        raise UserError(
+            f"{path} was written on a big-endian machine. Save it on a little-endian one."
+        )
+    return root, entries, _read_entry(path, entries[f"{root}data.pkl"]).tobytes()
 
 
 def _decode_pickle(path: Path, content: bytes) -> Any:
@@ -338,11 +338,7 @@ def _tensor(
         raise UserError(
             f"{printable(name)} in {path} cannot be read: {problem}. Save a clone() of it."
         )
-    data_start = None
-    is_encrypted = entry.flag_bits & 1
-    if entry.compress_type == zipfile.ZIP_STORED and not is_encrypted:
-        data_start = _find_data(path, entry)
-    read = partial(_read, path, view, dtype, entry, data_start)
+    read = partial(_read_tensor, path, view, dtype, entry)
     return Tensor(tuple(view.shape), dtype, read)
 
 
@@ -371,44 +367,46 @@ def _end(view: _View) -> int:
     return last + 1
 
 
-def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:
-    """The position in the file of the data of an uncompressed entry."""
-    with path.open("rb") as file:
-        file.seek(entry.header_offset)
-        header = file.read(30)
-    # The header ends with the lengths of the name and of another field, which come before the data.
-    name_length, extra_length = struct.unpack("<HH", header[26:])
-    start = entry.header_offset + 30 + name_length + extra_length
-    if header[:4] != b"PK\x03\x04" or start + entry.file_size > path.stat().st_size:
-        raise ValueError(f"no data at {entry.filename}")
-    return start
-
-
-def _read(
-    path: Path, view: _View, dtype: np.dtype, entry: zipfile.ZipInfo, data_start: int | None
-) -> np.ndarray:
-    """Reads the part of a storage that a tensor spans; `data_start` is None if it is compressed."""
+def _read_tensor(path: Path, view: _View, dtype: np.dtype, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Reads the part of a storage that a tensor spans."""
     if 0 in view.shape:
         return np.empty(view.shape, dtype)
     begin = view.offset * dtype.itemsize
     size = _end(view) * dtype.itemsize - begin
-    if data_start is None:
-        data = _decompress(path, entry)[begin : begin + size]
-    else:
-        try:
-            data = np.fromfile(path, np.uint8, size, offset=data_start + begin)
-        except OSError as error:
-            raise UserError(f"cannot read {path} again. Has it changed? ({error})") from error
-    if len(data) != size:
-        raise UserError(f"cannot read {path} again. Has it changed?")
+    data = _read_entry(path, entry, begin, size)
     strides = [stride * dtype.itemsize for stride in view.strides]
     array = np.ndarray(view.shape, dtype, data, strides=strides)
     return np.asarray(array, order="C")
 
 
-def _decompress(path: Path, entry: zipfile.ZipInfo) -> bytearray:
+def _read_entry(
+    path: Path, entry: zipfile.ZipInfo, begin: int = 0, size: int | None = None
+) -> np.ndarray:
+    """Bytes of an entry of the archive; without a size all of them, up to MAX_ENTRY_BYTES."""
+    if size is None:
+        size = min(entry.file_size, MAX_ENTRY_BYTES)
+    is_encrypted = entry.flag_bits & 1
     try:
-        with zipfile.ZipFile(path) as archive:
-            return bytearray(archive.read(entry))
-    except Exception as error:  # damaged, encrypted, deleted
+        if entry.compress_type == zipfile.ZIP_STORED and not is_encrypted:
+            # zipfile would insist on the checksums, which torch.save can be told to leave out.
+            data = np.fromfile(path, np.uint8, size, offset=_find_data(path, entry) + begin)
+        else:
+            with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+                data = np.frombuffer(bytearray(file.read(begin + size)[begin:]), np.uint8)
+    except Exception as error:  # zipfile fails in many ways: damaged, encrypted, deleted
         raise damaged_file_error(path, printable(f"{entry.filename}: {error}")) from error
+    if len(data) != size:
+        raise damaged_file_error(path, f"{printable(entry.filename)} is too short")
+    return data
+
+
+def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:
+    """The position in the file of the data of an uncompressed entry."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        header = file.read(30)
+    if header[:4] != b"PK\x03\x04" or len(header) != 30:
+        raise ValueError("no such entry")
+    # The header ends with the lengths of the name and of another field, which come before the data.
+    name_length, extra_length = struct.unpack("<HH", header[26:])
+    return entry.header_offset + 30 + name_length + extra_length
