@@ -35,7 +35,9 @@ def test_batching_keeps_the_number_of_images_or_of_patches(micro, side):
     assert patches.images(side) * side**2 == 8 * 16
 
 
-@pytest.mark.parametrize("mix", [PAPER_MIX, (0, 0.5, 0, 0.5), (0, 0, 1, 0), (1, 0, 0, 0)])
+@pytest.mark.parametrize(
+    "mix", [PAPER_MIX, (0.0, 0.5, 0.0, 0.5), (0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0)]
+)
 def test_row_sides_fill_packed_rows_with_the_expected_blocks(packed, mix):
     config = with_changes(packed, {"data.mix": mix})
     rows = []
@@ -52,7 +54,7 @@ def test_row_sides_fill_packed_rows_with_the_expected_blocks(packed, mix):
 def test_mix_that_fits_keeps_the_mix_and_falls_back_to_the_largest_block():
     np.testing.assert_allclose(gridmix.mix_that_fits(PAPER_MIX, 16), PAPER_MIX)
     np.testing.assert_allclose(gridmix.mix_that_fits(PAPER_MIX, 7), [1 / 3, 2 / 3, 0, 0])
-    assert gridmix.mix_that_fits((0, 0, 1, 0), 7).tolist() == [0, 1, 0, 0]
+    assert gridmix.mix_that_fits((0.0, 0.0, 1.0, 0.0), 7).tolist() == [0, 1, 0, 0]
 
 
 def test_mean_blocks_per_row_gives_patches_close_to_the_papers_mix():

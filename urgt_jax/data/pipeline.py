@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -47,7 +47,8 @@ class Batches:
     def __len__(self) -> int:
         return self.config.optim.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        """Arrays by name, and a list of UnreadImage under UNREAD if images were unreadable."""
         rows_per_host = self._row_count(step) // self.hosts
         first = self.host * rows_per_host
         rows = []
@@ -158,7 +159,7 @@ class UnreadableImages:
         self.source = source
         self.seen: set[int] = set()  # the same images fail in every epoch
 
-    def report(self, batch: Batch) -> Iterator[str]:
+    def report(self, batch: dict[str, Any]) -> Iterator[str]:
         """Removes the list of unreadable images from a batch and yields a line for each new one.
 
         Beyond the limit it raises UserError.
@@ -187,7 +188,7 @@ def batch_iterator(
     host: int = 0,
     hosts: int = 1,
     source: PriorSource | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[dict[str, Any]]:
     """The host's batches from a step on, prepared ahead by threads or worker processes."""
     steps = grain.MapDataset.source(Batches(config, host, hosts, source))[start:]
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
@@ -197,7 +198,7 @@ def batch_iterator(
     return iter(batches)
 
 
-def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[Batch]:
+def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[dict[str, Any]]:
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nothing else parses
