@@ -90,7 +90,7 @@ def draw_windows(
     """The windows of a random block of side x side patches in an image of that size."""
     overlap = config.data.overlap
     row, column = rng.integers(0, count_block_positions(*size, side, overlap))
-    return gridmix_block(*size, side, row, column, overlap)
+    return gridmix_block(*size, side, int(row), int(column), overlap)
 
 
 def read_block(

@@ -176,7 +176,7 @@ def _texture(draw: _Draw, maps: CoarseMaps) -> CoarseMaps:
 DEGRADATIONS = (_plain, _smooth, _bleeding, _blotchy, _texture, _missing)
 
 
-def extreme(maps: CoarseMaps, radius: int, sign: int) -> CoarseMaps:
+def extreme(maps: CoarseMaps, radius: int, sign: int | np.integer) -> CoarseMaps:
     """The nearest (sign 1) or farthest (-1) pixel in a square around each, with its normal."""
     best, winner = sign * maps.disparity, np.arange(maps.disparity.size).reshape(maps[0].shape)
     for axis in (0, 1):
