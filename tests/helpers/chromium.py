@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over pipes with the DevTools protocol: no library is needed."""
+"""A headless Chromium, driven over pipes with the DevTools protocol, without a library."""
 
 import base64
 import io
@@ -13,33 +13,45 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PROGRAM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+PROGRAM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --hide-scrollbars "
-    "--remote-debugging-pipe"
-).split()
-PATIENCE = 20.0  # seconds
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+TIMEOUT = 20.0  # seconds
 
 
 class Chromium:
-    """One page of a browser of its own, and what went wrong on it."""
+    """A browser with one page, and the errors the page logged."""
 
     def __init__(self, profile: Path):
         command = [PROGRAM, *OPTIONS, f"--user-data-dir={profile}"]
-        asks, self.write_end = os.pipe()
-        self.read_end, tells = os.pipe()
-        # The browser reads commands on descriptor 3 and answers on 4, whichever we were given.
-        shell = f'exec "$@" 3<&{asks} 4>&{tells}'
+        browser_reads, self.write_end = os.pipe()
+        self.read_end, browser_writes = os.pipe()
+        # The browser reads commands from descriptor 3 and writes answers to 4.
+        shell = f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}'
         self.process = subprocess.Popen(
             ["bash", "-c", shell, "bash", *command],
-            pass_fds=(asks, tells), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(asks)
-        os.close(tells)
-        self.rest, self.count, self.session, self.errors = b"", 0, None, []
+            pass_fds=(browser_reads, browser_writes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(browser_reads)
+        os.close(browser_writes)
+        self.received = b""
+        self.commands = 0
+        self.session = None
+        self.errors = []
         self.loaded = False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -48,37 +60,41 @@ class Chromium:
             self.call(f"{domain}.enable")
 
     def close(self) -> None:
-        """Ends the browser."""
+        """End the browser."""
         self.process.terminate()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         os.close(self.write_end)
         os.close(self.read_end)
 
     def call(self, method: str, **params) -> dict:
-        """The browser's answer to a command."""
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
+        """Send a command and return the browser's answer."""
+        self.commands += 1
+        message = {"id": self.commands, "method": method, "params": params}
         if self.session:
             message["sessionId"] = self.session
         os.write(self.write_end, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self.count:
-            self._note(answer)
+        answer = self._next()
+        while answer.get("id") != self.commands:
+            self._handle_event(answer)
+            answer = self._next()
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']['message']}")
         return answer["result"]
 
     def _next(self) -> dict:
-        while b"\0" not in self.rest:
-            if not select.select([self.read_end], [], [], PATIENCE)[0]:
+        while b"\0" not in self.received:
+            if not select.select([self.read_end], [], [], TIMEOUT)[0]:
                 raise TimeoutError("the browser does not answer")
-            if not (more := os.read(self.read_end, 1 << 20)):
+            received = os.read(self.read_end, 1 << 20)
+            if not received:
                 raise ConnectionError("the browser has ended")
-            self.rest += more
-        message, _, self.rest = self.rest.partition(b"\0")
+            self.received += received
+        message, _, self.received = self.received.partition(b"\0")
         return json.loads(message)
 
-    def _note(self, event: dict) -> None:
-        method, params = event.get("method"), event.get("params", {})
+    def _handle_event(self, event: dict) -> None:
+        method = event.get("method")
+        params = event.get("params", {})
         if method == "Page.loadEventFired":
             self.loaded = True
         elif method == "Runtime.exceptionThrown":
@@ -89,16 +105,16 @@ class Chromium:
             self.errors.append(str(params["args"]))
 
     def open(self, page: Path) -> None:
-        """Goes to a file and waits until it has loaded."""
+        """Go to a file and wait until it has loaded."""
         self.loaded = False
         self.call("Page.navigate", url=page.as_uri())
         while not self.loaded:
-            self._note(self._next())
+            self._handle_event(self._next())
         self.settle()
 
     def settle(self) -> None:
-        """Waits until the pictures in view are decoded and what was asked for is on the screen."""
-        # Asked again while one answers with an error, as a picture whose source changes does.
+        """Wait until the images in view are decoded and all changes are on the screen."""
+        # Repeated while an image answers with an error, as one whose source changes does.
         self.wait(
             "Promise.all([...document.images].filter(x => x.loading != 'lazy')"
             ".map(x => x.decode())).then(() => true, () => false)"
@@ -115,26 +131,31 @@ class Chromium:
         return answer["result"].get("value")
 
     def wait(self, script: str) -> None:
-        """Waits until an expression is true."""
-        end = time.monotonic() + PATIENCE
-        while not self._holds(script):
+        """Wait until an expression is true."""
+        end = time.monotonic() + TIMEOUT
+        while not self._is_true(script):
             if time.monotonic() > end:
                 raise TimeoutError(script)
             time.sleep(0.02)
 
-    def _holds(self, script: str) -> bool:
+    def _is_true(self, script: str) -> bool:
         try:
             return bool(self.run(script))
         except RuntimeError as error:
-            # A page that is being left answers with an error: the next one is asked again.
+            # A page that is being left answers with an error; the next page will be asked.
             if "navigated" not in str(error) and "execution context" not in str(error).lower():
                 raise
             return False
 
     def resize(self, width: int, height: int, phone: bool = False) -> None:
-        """The size of the window, CSS pixels."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=1, mobile=phone)  # fmt: skip
+        """Set the size of the window in CSS pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
 
     def middle(self, selector: str) -> tuple[float, float]:
         """The centre of an element."""
@@ -142,34 +163,34 @@ class Chromium:
         return tuple(self.run(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box})"))
 
     def mouse(self, kind: str, x: float, y: float, **more) -> None:
-        """A mouse event: Pressed, Moved, Released or Wheel."""
+        """Send a mouse event: Pressed, Moved, Released or Wheel."""
         self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **more)
 
     def click(self, selector: str) -> None:
-        """Clicks on the centre of an element, which is brought into view."""
+        """Click on the centre of an element after scrolling it into view."""
         self.run(
             f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'nearest'}})"
         )
         self.drag(self.middle(selector), self.middle(selector))
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Presses at one place, and releases at another."""
-        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        """Press the mouse button at one place and release it at another."""
+        button = {"button": "left", "buttons": 1, "clickCount": 1}
         self.mouse("Moved", *start)
-        self.mouse("Pressed", *start, **held)
+        self.mouse("Pressed", *start, **button)
         if end != start:
-            self.mouse("Moved", *end, **held)
-        self.mouse("Released", *end, **held)
+            self.mouse("Moved", *end, **button)
+        self.mouse("Released", *end, **button)
 
     def fingers(self, *path: list[tuple[float, float]]) -> None:
-        """Touches the screen with fingers that go through the places of a path, and lifts them."""
+        """Touch the screen with fingers, move them along a path, and lift them."""
         kinds = ["Start", *["Move"] * (len(path) - 1), "End"]
         for kind, places in zip(kinds, [*path, []], strict=True):
             points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
             self.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=points)
 
     def key(self, key: str) -> None:
-        """Presses a key."""
+        """Press a key."""
         text = {"text": key} if len(key) == 1 else {}
         if key == "Enter":
             text = {"text": "\r", "windowsVirtualKeyCode": 13}
@@ -177,7 +198,7 @@ class Chromium:
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def screenshot(self) -> np.ndarray:
-        """What is seen."""
+        """The pixels of the window."""
         self.settle()
         data = self.call("Page.captureScreenshot", format="png")["data"]
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))

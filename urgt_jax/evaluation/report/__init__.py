@@ -1,4 +1,4 @@
-"""The scores of maps: a table for a terminal, and pages to look at the pictures one by one."""
+"""The scores of an evaluation: a table for a terminal, and HTML pages to look at the maps."""
 
 from urgt_jax.evaluation.report.columns import COLUMNS, table
 from urgt_jax.evaluation.report.layers import (
@@ -17,9 +17,9 @@ __all__ = [
     "COLUMNS",
     "Layers",
     "clear",
-    "drop_layers",
     "kept",
     "reduced",
+    "drop_layers",
     "sheet",
     "table",
     "write_layers",

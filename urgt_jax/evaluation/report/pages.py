@@ -1,14 +1,26 @@
-"""The report as pages that open from disk: a table of all pictures, and a page for some."""
+"""The report as HTML pages that open from disk: a table of all images, and a page for some.
+
+The templates are beside this module; jinja2 escapes all text in them.
+"""
 
 import json
 import math
-from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from urgt_jax import files
-from urgt_jax.errors import UserError
-from urgt_jax.evaluation.report.columns import COLUMNS, Column, known, number, ratio, value_of
+from urgt_jax.errors import require
+from urgt_jax.evaluation.report.columns import (
+    COLUMNS,
+    Column,
+    Scores,
+    format_number,
+    headings,
+    measured_columns,
+    ratio,
+    value_of,
+)
 from urgt_jax.evaluation.report.layers import (
     ANGLE_LIMIT,
     CONTENTS,
@@ -17,282 +29,269 @@ from urgt_jax.evaluation.report.layers import (
     INDEX,
     THUMBNAIL,
     THUMBNAIL_WIDTH,
-    place,
+    image_folder,
 )
 from urgt_jax.images.colour import RAMP
 
-Scores = dict[str, dict[str, dict[str, float]]]  # side -> "depth", "normal" -> score
-Scored = tuple[str, Scores]  # of the picture of that name
+if TYPE_CHECKING:
+    import jinja2
+
+PACKAGE = "urgt_jax.evaluation.report"
 ASSETS = ("page.css", "table.js", "slider.js")
-KINDS = {"depth": "Depth", "normal": "Normals, mean over pictures",
-         "pooled": "Normals, all pixels of all pictures together"}  # fmt: skip
-GROUPS = {"image": "image", "depth": "depth", "normal": "normals", "depth_error": "depth error",
-          "normal_error": "normal error"}  # fmt: skip
-HELP = (
-    ("← →", "divider (Shift: faster)"),
-    ("drag, W A S D", "move"),
-    ("wheel, + −", "zoom"),
-    ("0", "whole picture"),
-    ("1 … 5", "layer"),
-    ("N P", "next, previous"),
-)
+FACTS = ("data", "protocol", "resolution", "patches")  # of a summary, shown above the table
+KINDS = {
+    "depth": "Depth",
+    "normal": "Normals, mean over images",
+    "pooled": "Normals, all pixels of all images together",
+}
+GROUPS = {
+    "image": "image",
+    "depth": "depth",
+    "normal": "normals",
+    "depth_error": "depth error",
+    "normal_error": "normal error",
+}
 
 
-def write_pages(folder: Path, summary: dict, pictures: list[Scored]) -> Path:
-    """Writes report.html, and a page for each picture whose layers are in report/.
+class ImageScores(NamedTuple):
+    """The name and the scores of one image."""
 
-    The summary holds the means of each side, and in words the data, protocol and patches.
+    name: str
+    scores: dict[str, Scores]  # candidate -> scores; the last one is the one that matters
+
+
+class ScoreRow(NamedTuple):
+    """One score of every candidate."""
+
+    column: Column
+    texts: list[str]
+    ratio: str | None  # the last candidate's score over the first's
+    verdict: str  # "better", "worse" or "", of the last candidate against the first
+
+
+class RowGroup(NamedTuple):
+    """The rows of one kind of scores."""
+
+    title: str
+    rows: list[ScoreRow]
+
+
+class Cell(NamedTuple):
+    """A score of an image in the table of images."""
+
+    values: str  # of all candidates, for table.js
+    text: str  # of the last candidate
+
+
+class ImageRow(NamedTuple):
+    """An image in the table of images; links are relative to report.html."""
+
+    name: str
+    page: str | None
+    thumbnail: str | None
+    cells: list[Cell]
+
+
+class Link(NamedTuple):
+    """A link to the page of the image before or after, if there is one."""
+
+    id: str
+    label: str
+    page: str | None
+    name: str | None
+
+
+def write_pages(folder: Path, summary: dict, scored: list[tuple[str, dict[str, Scores]]]) -> Path:
+    """Write report.html, and a page for each image whose layers are in report/; return the former.
+
+    The summary holds the mean scores of each candidate, texts on the data, the protocol, the
+    resolution and the patches, and the images that were skipped with reasons.
     """
-    if not pictures:
-        raise UserError("there is nothing to report: no picture was scored")
+    require(bool(scored), "there is nothing to report: no image was scored")
     home = files.make_folder(folder / HOME)
     for name in ASSETS:
-        asset = resources.files("urgt_jax.evaluation.report") / name
+        asset = resources.files(PACKAGE) / name
         files.write_text(home / name, asset.read_text("utf-8"))
-    column = _ranking(pictures)
-    ranked = sorted(pictures, key=lambda x: _rank(x, column))
-    paged = [x for x in ranked if (place(folder, x[0]) / CONTENTS).is_file()]
-    for i, (name, scores) in enumerate(paged):
-        near = [paged[j][0] if 0 <= j < len(paged) else None for j in (i - 1, i + 1)]
-        page = _picture_page(folder, name, scores, near)
-        files.write_text(place(folder, name) / INDEX, page)
-    page = folder / "report.html"
-    files.write_text(page, _index_page(folder, summary, ranked, column))
-    return page
+    environment = _environment()
+    images = [ImageScores(name, scores) for name, scores in scored]
+    column = _ranking_column(images)
+    images.sort(key=lambda image: _rank(image, column))
+    paged = [image for image in images if _has_layers(folder, image.name)]
+    for i, image in enumerate(paged):
+        previous = paged[i - 1].name if i > 0 else None
+        following = paged[i + 1].name if i + 1 < len(paged) else None
+        page = _image_page(environment, folder, image, previous, following)
+        files.write_text(image_folder(folder, image.name) / INDEX, page)
+    report = folder / "report.html"
+    files.write_text(report, _index_page(environment, folder, summary, images, column))
+    return report
 
 
-def _ranking(pictures: list[Scored]) -> Column:
-    """What pictures are ranked by: the last side's AbsRel, or its angles without depth."""
-    columns = known([list(scores.values())[-1] for _, scores in pictures])
-    ranks = [c for c in columns if (c.kind, c.key) in (("depth", "abs_rel"), ("normal", "mean"))]
-    return ranks[0] if ranks else COLUMNS[0]
+def _environment() -> "jinja2.Environment":
+    import jinja2  # not at the top: a refiner can be run and scored without it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # jinja2 would sort the groups of layers
+    return environment
 
 
-def _rank(picture: Scored, column: Column) -> tuple[float, str]:
-    """Worst first, and last where there is no number."""
-    name, scores = picture
-    error = value_of(list(scores.values())[-1], column)
-    return (math.inf if math.isnan(error) else -error, name)
+def _has_layers(folder: Path, name: str) -> bool:
+    return (image_folder(folder, name) / CONTENTS).is_file()
 
 
-def _page(title: str, home: str, script: str, body: str, kind: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{escape(title)}</title>\n<link rel="stylesheet" href="{home}page.css">\n'
-        f'<script src="{home}{script}" defer></script>\n<body class="{kind}">\n{body}\n</html>\n'
+def _ranking_column(images: list[ImageScores]) -> Column:
+    """The score by which images are ranked: AbsRel, or the mean angle where there is no depth."""
+    for column in measured_columns([_last(image.scores) for image in images]):
+        if (column.kind, column.key) in (("depth", "abs_rel"), ("normal", "mean")):
+            return column
+    return COLUMNS[0]
+
+
+def _rank(image: ImageScores, column: Column) -> tuple[float, str]:
+    """A key that sorts the worst image first, and images without a score last."""
+    error = value_of(_last(image.scores), column)
+    return (math.inf if math.isnan(error) else -error, image.name)
+
+
+def _last(scores: dict[str, Scores]) -> Scores:
+    """The scores of the last candidate."""
+    return list(scores.values())[-1]
+
+
+def _index_page(
+    environment: "jinja2.Environment",
+    folder: Path,
+    summary: dict,
+    images: list[ImageScores],
+    ranked_by: Column,
+) -> str:
+    names = list(images[0].scores)
+    title = names[-1] if len(names) == 1 else f"{names[-1]} against {names[0]}"
+    columns = measured_columns([scores for image in images for scores in image.scores.values()])
+    return environment.get_template("index.html").render(
+        home=f"{HOME}/",
+        title=title.capitalize(),
+        count="1 image" if len(images) == 1 else f"{len(images)} images",
+        facts=[(name, summary[name]) for name in FACTS if summary.get(name)],
+        skipped=summary.get("skipped") or {},
+        names=names,
+        headings=headings(names),
+        groups=_row_groups({name: summary[name] for name in names}, KINDS),
+        columns=columns,
+        ranked_by=ranked_by,
+        images=[_image_row(folder, image, columns) for image in images],
+        thumbnail_width=THUMBNAIL_WIDTH,
     )
 
 
-def _index_page(folder: Path, summary: dict, ranked: list[Scored], rank: Column) -> str:
-    sides = list(ranked[0][1])
-    facts = (
-        ("data", summary.get("data")),
-        ("protocol", summary.get("protocol")),
-        ("resolution", summary.get("resolution")),
-        ("patches", summary.get("patches")),
-    )
-    told = "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts if v)
-    count = f"{len(ranked)} picture{'s' * (len(ranked) != 1)}"
-    title = " against ".join(dict.fromkeys((sides[-1], sides[0]))).capitalize()
-    body = (
-        f"<header><h1>{escape(title)}</h1><p class='lead'>Mean over {count}</p>"
-        f"<dl>{told}</dl>{_skipped(summary.get('skipped') or {})}</header>"
-        f"{_summary_table(summary, sides)}{_pictures_table(folder, ranked, rank)}"
-    )
-    return _page(f"{title}, {count}", f"{HOME}/", "table.js", body, "index")
+def _row_groups(scores: dict[str, Scores], titles: dict[str, str]) -> list[RowGroup]:
+    """The scores of all candidates by kind; kinds without a score are left out."""
+    columns = measured_columns(list(scores.values()))
+    groups = []
+    for kind, title in titles.items():
+        rows = [_score_row(column, scores) for column in columns if column.kind == kind]
+        if rows:
+            groups.append(RowGroup(title, rows))
+    return groups
 
 
-def _skipped(skipped: dict[str, str]) -> str:
-    if not skipped:
-        return ""
-    lines = "".join(f"<li><b>{escape(n)}</b>: {escape(why)}</li>" for n, why in skipped.items())
-    return f"<details><summary>{len(skipped)} skipped</summary><ul>{lines}</ul></details>"
+def _score_row(column: Column, scores: dict[str, Scores]) -> ScoreRow:
+    values = [value_of(candidate, column) for candidate in scores.values()]
+    texts = [column.text(value) for value in values]
+    if len(values) == 1:
+        return ScoreRow(column, texts, None, "")
+    change = values[-1] - values[0]
+    verdict = ""
+    if change > 0:
+        verdict = "better" if column.higher_is_better else "worse"
+    if change < 0:
+        verdict = "worse" if column.higher_is_better else "better"
+    return ScoreRow(column, texts, format_number(ratio(values), 2), verdict)
 
 
-def _summary_table(means: dict, sides: list[str]) -> str:
-    """A line for each score, the sides beside each other."""
-    columns = known([means[side] for side in sides])
-    bodies = []
-    for kind, title in KINDS.items():
-        lines = [_score_line(c, means, sides) for c in columns if c.kind == kind]
-        if lines:
-            wide = 2 + len(_heads(sides))
-            head = f"<tr><th colspan='{wide}' scope='rowgroup'>{title}</th></tr>"
-            bodies.append(f"<tbody>{head}{''.join(lines)}</tbody>")
-    heads = "".join(f"<th scope='col'>{escape(x)}</th>" for x in _heads(sides))
-    return (
-        "<section class='scroll'><table id='summary'><thead><tr><th scope='col'>score</th>"
-        f"{heads}<th scope='col' class='meaning'></th></tr></thead>{''.join(bodies)}</table>"
-        "</section>"
-    )
+def _image_row(folder: Path, image: ImageScores, columns: list[Column]) -> ImageRow:
+    home = image_folder(folder, image.name)
+    link = f"{HOME}/{home.name}"
+    page = f"{link}/{INDEX}" if _has_layers(folder, image.name) else None
+    thumbnail = f"{link}/{THUMBNAIL}" if (home / THUMBNAIL).is_file() else None
+    cells = []
+    for column in columns:
+        values = [value_of(scores, column) for scores in image.scores.values()]
+        numbers = " ".join(f"{value:.6g}" for value in values)
+        cells.append(Cell(numbers, column.text(values[-1])))
+    return ImageRow(image.name, page, thumbnail, cells)
 
 
-def _heads(sides: list[str]) -> list[str]:
-    return [*sides, "ratio"] if len(sides) > 1 else sides
-
-
-def _score_line(column: Column, scores: Scores, sides: list[str], meaning: bool = True) -> str:
-    """The score of each side, and the last over the first, coloured by which is better."""
-    values = [value_of(scores[side], column) for side in sides]
-    cells = "".join(f"<td>{column.text(value)}</td>" for value in values)
-    if len(sides) > 1:
-        change = ratio(values)
-        verdict = _verdict(values[-1] - values[0], column)
-        cells += f"<td><span class='ratio {verdict}'>{number(change, 2)}</span></td>"
-    if meaning:
-        cells += f"<td class='meaning'>{escape(column.meaning)}</td>"
-    title = f"{escape(column.title)}&nbsp;{column.arrow}"
-    hint = escape(column.meaning)
-    return f"<tr><th scope='row' title='{hint}'>{title}</th>{cells}</tr>"
-
-
-def _verdict(change: float, column: Column) -> str:
-    if math.isnan(change) or change == 0:
-        return ""
-    return "better" if (change > 0) == column.more else "worse"
-
-
-def _pictures_table(folder: Path, ranked: list[Scored], rank: Column) -> str:
-    """A line for each picture; which side's scores are shown is chosen above it."""
-    sides = list(ranked[0][1])
-    columns = known([side for _, scores in ranked for side in scores.values()])
-    heads = "".join(
-        f"<th scope='col' data-digits='{c.digits}' data-more='{int(c.more)}' "
-        f"title='{escape(c.meaning)}'{' aria-sort=descending' * (c == rank)}>"
-        f"<button>{escape(c.label)}</button></th>"
-        for c in columns
-    )
-    lines = "".join(_picture_line(folder, x, columns) for x in ranked)
-    return (
-        f"<section><h2>Pictures</h2>{_side_choice(_heads(sides), len(sides) - 1)}"
-        "<div class='scroll tall'><table id='pictures'><thead><tr><th scope='col'>"
-        f"<button>picture</button></th>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
-        "</section>"
+def _image_page(
+    environment: "jinja2.Environment",
+    folder: Path,
+    image: ImageScores,
+    previous: str | None,
+    following: str | None,
+) -> str:
+    """A page with a divider between two layers of the image."""
+    contents = json.loads((image_folder(folder, image.name) / CONTENTS).read_text("utf-8"))
+    visible = {name for group in contents["groups"].values() for name in group}
+    scores = {name: scores for name, scores in image.scores.items() if name in visible}
+    links = [
+        _link(folder, "previous", "‹ worse", previous),
+        _link(folder, "next", "better ›", following),
+    ]
+    return environment.get_template("image.html").render(
+        home="../",
+        name=image.name,
+        links=links,
+        headings=headings(list(scores)),
+        groups=_row_groups(scores, {"depth": "Depth", "normal": "Normals"}),
+        ramp=RAMP.astype(int).tolist(),
+        layers=_viewer_layers(contents),
     )
 
 
-def _side_choice(heads: list[str], chosen: int) -> str:
-    if len(heads) == 1:
-        return ""
-    choices = "".join(
-        f"<label><input type='radio' name='side' value='{i}'{' checked' * (i == chosen)}>"
-        f"<span>{escape(head)}</span></label>"
-        for i, head in enumerate(heads)
-    )
-    return f"<fieldset class='choice' id='side'><legend>scores of</legend>{choices}</fieldset>"
+def _link(folder: Path, link_id: str, label: str, name: str | None) -> Link:
+    page = None
+    if name is not None:
+        page = f"../{image_folder(folder, name).name}/{INDEX}"
+    return Link(link_id, label, page, name)
 
 
-def _picture_line(folder: Path, picture: Scored, columns: list[Column]) -> str:
-    name, scores = picture
-    where = place(folder, name)
-    here, shown = f"{HOME}/{where.name}/", escape(name)
-    label = f"<span>{shown}</span>"
-    if (where / THUMBNAIL).is_file():
-        source = f"src='{here}{THUMBNAIL}' width='{THUMBNAIL_WIDTH}' alt=''"
-        label = f"<img {source} loading='lazy'>{label}"
-    if (where / CONTENTS).is_file():
-        label = f"<a href='{here}{INDEX}'>{label}</a>"
-    cells = "".join(_picture_cell(scores, column) for column in columns)
-    return f"<tr><th scope='row' data-name='{shown}'>{label}</th>{cells}</tr>"
-
-
-def _picture_cell(scores: Scores, column: Column) -> str:
-    values = [value_of(side, column) for side in scores.values()]
-    data = " ".join(f"{value:.6g}" for value in values)
-    return f"<td data-values='{data}'>{column.text(values[-1])}</td>"
-
-
-def _picture_page(folder: Path, name: str, scores: Scores, near: list[str | None]) -> str:
-    """A page with a divider between two layers of the picture."""
-    contents = json.loads((place(folder, name) / CONTENTS).read_text("utf-8"))
-    previous, following = (
-        f"<a id='{key}' href='../{place(folder, other).name}/{INDEX}' title='{escape(other)}'>"
-        f"{label}</a>"
-        if other is not None
-        else f"<span>{label}</span>"
-        for key, label, other in zip(
-            ("previous", "next"), ("‹ worse", "better ›"), near, strict=True
-        )
-    )
-    body = (
-        "<header><a href='../../report.html'>All pictures</a>"
-        f"<h1>{escape(name)}</h1><nav>{previous}{following}</nav></header>"
-        f"{_viewer()}{_panel(_with_layers(scores, contents))}"
-        # Holds names of sides and numbers, no text of others that would have to be escaped.
-        f"<script type='application/json' id='layers'>{json.dumps(_viewed(contents))}</script>"
-    )
-    return _page(name, "../", "slider.js", body, "picture")
-
-
-def _with_layers(scores: Scores, contents: dict) -> Scores:
-    """The scores of the sides that can be seen."""
-    seen = {side for sides in contents["groups"].values() for side in sides}
-    return {side: x for side, x in scores.items() if side in seen}
-
-
-def _viewer() -> str:
-    choice = "<select id='{0}' aria-label='{0} side'></select>"
-    buttons = "".join(
-        f"<button id='{key}' title='{title}'>{label}</button>"
-        for key, label, title in (
-            ("out", "−", "zoom out"),
-            ("in", "+", "zoom in"),
-            ("whole", "fit", "whole picture"),
-        )
-    )
-    return (
-        "<main><div class='tools'>"
-        "<fieldset class='choice' id='group' aria-label='layer'></fieldset>"
-        f"<div>{choice.format('left')}<span>|</span>{choice.format('right')}</div>"
-        f"<div class='zoom'>{buttons}<output id='scale'></output></div></div>"
-        "<div id='stage'><div class='layer'><img id='leftlayer' alt='' draggable='false'></div>"
-        "<div class='layer'><img id='rightlayer' alt='' draggable='false'></div>"
-        "<span class='tag' id='lefttag'></span><span class='tag' id='righttag'></span>"
-        "<div id='divider' role='slider' tabindex='0' aria-label='divider' aria-valuemin='0' "
-        "aria-valuemax='100'></div></div></main>"
-    )
-
-
-def _panel(scores: Scores) -> str:
-    """The legend of the colours, the scores, and the keys."""
-    sides = list(scores)
-    columns = known(list(scores.values()))
-    heads = "".join(f"<th scope='col'>{escape(x)}</th>" for x in _heads(sides))
-    bodies = ""
-    for kind, title in (("depth", "Depth"), ("normal", "Normals")):
-        lines = [_score_line(c, scores, sides, meaning=False) for c in columns if c.kind == kind]
-        if lines:
-            bodies += f"<tbody><tr><th scope='col'>{title}</th>{heads}</tr>{''.join(lines)}</tbody>"
-    keys = "".join(f"<li><kbd>{key}</kbd> {what}</li>" for key, what in HELP)
-    return (
-        f"<aside><div id='legend'><i style='--ramp:{_gradient()}'></i><p></p></div>"
-        f"<div class='scroll'><table id='scores'>{bodies}</table></div><ul id='keys'>{keys}</ul>"
-        "</aside>"
-    )
-
-
-def _gradient() -> str:
-    stops = ",".join(f"rgb({int(r)} {int(g)} {int(b)})" for r, g, b in RAMP)
-    return f"linear-gradient(90deg,{stops})"
-
-
-def _viewed(contents: dict) -> dict:
-    """What the script shows: for each group its layers, the two seen first, and its legend."""
+def _viewer_layers(contents: dict) -> dict:
+    """What slider.js shows: for each group its layers, the two shown first, and its legend."""
     legends = {
+        "image": ["text", "the image"],
         "depth": ["ramp", f"far, {contents['far']}", f"near, {contents['near']}"],
+        "normal": ["text", "red: right, green: up, blue: towards the camera; grey: unknown"],
         "depth_error": ["ramp", "no error", f"{DEPTH_LIMIT:.0%} of the true 1/depth, or more"],
         "normal_error": ["ramp", "no error", f"{ANGLE_LIMIT:g}° or more"],
-        "normal": ["text", "red: right, green: up, blue: towards the camera; grey: not known"],
-        "image": ["text", "the photograph"],
     }
     groups = {}
-    for key, sides in {"image": [], **contents["groups"]}.items():
-        files_of = {side: f"{key}_{side}.png" for side in sides} | {"image": "image.png"}
-        own = [side for side in sides if side != "truth"]
-        first, second = own[:1] or ["image"], own[-1:] if len(own) > 1 else ["truth", "image"]
-        shown = [first[0], next(x for x in [*second, "image"] if x in files_of)]
-        groups[key] = {"title": GROUPS[key], "layers": files_of, "shown": shown,
-                       "legend": legends[key]}  # fmt: skip
-    return {"height": contents["size"][0], "width": contents["size"][1], "groups": groups}
+    for group, names in {"image": [], **contents["groups"]}.items():
+        layers = {name: f"{group}_{name}.png" for name in names}
+        layers["image"] = "image.png"
+        groups[group] = {
+            "title": GROUPS[group],
+            "layers": layers,
+            "shown": _first_shown(names),
+            "legend": legends[group],
+        }
+    height, width = contents["size"]
+    return {"height": height, "width": width, "groups": groups}
+
+
+def _first_shown(names: list[str]) -> list[str]:
+    """The layers left and right of the divider at first.
+
+    They are the first and the last candidate; a single candidate and the truth, or the image.
+    """
+    candidates = [name for name in names if name != "truth"]
+    if len(candidates) > 1:
+        return [candidates[0], candidates[-1]]
+    left = candidates[0] if candidates else "image"
+    right = "truth" if "truth" in names else "image"
+    return [left, right]

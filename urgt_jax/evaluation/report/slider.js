@@ -1,19 +1,19 @@
-// Two layers of a picture with a divider between them; both move and zoom as one.
+// Two layers of an image with a divider between them. Both move and zoom together.
 "use strict";
 
-const LARGEST = 8; // screen pixels per pixel
-const KEEP = 40; // screen pixels of the picture that stay in view
-const picture = JSON.parse(document.getElementById("layers").textContent);
+const LARGEST = 8; // screen pixels per image pixel
+const KEEP = 40; // screen pixels of the image that stay in view
+const page = JSON.parse(document.getElementById("layers").textContent);
 const find = (id) => document.getElementById(id);
 const stage = find("stage");
 const images = { left: find("leftlayer"), right: find("rightlayer") };
 const divider = find("divider");
 
-let group = Object.keys(picture.groups)[0];
+let group = Object.keys(page.groups)[0];
 let split = 0.5; // of the stage's width
-let zoom = 1; // CSS pixels per pixel, before it is rounded to whole screen pixels
-let origin = { x: 0, y: 0 }; // where the picture's corner is on the stage
-let whole = true; // stays whole when the window changes
+let zoom = 1; // CSS pixels per image pixel, before rounding to whole screen pixels
+let origin = { x: 0, y: 0 }; // the image's corner on the stage
+let whole = true; // the whole image is in view, and stays so when the window changes
 
 // --- place and size
 
@@ -21,11 +21,11 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const ratio = () => window.devicePixelRatio || 1;
 
 function fitting() {
-  const fit = Math.min(stage.clientWidth / picture.width, stage.clientHeight / picture.height);
+  const fit = Math.min(stage.clientWidth / page.width, stage.clientHeight / page.height);
   return Math.min(fit, LARGEST / ratio());
 }
 
-// Enlarged pixels are all of one size only at a whole number of screen pixels.
+// Enlarged pixels have one size only at a whole number of screen pixels.
 function scale() {
   const screen = zoom * ratio();
   return screen > 1.5 && !whole ? Math.round(screen) / ratio() : zoom;
@@ -40,8 +40,8 @@ function draw() {
   const now = scale();
   const { clientWidth: width, clientHeight: height } = stage;
   const snap = (value) => Math.round(value * ratio()) / ratio();
-  origin.x = snap(place(origin.x, picture.width * now, width));
-  origin.y = snap(place(origin.y, picture.height * now, height));
+  origin.x = snap(place(origin.x, page.width * now, width));
+  origin.y = snap(place(origin.y, page.height * now, height));
   for (const image of Object.values(images)) {
     image.style.transform = `translate(${origin.x}px, ${origin.y}px) scale(${now})`;
     image.style.imageRendering = now * ratio() >= 1.5 ? "pixelated" : "auto";
@@ -54,12 +54,12 @@ function draw() {
 function fit() {
   whole = true;
   zoom = fitting();
-  origin.x = (stage.clientWidth - picture.width * zoom) / 2;
-  origin.y = (stage.clientHeight - picture.height * zoom) / 2;
+  origin.x = (stage.clientWidth - page.width * zoom) / 2;
+  origin.y = (stage.clientHeight - page.height * zoom) / 2;
   draw();
 }
 
-// The point of the picture under (x, y) of the stage stays there.
+// Keeps the point of the image at (x, y) of the stage in its place.
 function zoomBy(factor, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
   const before = scale();
   whole = false;
@@ -87,20 +87,20 @@ function element(tag, properties) {
 }
 
 function show(side, layer) {
-  const file = picture.groups[group].layers[layer];
+  const file = page.groups[group].layers[layer];
   find(side).value = layer;
   find(`${side}tag`).textContent = layer;
   if (images[side].getAttribute("src") !== file) images[side].src = file;
-  images[side].alt = `${picture.groups[group].title}, ${layer}`;
+  images[side].alt = `${page.groups[group].title}, ${layer}`;
 }
 
 function chooseGroup(key, wanted = ["left", "right"].map((side) => find(side).value)) {
   group = key;
-  const { layers, shown, legend } = picture.groups[key];
-  const kept = wanted.every((layer) => layer in layers) && new Set(wanted).size > 1;
+  const { layers, shown, legend } = page.groups[key];
+  const available = wanted.every((layer) => layer in layers) && new Set(wanted).size > 1;
   ["left", "right"].forEach((side, i) => {
     find(side).replaceChildren(...Object.keys(layers).map((layer) => new Option(layer)));
-    show(side, kept ? wanted[i] : shown[i]);
+    show(side, available ? wanted[i] : shown[i]);
   });
   find("group").querySelector(`[value="${key}"]`).checked = true;
   find("legend").className = legend[0];
@@ -109,14 +109,14 @@ function chooseGroup(key, wanted = ["left", "right"].map((side) => find(side).va
   remember();
 }
 
-// The next picture opens as this one is seen.
+// The next image opens with the same layers.
 function remember() {
   const state = [group, find("left").value, find("right").value].map(encodeURIComponent).join("/");
   for (const link of document.querySelectorAll("nav a")) link.hash = state;
 }
 
 function offerGroups() {
-  for (const [key, { title }] of Object.entries(picture.groups)) {
+  for (const [key, { title }] of Object.entries(page.groups)) {
     const input = element("input", { type: "radio", name: "group", value: key });
     const label = element("label", {});
     label.append(input, element("span", { textContent: title }));
@@ -128,18 +128,18 @@ function offerGroups() {
 function start() {
   offerGroups();
   for (const image of Object.values(images)) {
-    image.width = picture.width;
-    image.height = picture.height;
+    image.width = page.width;
+    image.height = page.height;
   }
-  const [asked, ...sides] = location.hash.slice(1).split("/").map(decodeURIComponent);
-  const judged = ([, { shown }]) => shown[0] !== "image";
-  const [first] = Object.entries(picture.groups).find(judged) || ["image"];
-  chooseGroup(Object.keys(picture.groups).includes(asked) ? asked : first, sides);
+  const [requested, ...sides] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const hasCandidate = ([, { shown }]) => shown[0] !== "image";
+  const [first] = Object.entries(page.groups).find(hasCandidate) || ["image"];
+  chooseGroup(Object.keys(page.groups).includes(requested) ? requested : first, sides);
   new ResizeObserver(() => (whole ? fit() : draw())).observe(stage);
   fit();
 }
 
-// --- pointers: one on the divider moves it, one elsewhere pans, two zoom
+// --- pointers: one on the divider moves it, one elsewhere moves the image, two zoom
 
 const pointers = new Map();
 
@@ -204,9 +204,9 @@ const KEYS = {
 };
 
 function keyed(event) {
-  const own = event.key.startsWith("Arrow") ? "select, input" : "select"; // use the key themselves
+  const own = event.key.startsWith("Arrow") ? "select, input" : "select"; // elements that use the key
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(own)) return;
-  const chosen = Object.keys(picture.groups)[Number(event.key) - 1];
+  const chosen = Object.keys(page.groups)[Number(event.key) - 1];
   const act = chosen ? () => chooseGroup(chosen) : KEYS[event.key.toLowerCase()];
   if (!act) return;
   event.preventDefault();

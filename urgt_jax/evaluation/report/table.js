@@ -1,24 +1,24 @@
-// Sorts the pictures by a column, and shows the scores of another side.
+// Sorts the images by a column, and shows the scores of another candidate.
 "use strict";
 
-const table = document.getElementById("pictures");
+const table = document.getElementById("images");
 const body = table.tBodies[0];
 const heads = [...table.tHead.rows[0].cells];
-const sides = document.getElementById("side");
-const sideCount = sides ? sides.querySelectorAll("input").length - 1 : 1; // the last is the ratio
+const choice = document.getElementById("candidate"); // absent if there is one candidate only
+const candidateCount = choice ? choice.querySelectorAll("input").length - 1 : 1; // last: ratio
 
-function shownSide() {
-  return sides ? Number(sides.querySelector("input:checked").value) : 0;
+function shownCandidate() {
+  return choice ? Number(choice.querySelector("input:checked").value) : 0;
 }
 
-function valueOf(cell, side) {
+function valueOf(cell, candidate) {
   const values = cell.dataset.values.split(" ").map(Number);
-  return side < sideCount ? values[side] : values[sideCount - 1] / values[0];
+  return candidate < candidateCount ? values[candidate] : values[candidateCount - 1] / values[0];
 }
 
-function keyOf(row, column, side) {
+function keyOf(row, column, candidate) {
   const cell = row.cells[column];
-  return column === 0 ? cell.dataset.name : valueOf(cell, side);
+  return column === 0 ? cell.dataset.name : valueOf(cell, candidate);
 }
 
 function compare(a, b) {
@@ -26,10 +26,10 @@ function compare(a, b) {
   return a - b;
 }
 
-// What is not a number stays last in either direction.
+// Missing scores stay last in either direction.
 function sortBy(column, descending) {
-  const side = shownSide();
-  const keyed = [...body.rows].map((row) => [keyOf(row, column, side), row]);
+  const candidate = shownCandidate();
+  const keyed = [...body.rows].map((row) => [keyOf(row, column, candidate), row]);
   keyed.sort(([a], [b]) => {
     const missing = Number.isNaN(a) - Number.isNaN(b);
     return missing || (Number.isNaN(a) ? 0 : descending ? compare(b, a) : compare(a, b));
@@ -39,19 +39,19 @@ function sortBy(column, descending) {
   heads[column].setAttribute("aria-sort", descending ? "descending" : "ascending");
 }
 
-// The first click brings the worst up, the next one turns the order round.
+// The first click brings the worst to the top, the next one reverses the order.
 function clicked(column) {
   const now = heads[column].getAttribute("aria-sort");
-  const worstFirst = column > 0 && heads[column].dataset.more !== "1";
+  const worstFirst = column > 0 && heads[column].dataset.higherIsBetter !== "1";
   sortBy(column, now ? now === "ascending" : worstFirst);
 }
 
-function showSide() {
-  const side = shownSide();
+function showCandidate() {
+  const candidate = shownCandidate();
   for (const row of body.rows) {
     [...row.cells].slice(1).forEach((cell, i) => {
-      const value = valueOf(cell, side);
-      const digits = side < sideCount ? Number(heads[i + 1].dataset.digits) : 2;
+      const value = valueOf(cell, candidate);
+      const digits = candidate < candidateCount ? Number(heads[i + 1].dataset.digits) : 2;
       cell.textContent = Number.isFinite(value) ? value.toFixed(digits) : "–";
     });
   }
@@ -62,4 +62,4 @@ function showSide() {
 heads.forEach((head, column) => {
   head.firstElementChild.addEventListener("click", () => clicked(column));
 });
-sides?.addEventListener("change", showSide);
+choice?.addEventListener("change", showCandidate);

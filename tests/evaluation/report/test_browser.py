@@ -1,0 +1,216 @@
+"""The pages of the report in a real browser: what a person sees and does."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.chromium import PROGRAM, Chromium
+from helpers.report_layers import SHAPE, layers_with_known_errors, scores_of_both
+
+from urgt_jax.evaluation import report
+from urgt_jax.evaluation.report.layers import image_folder
+from urgt_jax.images.colour import RAMP
+
+NASTY = "<b>&\"'.png"
+FAR = RAMP[0].tolist()
+NEAR = RAMP[-1].tolist()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A browser for all tests of this file."""
+    if PROGRAM is None:
+        pytest.skip("chromium is not installed")
+    browser = Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def chromium(browser):
+    """The browser with a fresh log; a test fails if its pages log an error."""
+    browser.errors.clear()
+    browser.resize(1200, 800)
+    yield browser
+    assert browser.errors == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A report of four images, of which two have pages."""
+    folder = tmp_path_factory.mktemp("report")
+    far = np.full(SHAPE, 0.1, np.float32)
+    near = np.full(SHAPE, 1, np.float32)
+    truth = np.where(np.arange(SHAPE[1]) % 2, far, near)
+    layers = layers_with_known_errors()._replace(
+        depth={"coarse": far, "refined": near, "truth": truth}
+    )
+    scored = [
+        ("good", scores_of_both(0.4, 0.1, delta1=0.7)),
+        ("unknown", scores_of_both(np.nan, np.nan, delta1=np.nan)),
+        (NASTY, scores_of_both(0.1, 0.3, delta1=0.9)),
+        ("middle", scores_of_both(0.2, 0.2, delta1=0.8)),
+    ]
+    for name in ("good", NASTY):
+        report.write_layers(folder, name, layers)
+    report.write_pages(folder, dict(scored[0][1]), scored)
+    return folder
+
+
+NAMES = "[...document.querySelectorAll('#images tbody th')].map(x => x.dataset.name)"
+FIRST_SCORES = "[...document.querySelectorAll('#images tbody tr')].map(x => x.cells[1].textContent)"
+
+
+def test_list_sorts_by_the_clicked_column_with_missing_scores_last(chromium, folder):
+    chromium.open(folder / "report.html")
+    worst = [NASTY, "middle", "good", "unknown"]
+    assert chromium.run(NAMES) == worst
+    chromium.click("#images th:nth-child(2) button")
+    assert chromium.run(NAMES) == ["good", "middle", NASTY, "unknown"]
+    assert chromium.run("document.querySelector('[aria-sort=ascending]').cellIndex") == 1
+    chromium.click("#images th:nth-child(3) button")  # higher is better: the worst is the lowest
+    assert chromium.run(NAMES) == ["good", "middle", NASTY, "unknown"]
+    chromium.key("Enter")  # the button has the focus
+    assert chromium.run(NAMES) == [NASTY, "middle", "good", "unknown"]
+    chromium.click("#images th:nth-child(1) button")
+    assert chromium.run(NAMES) == sorted(worst, key=str.lower)
+
+
+def test_list_shows_the_scores_of_the_chosen_candidate(chromium, folder):
+    chromium.open(folder / "report.html")
+    assert chromium.run(FIRST_SCORES) == ["0.3000", "0.2000", "0.1000", "–"]
+    chromium.click("#candidate label:nth-of-type(1)")
+    assert chromium.run(FIRST_SCORES) == ["0.4000", "0.2000", "0.1000", "–"]
+    chromium.click("#candidate label:nth-of-type(3)")
+    assert chromium.run(FIRST_SCORES) == ["3.00", "1.00", "0.25", "–"]
+    assert chromium.run(NAMES) == [NASTY, "middle", "good", "unknown"]
+
+
+@pytest.mark.parametrize("kinds", [("depth",), ("normal",), ("depth", "normal")])
+def test_pages_of_one_candidate_and_one_image_open(chromium, tmp_path, kinds):
+    layers = layers_with_known_errors()
+    depth = {"truth": layers.depth["truth"]}
+    normal = {}
+    if "depth" in kinds:
+        depth = {"predicted": layers.depth["coarse"], **depth}
+    if "normal" in kinds:
+        normal = {"predicted": layers.normal["coarse"], "truth": layers.normal["truth"]}
+    report.write_layers(tmp_path, "one", layers._replace(depth=depth, normal=normal))
+    scores = {"predicted": {kind: {"mean": 20.0, "abs_rel": 0.1} for kind in kinds}}
+    chromium.open(report.write_pages(tmp_path, scores, [("one", scores)]))
+    chromium.click("#images tbody a")
+    chromium.wait("document.querySelector('#lefttag')?.textContent == 'predicted'")
+    assert chromium.run("document.querySelector('#righttag').textContent") == "truth"
+    groups = chromium.run("[...document.querySelectorAll('#group input')].map(x => x.value)")
+    assert set(groups) == {"image", "depth", *kinds, *(f"{kind}_error" for kind in kinds)}
+
+
+def open_image_page(chromium, folder):
+    chromium.open(image_folder(folder, "good") / "index.html")
+
+
+def colours_at(chromium, offsets):
+    """The colours on the stage at some pixels right of its middle."""
+    x, y = chromium.middle("#stage")
+    screen = chromium.screenshot()
+    return [screen[int(y) + 60, int(x) + offset].tolist() for offset in offsets]
+
+
+def test_divider_separates_the_layers_where_it_is_dragged(chromium, folder):
+    open_image_page(chromium, folder)
+    assert colours_at(chromium, (-100, 100)) == [FAR, NEAR]
+    x, y = chromium.middle("#divider")
+    chromium.drag((x, y), (x + 150, y))
+    assert colours_at(chromium, (100, 200)) == [FAR, NEAR]
+    chromium.drag((x + 150, y), (x - 150, y))
+    assert colours_at(chromium, (-200, -100)) == [FAR, NEAR]
+    for _ in range(20):
+        chromium.key("ArrowRight")
+    percent = float(chromium.run("document.querySelector('#divider').ariaValueNow"))
+    assert 40 < percent < 60
+    assert abs(chromium.middle("#divider")[0] - x) < 100
+
+
+def image_box(chromium):
+    """The left edge and the width of the image on the screen."""
+    return chromium.run("(r => [r.x, r.width])(images.left.getBoundingClientRect())")
+
+
+def run_lengths(line):
+    """The lengths of runs of one colour, without the first and the last run."""
+    ends = np.flatnonzero(np.any(line[1:] != line[:-1], -1))
+    return np.diff(ends)
+
+
+def test_zoom_enlarges_pixels_evenly_up_to_eight_around_the_cursor(chromium, folder):
+    open_image_page(chromium, folder)
+    chromium.run("show('left', 'truth'); show('right', 'truth'); moveDivider(0)")
+    x, y = (int(position) for position in chromium.middle("#stage"))
+    chromium.run("zoomBy(0.01)")
+    chromium.mouse("Wheel", x - 13, y, deltaX=0, deltaY=-240)
+    left, width = image_box(chromium)
+    widths = []
+    for _ in range(12):
+        chromium.mouse("Wheel", x - 13, y, deltaX=0, deltaY=-70)
+        (pixel_width,) = set(run_lengths(chromium.screenshot()[y + 40, x - 40 : x + 40]))
+        widths.append(pixel_width)
+    assert widths == sorted(widths)
+    assert len(set(widths)) > 3
+    assert widths[-1] == 8
+    assert chromium.run("find('scale').textContent") == "800 %"
+    new_left, new_width = image_box(chromium)
+    assert (x - 13 - new_left) / new_width == pytest.approx((x - 13 - left) / width, abs=0.01)
+    line = chromium.screenshot()[y + 40, x - 150 : x + 150]
+    assert len(run_lengths(line)) > 30
+    assert set(run_lengths(line)) == {8}
+
+
+def test_zoom_and_drag_keep_both_layers_aligned(chromium, folder):
+    open_image_page(chromium, folder)
+    chromium.run("show('left', 'image'); show('right', 'image')")
+    x, y = (int(position) for position in chromium.middle("#stage"))
+    for key in "0++":
+        chromium.key(key)
+    chromium.drag((x + 60, y + 60), (x + 33, y + 41))
+    parts = []
+    for split in (0.1, 0.9):
+        chromium.run(f"moveDivider({split})")
+        parts.append(chromium.screenshot()[y - 100 : y + 100, x - 200 : x + 200])
+    np.testing.assert_array_equal(*parts)
+    assert len(np.unique(parts[0].reshape(-1, 3), axis=0)) > 100
+
+
+def test_touch_moves_the_divider_with_one_finger_and_zooms_with_two(chromium, folder):
+    open_image_page(chromium, folder)
+    x, y = chromium.middle("#divider")
+    chromium.fingers([(x, y)], [(x + 60, y)], [(x + 120, y)])
+    assert chromium.middle("#divider") == pytest.approx((x + 120, y), abs=2)
+    chromium.run("zoomBy(0.01)")
+    left, width = image_box(chromium)
+    chromium.fingers(*([(x - 10 * i, y - 50), (x + 10 * i, y - 50)] for i in (2, 4, 6, 8)))
+    new_left, new_width = image_box(chromium)
+    assert new_width / width == pytest.approx(4, rel=0.01)
+    assert (x - new_left) / new_width == pytest.approx((x - left) / width, abs=0.02)
+
+
+def test_image_page_loads_only_the_shown_layers_and_the_next_one_opens_alike(chromium, folder):
+    open_image_page(chromium, folder)
+    sources = "[...document.images].map(x => x.getAttribute('src'))"
+    assert chromium.run(sources) == ["depth_coarse.png", "depth_refined.png"]
+    chromium.click("#group label:nth-child(4)")
+    assert chromium.run(sources) == ["depth_error_coarse.png", "depth_error_refined.png"]
+    chromium.key("3")
+    chromium.run("find('right').value = 'truth'; find('right').dispatchEvent(new Event('change'))")
+    assert chromium.run(sources) == ["normal_coarse.png", "normal_truth.png"]
+    chromium.key("p")
+    chromium.wait(f"document.querySelector('h1')?.textContent == {json.dumps(NASTY)}")
+    chromium.wait("document.readyState == 'complete'")
+    assert chromium.run(sources) == ["normal_coarse.png", "normal_truth.png"]
+    assert chromium.run("document.querySelector('#previous')") is None
+
+
+def test_pages_fit_the_width_of_a_phone(chromium, folder):
+    chromium.resize(390, 844, phone=True)
+    for page in (folder / "report.html", image_folder(folder, "good") / "index.html"):
+        chromium.open(page)
+        assert chromium.run("document.documentElement.scrollWidth") <= 390

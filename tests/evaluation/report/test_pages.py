@@ -1,0 +1,104 @@
+"""The pages of the report as files: links, escaping and what is linked."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from helpers.report_layers import layers_with_known_errors, scores_of_both
+
+from urgt_jax.errors import UserError
+from urgt_jax.evaluation import report
+from urgt_jax.evaluation.report.layers import image_folder
+
+NASTY = "<b>&\"'.png"
+
+
+def write_report(folder, scored, with_layers, **facts):
+    """Write a report of images, some of which have layers, and return its path."""
+    for name in with_layers:
+        report.write_layers(folder, name, layers_with_known_errors())
+    means = scored[0][1]
+    return report.write_pages(folder, {**facts, **means}, scored)
+
+
+class Page(HTMLParser):
+    """The elements, links and text of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags = set()
+        self.links = []
+        self.text = ""
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for key, value in attrs if key in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_write_pages_links_only_to_files_that_exist(tmp_path):
+    scored = [
+        ("one", scores_of_both(0.1, 0.2)),
+        (NASTY, scores_of_both(0.1, 0.1)),
+        ("no layers", scores_of_both(1, 0)),
+    ]
+    index = write_report(tmp_path, scored, with_layers=["one", NASTY])
+    pages = [index, *(tmp_path / "report").glob("*/index.html")]
+    assert len(pages) == 3
+    for page in pages:
+        links = Page(page).links
+        assert links
+        assert all((page.parent / link).is_file() for link in links)
+
+
+def test_write_pages_links_no_page_for_dropped_layers(tmp_path):
+    scored = [("one", scores_of_both(0.1, 0.2)), ("two", scores_of_both(0.1, 0.1))]
+    write_report(tmp_path, scored, with_layers=["one", "two"])
+    report.drop_layers(tmp_path, "one")
+    links = Page(write_report(tmp_path, scored, with_layers=[])).links
+    one = image_folder(tmp_path, "one").name
+    two = image_folder(tmp_path, "two").name
+    assert f"report/{one}/thumbnail.jpg" in links
+    assert f"report/{one}/index.html" not in links
+    assert f"report/{two}/index.html" in links
+
+
+def test_write_pages_ranks_the_worst_image_first(tmp_path):
+    scored = [
+        ("good", scores_of_both(0.4, 0.1)),
+        ("missing", scores_of_both(np.nan, np.nan)),
+        ("bad", scores_of_both(0.1, 0.3)),
+    ]
+    text = Page(write_report(tmp_path, scored, with_layers=[])).text
+    assert text.index("bad") < text.index("good") < text.index("missing")
+
+
+def test_write_pages_escapes_text(tmp_path):
+    scored = [(NASTY, scores_of_both(0.1, 0.2)), ("</script><b>", scores_of_both(0.1, 0.1))]
+    facts = dict.fromkeys(("data", "protocol", "patches"), "<b>'\"&")
+    index = write_report(
+        tmp_path, scored, with_layers=[NASTY, "</script><b>"], skipped={"<i>": "<u>"}, **facts
+    )
+    page = Page(index)
+    assert NASTY in page.text
+    assert not {"i", "u"} & page.tags
+    assert page.text.count("<b>'\"&") == 3
+    assert "<u>" in page.text
+    page = Page(image_folder(tmp_path, NASTY) / "index.html")
+    assert NASTY in page.text
+    assert not {"b", "u"} & page.tags
+
+
+def test_write_pages_rejects_a_report_without_images(tmp_path):
+    with pytest.raises(UserError, match="no image was scored"):
+        report.write_pages(tmp_path, {}, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_pages_rejects_a_file_in_the_way_of_the_folder(tmp_path):
+    (tmp_path / "report").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        report.write_pages(tmp_path, {}, [("one", scores_of_both(1, 1))])
