@@ -89,7 +89,7 @@ def resumable_entries(
         print(f"resuming after {len(entries)} of {len(names)} images: {journal.path}")
     resumable = {}
     for name in list(entries)[examples.SHEET_IMAGES :]:
-        if report.kept(out, name, paged=name in worst.errors):
+        if report.is_written(out, name, with_page=name in worst.errors):
             resumable[name] = entries[name]
     return resumable
 
@@ -149,7 +149,7 @@ def write_maps(
         if not sheets.full:
             sheets.add(layers, scoring.windows(layers.valid.shape))
     for dropped_name in dropped:
-        report.drop_layers(out, dropped_name)
+        report.remove_layers(out, dropped_name)
 
 
 def no_image_scored(skipped: dict[str, str]) -> str:

@@ -88,14 +88,14 @@ def test_image_folder_differs_for_names_that_look_alike(tmp_path):
     assert len({image_folder(tmp_path, name).name.lower() for name in names}) == len(names)
 
 
-def test_drop_layers_leaves_the_thumbnail(tmp_path):
+def test_remove_layers_leaves_the_thumbnail(tmp_path):
     report.write_layers(tmp_path, "one", layers_with_known_errors())
-    assert report.kept(tmp_path, "one", paged=True)
-    report.drop_layers(tmp_path, "one")
-    report.drop_layers(tmp_path, "never written")
+    assert report.is_written(tmp_path, "one", with_page=True)
+    report.remove_layers(tmp_path, "one")
+    report.remove_layers(tmp_path, "never written")
     assert [path.name for path in image_folder(tmp_path, "one").iterdir()] == ["thumbnail.jpg"]
-    assert report.kept(tmp_path, "one", paged=False)
-    assert not report.kept(tmp_path, "one", paged=True)
+    assert report.is_written(tmp_path, "one", with_page=False)
+    assert not report.is_written(tmp_path, "one", with_page=True)
 
 
 def test_clear_removes_the_report_and_no_file_of_the_user(tmp_path):
@@ -121,9 +121,9 @@ def test_clear_keeps_thumbnails_of_listed_images_and_layers_of_paged_ones(tmp_pa
     for name in ("listed", "paged", "old"):
         report.write_layers(tmp_path, name, layers_with_known_errors())
     report.clear(tmp_path, listed=["listed", "paged"], paged=["paged"])
-    assert report.kept(tmp_path, "paged", paged=True)
-    assert report.kept(tmp_path, "listed", paged=False)
-    assert not report.kept(tmp_path, "listed", paged=True)
+    assert report.is_written(tmp_path, "paged", with_page=True)
+    assert report.is_written(tmp_path, "listed", with_page=False)
+    assert not report.is_written(tmp_path, "listed", with_page=True)
     assert not image_folder(tmp_path, "old").exists()
 
 

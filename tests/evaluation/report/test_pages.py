@@ -57,7 +57,7 @@ def test_write_pages_links_only_to_files_that_exist(tmp_path):
 def test_write_pages_links_no_page_for_dropped_layers(tmp_path):
     scored = [("one", scores_of_both(0.1, 0.2)), ("two", scores_of_both(0.1, 0.1))]
     write_report(tmp_path, scored, with_layers=["one", "two"])
-    report.drop_layers(tmp_path, "one")
+    report.remove_layers(tmp_path, "one")
     links = Page(write_report(tmp_path, scored, with_layers=[])).links
     one = image_folder(tmp_path, "one").name
     two = image_folder(tmp_path, "two").name

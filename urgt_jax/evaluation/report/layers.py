@@ -83,15 +83,15 @@ def write_layers(folder: Path, name: str, layers: Layers) -> None:
     files.write_text(home / CONTENTS, json.dumps(contents))
 
 
-def drop_layers(folder: Path, name: str) -> None:
+def remove_layers(folder: Path, name: str) -> None:
     """Remove the maps of an image; its thumbnail stays."""
     _remove_files(image_folder(folder, name), keep=THUMBNAIL)
 
 
-def kept(folder: Path, name: str, paged: bool) -> bool:
+def is_written(folder: Path, name: str, with_page: bool) -> bool:
     """Whether an image has its thumbnail on disk and, if it is to have a page, its layers."""
     home = image_folder(folder, name)
-    if paged and not (home / CONTENTS).is_file():
+    if with_page and not (home / CONTENTS).is_file():
         return False
     return (home / THUMBNAIL).is_file()
 
