@@ -52,7 +52,7 @@ def corners(solid: Solid) -> Float[np.ndarray, "8 3"]:
     return solid.centre + (SIGNS * solid.half) @ solid.axes
 
 
-def _safe(x: np.ndarray) -> np.ndarray:
+def _safe(x: F | np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) < 1e-9, F(1e-9), x)
 
 

@@ -50,7 +50,9 @@ class Tables:
         starts = np.cumsum([0, *(level.size for level in levels)])[:-1]
         return np.concatenate([level.ravel() for level in levels]), starts.astype(np.int32)
 
-    def random(self, i: Int[np.ndarray, "n"], j, salt: int = 0) -> Float[np.ndarray, "n"]:
+    def random(
+        self, i: int | Int[np.ndarray, "n"], j: int | Int[np.ndarray, "n"], salt: int = 0
+    ) -> F | Float[np.ndarray, "n"]:
         """A number in [0, 1) for each cell."""
         return self.cells[(i + 17 * salt) % CELLS, (j + 29 * salt) % CELLS]
 

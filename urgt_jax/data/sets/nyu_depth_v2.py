@@ -1,7 +1,6 @@
 """NYU Depth v2, as prepared by TFDS."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from urgt_jax.data.samples import WHOLE, Sample, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
 from urgt_jax.data.sets.files import DepthCamera, make_sample
-from urgt_jax.data.tfds import import_tfds
+from urgt_jax.data.tfds import Records, import_tfds
 from urgt_jax.errors import UserError, require
 
 SIZE = (480, 640)
@@ -63,7 +62,7 @@ class NyuDepthV2:
         return make_sample(image, depth[window].astype(np.float32), CAMERA, window, SCORED, source)
 
 
-def open_records(path: Path, split: str) -> Sequence[dict]:
+def open_records(path: Path, split: str) -> Records:
     """The records of a split. `path` is a data_dir of TFDS, or the data set's own folder in it."""
     tfds = import_tfds()
     folder = None

@@ -199,7 +199,7 @@ def serialize_tiles(frame: Frame) -> Iterator[bytes]:
         yield example.SerializeToString(deterministic=True)
 
 
-def tile_features():
+def tile_features() -> "tfds.features.FeaturesDict":
     """The features of a record, for TFDS. The calibration of a frame is in each of its tiles."""
     raw = tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(

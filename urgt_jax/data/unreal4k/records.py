@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
-from urgt_jax.data.tfds import import_tfds
+from urgt_jax.data.tfds import Records, import_tfds
 from urgt_jax.errors import UserError, require
 from urgt_jax.images.grid import Grid, cover_image
 
@@ -146,7 +146,7 @@ def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
     return [(name, (height, width)) for name, (height, width) in frames[split]]
 
 
-def open_tiles(path: Path, split: str):
+def open_tiles(path: Path, split: str) -> Records:
     """The tiles of a split, as a data source of TFDS."""
     tfds = import_tfds()
     try:
