@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="urgt priors",
-        description="Make the coarse depth and normal maps of a whole data set. If the command is "
-        "interrupted, run it again: it makes only the maps that are missing.",
+        description="Make the coarse depth and normal maps of a whole data set.\n"
+        "If the command is interrupted, run it again: it makes only the maps that are missing.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

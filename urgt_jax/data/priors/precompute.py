@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def precompute(
     progress = Progress(str(stored.folder), len(share), done)
 
     batches, skipped = group_images(source, depth_provider, normal_provider, missing)
+    read = partial(read_image, source, depth_provider, normal_provider)
     reading: deque[list[Future[PreparedImage]]] = deque()
     writing: deque[list[Future[None]]] = deque()
     threads = min(2 * (AHEAD + 1) * len(jax.local_devices()), os.cpu_count() or 1)
@@ -64,10 +66,7 @@ def precompute(
         while batches or reading:
             # Threads read the next batches while the devices compute this one.
             while batches and len(reading) <= AHEAD:
-                reading.append([
-                    pool.submit(read_image, source, depth_provider, normal_provider, index)
-                    for index in batches.popleft()
-                ])  # fmt: skip
+                reading.append([pool.submit(read, index) for index in batches.popleft()])
             images = []
             for future in reading.popleft():
                 try:
@@ -77,10 +76,11 @@ def precompute(
             if images:
                 depths = depth_provider.run([image.depth_input for image in images])
                 normals = normal_provider.run([image.normal_input for image in images])
-                writing.append([
+                futures = [
                     pool.submit(stored.write, image.name, depth, normal, image.depth, image.valid)
                     for image, depth, normal in zip(images, depths, normals, strict=True)
-                ])  # fmt: skip
+                ]
+                writing.append(futures)
             # Threads also write the last batches; after the final one, wait for all of them.
             limit = AHEAD if batches or reading else 0
             while len(writing) > limit:
