@@ -127,10 +127,6 @@ def open_refiner(
     )
     path = args.workdir or args.weights
     refiner = load(path)
-    require(
-        isinstance(refiner, Refiner),
-        f"{path} holds no refiner: save its predictions and score them with --predictions",
-    )
     config = refiner.config
     if args.degrade:
         prior = replace(STRENGTHS[args.degrade], kind=config.prior.kind)

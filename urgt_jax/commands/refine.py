@@ -1,112 +1,238 @@
 """`urgt refine`: refines the depth and normals of images."""
 
 import argparse
+import time
 from pathlib import Path
 
-from urgt_jax.data.priors import networks
-from urgt_jax.errors import Parser, UserError, require
+from urgt_jax.config import TOKEN_SIZE
+from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
+from urgt_jax.errors import Parser, require
 from urgt_jax.files import make_folder
-from urgt_jax.images.files import SUFFIXES
-from urgt_jax.inference.image_files import PriorNetworks, _refine
+from urgt_jax.images.files import read_image, read_map
+from urgt_jax.inference.image_files import (
+    check_finite,
+    coarse_strips,
+    find_coarse_map,
+    find_images,
+    naming_image,
+    save_maps,
+)
 from urgt_jax.inference.modes import MODES
-from urgt_jax.inference.refiner import Refiner, load
+from urgt_jax.inference.refiner import Image, Refiner, load
+from urgt_jax.progress import Progress, format_duration
+
+DEFAULT_WEIGHTS = "scenes-small"
+EXAMPLES = """\
+Coarse maps come from files, or from a network. By default, photo.jpg is refined with
+photo_coarse_depth.npy and photo_coarse_normal.npy in the same folder.
+
+For photo.jpg, the command writes photo_depth.npy (float32 [H, W]), photo_normal.npy (float32
+[H, W, 3]; x right, y down, z forward), photo_depth.png and photo_normal.png.
+
+examples:
+  urgt refine photo.jpg
+  urgt refine photos --weights urgt.safetensors --out refined --grid 4 4 --overlap 0.3
+  urgt refine photo.jpg --depth-weights dav2.safetensors --normal-weights metric3d.safetensors
+"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    told = _parser().parse_args(arguments)
-    require(told.depth_size is None or told.depth_weights, "--depth-size is for --depth-weights")
-    images = _images(told.images)
-    files = [_coarse_files(image, told) for image in images]
-    out = make_folder(told.out)
-    refiner = load(told.weights, told.dtype, told.fidelity, told.pool, told.resident)
-    require(isinstance(refiner, Refiner), f"{told.weights} holds no refiner: it makes coarse maps")
-    sources = PriorNetworks(
-        networks.DepthNetwork(told.depth_weights, told.depth_size) if told.depth_weights else None,
-        networks.NormalNetwork(told.normal_weights) if told.normal_weights else None,
+    """Run the command."""
+    args = _parser().parse_args(arguments)
+    require(
+        args.depth_size is None or args.depth_weights is not None,
+        "--depth-size needs --depth-weights: it is the input size of that network",
     )
-    for image, paths in zip(images, files, strict=True):
-        _refine(refiner, sources, image, paths, told, out)
+    images = find_images(args.images)
+    for kind, path in (("depth", args.coarse_depth), ("normal", args.coarse_normal)):
+        require(
+            path is None or len(images) == 1,
+            f"--coarse-{kind} is for one image: for more, put NAME_coarse_{kind}.npy next to each",
+        )
+    depth_files = [_coarse_file(image, "depth", args) for image in images]
+    normal_files = [_coarse_file(image, "normal", args) for image in images]
+    out = make_folder(args.out)
+    if args.weights is None:
+        args.weights = DEFAULT_WEIGHTS
+        print(f"weights: {DEFAULT_WEIGHTS}, shipped with urgt_jax (pass others with --weights)")
+    refiner = load(args.weights, args.dtype, args.fidelity, args.pool, args.resident)
+    depth_network = None
+    if args.depth_weights:
+        depth_network = DepthNetwork(args.depth_weights, args.depth_size)
+    normal_network = None
+    if args.normal_weights:
+        normal_network = NormalNetwork(args.normal_weights)
+    for i, path in enumerate(images):
+        depth_source = depth_files[i] or depth_network
+        normal_source = normal_files[i] or normal_network
+        image = read_image(path)
+        with naming_image(path):
+            _refine_image(refiner, path, image, depth_source, normal_source, args, out)
+
+
+def _refine_image(
+    refiner: Refiner,
+    path: Path,
+    image: Image,
+    depth_source: Path | DepthNetwork,
+    normal_source: Path | NormalNetwork,
+    args: argparse.Namespace,
+    out: Path,
+) -> None:
+    """Refine one image and report how it goes."""
+    start = time.monotonic()
+    height, width = image.shape[:2]
+    job = refiner.plan(image, args.grid, args.overlap)
+    pool = refiner.config.eval.pool
+    note = f", approximate: keys and values pooled over {pool} x {pool} tokens" if pool > 1 else ""
+    print(f"{path}: {width} x {height} pixels, {job.patches} patches{note}", flush=True)
+
+    if isinstance(depth_source, Path):
+        depth = read_map(depth_source, "coarse depth", mapped=True)
+    else:
+        print("  predicting coarse depth ...", flush=True)
+        depth = depth_source(job.image)
+    if isinstance(normal_source, Path):
+        normal = read_map(normal_source, "coarse normal", mapped=True)
+    else:
+        print("  predicting coarse normals ...", flush=True)
+        normal = normal_source(job.image)
+
+    metric = refiner.config.prior.kind == "depth"
+    strips = refiner.run(job, depth, normal, Progress(path.name, 1).follow)
+    save_maps(check_finite(strips, args.weights), job.size, job.size, out / path.stem, metric)
+    if args.save_coarse:
+        coarse = coarse_strips(depth, normal)
+        prefix = out / f"{path.stem}_coarse"
+        save_maps(coarse, depth.shape, normal.shape[:2], prefix, metric)
+    seconds = time.monotonic() - start
+    print(f"{path}: refined in {format_duration(seconds)}, {out / path.stem}_*", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="urgt refine",
-        description="Refines coarse depth and normals of pictures, at their own size.",
-        epilog="Coarse maps given neither as files nor by weights are looked for beside the "
-        "picture: photo_coarse_depth.npy and photo_coarse_normal.npy for photo.jpg.",
+        usage="urgt refine IMAGE|DIR ... [--weights FILE] [--out DIR] [options]",
+        description="Refine the coarse depth and normal maps of images, at the images' own size.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE|DIR", help="pictures or folders of them")
-    add("--weights", type=Path, required=True, help="a weight file, or a run's work directory")
-    add("--out", type=Path, required=True, help="folder for what is made")
-    add("--coarse-depth", type=Path, metavar="F.npy", help="float [H, W], the prior's unit")
-    add("--coarse-normal", type=Path, metavar="F.npy", help="float [H, W, 3]")
-    add("--depth-weights", type=Path, metavar="FILE", help="Depth Anything V2, for coarse depth")
-    add("--normal-weights", type=Path, metavar="FILE", help="Metric3D v2, for coarse normals")
-    add("--depth-size", type=int, metavar="PIXELS", help="shorter side that Depth Anything sees")
-    add("--save-coarse", action="store_true", help="keep the coarse maps too")
-    add(
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE|DIR", help="images, or folders of images"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weight file, or work directory of a run "
+        f"(default: {DEFAULT_WEIGHTS}, shipped with urgt_jax)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("refined"),
+        metavar="DIR",
+        help="folder for the refined maps (default: refined)",
+    )
+
+    coarse = parser.add_argument_group("coarse maps")
+    depth = coarse.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--coarse-depth",
+        type=Path,
+        metavar="FILE",
+        help="coarse depth map, .npy, float [H, W] (default: NAME_coarse_depth.npy)",
+    )
+    normal = coarse.add_mutually_exclusive_group()
+    normal.add_argument(
+        "--coarse-normal",
+        type=Path,
+        metavar="FILE",
+        help="coarse normal map, .npy, float [H, W, 3] (default: NAME_coarse_normal.npy)",
+    )
+    depth.add_argument(
+        "--depth-weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of Depth Anything V2, which predicts the coarse depth",
+    )
+    normal.add_argument(
+        "--normal-weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of Metric3D v2, which predicts the coarse normals",
+    )
+    coarse.add_argument(
+        "--depth-size",
+        type=_pixels,
+        metavar="PIXELS",
+        help="shorter side of the image that Depth Anything sees "
+        "(default: as stored with its weights)",
+    )
+    coarse.add_argument(
+        "--save-coarse",
+        action="store_true",
+        help="write the coarse maps too, as NAME_coarse_*",
+    )
+
+    patches = parser.add_argument_group("patches")
+    patches.add_argument(
         "--grid",
         type=int,
         nargs=2,
         metavar=("ROWS", "COLS"),
-        help="patches, 0 0 for as many as the picture's size and the weights' zoom ask for, up to "
-        "the weights' limit; else the weights' own",
+        help="rows and columns of patches; 0 0 fits them to the image size "
+        "(default: as stored with the weights)",
     )
-    add("--overlap", type=float, help="share of a patch its neighbour sees too")
-    add("--fidelity", choices=sorted(MODES), help="as the paper has it (exact) or the "
-        "released code (official); else what the weights were made for")  # fmt: skip
-    add("--pool", type=int, metavar="K", help="approximate: patches see means over K x K tokens of "
-        "one another, K^2 fewer; else 1, exact")  # fmt: skip
-    add("--resident", type=int, metavar="PATCHES", help="whose tokens are on the device at a time; "
-        "else as many as fit")  # fmt: skip
-    add("--dtype", choices=["float32", "bfloat16"], help="of activations; else as trained")
+    patches.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="share of a patch that its neighbour covers too, 0 to 1 "
+        "(default: as stored with the weights)",
+    )
+    patches.add_argument(
+        "--fidelity",
+        choices=sorted(MODES),
+        help="the paper's method (exact) or the released code's (official) "
+        "(default: as stored with the weights)",
+    )
+    patches.add_argument(
+        "--pool",
+        type=int,
+        metavar="K",
+        help="pool keys and values over K x K tokens in attention across patches, which is faster "
+        "and approximate (default: as stored with the weights, usually 1: exact)",
+    )
+
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--resident",
+        type=int,
+        metavar="PATCHES",
+        help="number of patches kept on the device at once (default: as many as fit)",
+    )
+    device.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="dtype of activations (default: as stored with the weights)",
+    )
     return parser
 
 
-def _images(paths: list[Path]) -> list[Path]:
-    """Pictures, with folders replaced by what they hold; names must differ, since outputs do."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        shown = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        inside = sorted(p for p in shown if not _made(p))
-        if not inside:
-            raise UserError(f"the folder {path} holds no picture ({', '.join(SUFFIXES)})")
-        found += inside
-    for path in found:
-        if not path.is_file():
-            raise UserError(f"no image at {path}")
-    stems = [path.stem for path in found]
-    twice = next((p for p in found if stems.count(p.stem) > 1), None)
-    if twice:
-        raise UserError(f"two pictures are named {twice.stem}: refine them into different folders")
-    return found
+def _pixels(text: str) -> int:
+    number = int(text)
+    if number < TOKEN_SIZE:
+        raise argparse.ArgumentTypeError(f"at least {TOKEN_SIZE} pixels are needed")
+    return number
 
 
-def _made(path: Path) -> bool:
-    """Whether it is a colour picture that was written beside the map of its name."""
-    return path.stem.endswith(("_depth", "_normal")) and path.with_suffix(".npy").is_file()
-
-
-def _coarse_files(image: Path, told: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    """The files with the coarse maps of a picture; None where a network makes the map."""
-    found = []
-    for kind in ("depth", "normal"):
-        given, network = getattr(told, f"coarse_{kind}"), getattr(told, f"{kind}_weights")
-        require(
-            not (given and network), f"give --coarse-{kind} or --{kind}-weights, not both of them"
-        )
-        require(
-            not given or len(told.images) + told.images[0].is_dir() == 1,
-            f"--coarse-{kind} is for one picture; for more, put NAME_coarse_{kind}.npy "
-            "beside each picture",
-        )
-        path = None if network else given or image.with_name(f"{image.stem}_coarse_{kind}.npy")
-        hint = "" if given else f": give --coarse-{kind} or --{kind}-weights, or put it there"
-        require(path is None or path.is_file(), f"no coarse {kind} at {path}{hint}")
-        found.append(path)
-    return found[0], found[1]
+def _coarse_file(image: Path, kind: str, args: argparse.Namespace) -> Path | None:
+    """The file of an image's coarse map; None where a network predicts the map."""
+    if getattr(args, f"{kind}_weights") is not None:
+        return None
+    path = getattr(args, f"coarse_{kind}")
+    if path is None:
+        return find_coarse_map(image, kind)
+    require(path.is_file(), f"no coarse {kind} map at {path}")
+    return path

@@ -11,7 +11,6 @@ from urgt_jax.config import Config
 from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation import metrics
-from urgt_jax.images import grid
 from urgt_jax.images.depth_formats import read_png16
 from urgt_jax.images.files import read_map
 from urgt_jax.images.geometry import unit_normals
@@ -69,11 +68,10 @@ class RefinerCandidates:
             self.config.eval,
             RefinerInputs(picture.image, picture.coarse_depth, picture.coarse_normal),
         )
-        split, overlap = self.refiner.split(picture.depth.shape, c.grid, c.overlap)
-        windows = grid.cover_image(*picture.depth.shape, *split, overlap)
+        windows = self.refiner.windows(picture.depth.shape, c.grid, c.overlap)
         found = self.refiner.refine(maps, windows)
         windows = metrics.consistency_windows(*picture.depth.shape)
-        patches = self.refiner.patches(maps, windows)
+        patches = self.refiner.refine_windows(maps, windows)
         parts = None if patches is None else WindowDepths(windows, patches * self.unit)
         return {
             "coarse": Candidate(maps.depth * self.unit, maps.normal),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real, Shaped
@@ -15,6 +16,7 @@ from urgt_jax.images import rows as rows_module
 GRIDMIX_SIDE = 4  # rows and columns of patches from which GridMix takes a block
 
 
+@jax.tree_util.register_static  # may be part of a batch that goes through jit
 @dataclass(frozen=True)
 class Grid:
     """Equal windows that cover an image, or a part of it, row by row."""

@@ -1,107 +1,121 @@
-"""Refines one image from files to files."""
+"""From image files and coarse map files to files of refined maps."""
 
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from urgt_jax.data.priors import networks
-from urgt_jax.errors import UserError
-from urgt_jax.images import grid as grids
-from urgt_jax.images import rows as rows_module
+from urgt_jax.errors import UserError, require
 from urgt_jax.images.colour import colour_normal, colour_range, colour_values
-from urgt_jax.images.files import map_writer, read_image, read_map, write_image
-from urgt_jax.images.rows import LazyMap
-from urgt_jax.inference.refiner import Refiner, Result
-from urgt_jax.progress import Progress, format_duration
+from urgt_jax.images.files import SUFFIXES, map_writer, read_map, write_image
+from urgt_jax.images.rows import LazyMap, row_slices
+from urgt_jax.inference.refiner import Depth, Normal, Result
 
-Strips = Iterator[tuple[slice, Result]]
-Size = tuple[int, int]
-
-
-class PriorNetworks(NamedTuple):
-    """Where coarse maps come from: a network, or files."""
-
-    depth: networks.DepthNetwork | None
-    normal: networks.NormalNetwork | None
+Strips = Iterator[tuple[slice, Result]]  # rows of an image, from the top, and their maps
+MIN_DEPTH = 1e-3  # metres; nearer depth gets the colour of this depth
 
 
-def _refine(refiner: Refiner, sources: PriorNetworks, path: Path, files, told, out: Path) -> None:
-    """One picture from files to files."""
-    began = time.monotonic()
-    image = read_image(path)
-    split, overlap = refiner.split(image.shape[:2], told.grid, told.overlap)
-    view = refiner.way.view(image, split)
-    count = grids.cover_image(*view.shape[:2], *split, overlap).count
-    pool = refiner.config.eval.pool
-    approximate = f", approximate: see means over {pool} x {pool} tokens" if pool > 1 else ""
-    print(
-        f"{path}: {image.shape[1]} x {image.shape[0]} pixels, {count} patches{approximate}",
-        flush=True,
+def find_images(paths: list[Path]) -> list[Path]:
+    """Image files, with folders replaced by the images in them.
+
+    Their names must differ, since the names of the refined maps derive from them.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            require(path.is_file(), f"no image at {path}")
+            images.append(path)
+            continue
+        inside = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in SUFFIXES and not _is_drawn_map(file)
+        )
+        require(bool(inside), f"the folder {path} contains no image ({', '.join(SUFFIXES)})")
+        images += inside
+    stems = set()
+    for image in images:
+        require(
+            image.stem not in stems,
+            f"two images are named {image.stem}: refine them into different folders",
+        )
+        stems.add(image.stem)
+    return images
+
+
+def _is_drawn_map(path: Path) -> bool:
+    """Whether an image is the colour picture that `save_maps` writes next to a map."""
+    return path.stem.endswith(("_depth", "_normal")) and path.with_suffix(".npy").is_file()
+
+
+def find_coarse_map(image: Path, kind: str) -> Path:
+    """The coarse map next to an image, `kind` being depth or normal."""
+    path = image.with_name(f"{image.stem}_coarse_{kind}.npy")
+    require(
+        path.is_file(),
+        f"{image}: no coarse {kind} map found (looked for {path.name}). Pass --coarse-{kind} FILE, "
+        f"or let a network make it with --{kind}-weights FILE.",
     )
-    depth, normal = _coarse_maps(sources, view, files, told)
-    tell = Progress(path.name, 1).follow
-    strips = refiner.strips(image, depth, normal, grid=split, overlap=overlap, progress=tell)
-    metric = refiner.config.prior.kind == "depth"
-    size = image.shape[:2]
-    save(_checked(strips, path, told.weights), size, size, out / path.stem, metric)
-    if told.save_coarse:
-        coarse = ((rows, Result(depth[rows], normal[rows], None, None)) for rows in
-                  rows_module.row_slices(max(len(depth), len(normal))))  # fmt: skip
-        sizes = depth.shape, normal.shape[:2]
-        save(coarse, *sizes, out / f"{path.stem}_coarse", metric)
-    print(
-        f"{path}: refined in {format_duration(time.monotonic() - began)}, {out / path.stem}_*",
-        flush=True,
-    )
+    return path
 
 
-def _coarse_maps(
-    sources: PriorNetworks, view: np.ndarray, files, told
-) -> tuple[np.ndarray, np.ndarray]:
-    """Coarse depth and normals of the picture that is worked on, as files or networks give them."""
-    if files[0]:
-        depth = read_map(files[0], "coarse depth", mapped=True)
-    else:
-        print("  coarse depth ...", flush=True)
-        depth = sources.depth(view)
-    if files[1]:
-        return depth, read_map(files[1], "coarse normal", mapped=True)
-    print("  coarse normals ...", flush=True)
-    return depth, sources.normal(view)
-
-
-def _checked(strips: Strips, path: Path, weights: Path) -> Strips:
-    """The same strips; tells whose they are where they cannot be made."""
+@contextmanager
+def naming_image(path: Path) -> Iterator[None]:
+    """Put the image's path before user errors, which otherwise say only what is wrong with it."""
     try:
-        for rows, result in strips:
-            if not (np.isfinite(result.depth).all() and np.isfinite(result.normal).all()):
-                raise UserError(f"{weights} gives NaN: the weights are damaged")
-            yield rows, result
-    except UserError as error:  # the refiner knows maps, but not whose they are
+        yield
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def save(strips: Strips, deep: Size, turned: Size, path: Path, metric: bool) -> None:
-    """Saves maps, whose sizes are told, and their pictures under names that begin with the path."""
-    name = lambda ending: path.with_name(f"{path.name}_{ending}")  # noqa: E731
+def check_finite(strips: Strips, weights: str | Path) -> Strips:
+    """Pass strips on; fail at the first NaN, which only damaged weights cause."""
+    for rows, result in strips:
+        finite = np.isfinite(result.depth).all() and np.isfinite(result.normal).all()
+        require(bool(finite), f"the refined maps contain NaN: the weights {weights} are damaged")
+        yield rows, result
+
+
+def coarse_strips(depth: Depth, normal: Normal) -> Strips:
+    """Coarse maps, whose sizes may differ, in the form that `save_maps` takes."""
+    for rows in row_slices(max(len(depth), len(normal))):
+        yield rows, Result(depth[rows], normal[rows], None, None)
+
+
+def save_maps(
+    strips: Strips,
+    depth_size: tuple[int, int],
+    normal_size: tuple[int, int],
+    prefix: Path,
+    metric: bool,
+) -> None:
+    """Write PREFIX_depth.npy, PREFIX_normal.npy, and a colour picture of both (.png).
+
+    With `metric`, depth is in metres; otherwise it is disparity, which is drawn as it is.
+    """
+
+    def named(ending: str) -> Path:
+        return prefix.with_name(f"{prefix.name}_{ending}")
+
+    normal_picture = np.empty((*normal_size, 3), np.uint8)
     with ExitStack() as files:
-        depth = files.enter_context(map_writer(name("depth.npy"), deep))
-        normal = files.enter_context(map_writer(name("normal.npy"), (*turned, 3)))
-        normal_colours = np.empty((*turned, 3), np.uint8)
+        write_depth = files.enter_context(map_writer(named("depth.npy"), depth_size))
+        write_normal = files.enter_context(map_writer(named("normal.npy"), (*normal_size, 3)))
         for rows, result in strips:
-            depth(result.depth)
-            normal(result.normal)
-            normal_colours[rows] = colour_normal(result.normal)
-    write_image(name("normal.png"), normal_colours)
-    values = read_map(name("depth.npy"), "depth", mapped=True)
-    near = (lambda x: 1 / np.maximum(x, 1e-3)) if metric else (lambda x: x)
-    shown = LazyMap(values, near)
-    low, high = colour_range(shown)
-    depth_colours = np.empty((*deep, 3), np.uint8)
-    for rows in rows_module.row_slices(deep[0]):
-        depth_colours[rows] = colour_values(shown[rows], low, high)
-    write_image(name("depth.png"), depth_colours)
+            write_depth(result.depth)
+            write_normal(result.normal)
+            normal_picture[rows] = colour_normal(result.normal)
+    write_image(named("normal.png"), normal_picture)
+    # The range of the colours is known only now, so depth is read again.
+    depth = read_map(named("depth.npy"), "depth", mapped=True)
+    disparity = LazyMap(depth, _to_disparity) if metric else depth
+    low, high = colour_range(disparity)
+    depth_picture = np.empty((*depth_size, 3), np.uint8)
+    for rows in row_slices(depth_size[0]):
+        depth_picture[rows] = colour_values(disparity[rows], low, high)
+    write_image(named("depth.png"), depth_picture)
+
+
+def _to_disparity(depth: np.ndarray) -> np.ndarray:
+    return 1 / np.maximum(depth, MIN_DEPTH)

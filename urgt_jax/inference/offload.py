@@ -1,7 +1,7 @@
-"""The pairs of blocks on more patches than a device holds: all others wait in the host's memory.
+"""Attention over more patches than the device holds: the other patches wait in host memory.
 
-Nothing is left out. Attention across patches is computed against some patches at a time, and put
-together by the sums of exponentials of each part.
+The result is not an approximation. A patch attends to some patches at a time, and the partial
+results are merged by their sums of exponentials.
 """
 
 from collections.abc import Callable
@@ -22,129 +22,169 @@ from urgt_jax.models.refiner import SPECIAL_TOKENS, tokens_per_patch
 from urgt_jax.models.registry import build_with_params
 from urgt_jax.models.rope import rotary_angles
 
-HELD = 28  # arrays of a patch's tokens that `attend` of `step.stages` holds at its peak, about
-SHARE = 0.8  # of the memory that is free, which tokens may take
-Tell = Callable[[float], None]  # the share that is done
+# Arrays of a patch's tokens that the `attend` stage holds at its peak, about.
+ARRAYS_PER_PATCH = 28
+MEMORY_SHARE = 0.8  # share of the free memory that tokens may take
+
+ReportShare = Callable[[float], None]  # takes the share of the work that is done
+Keys = tuple[np.ndarray, np.ndarray, np.ndarray]  # keys, values, bias of some patches
 
 
-class Pieces(NamedTuple):
-    """A pair of blocks in jitted parts, each on the tokens [P, N, D] of some patches."""
+class PairSteps(NamedTuple):
+    """The steps of a pair of blocks, jitted; each works on the tokens [P, N, D] of some patches."""
 
-    begin: Callable  # (params, tokens, spots, start) -> tokens and spots with the special ones
-    within: Callable  # (params, i, tokens, spots) -> tokens, then queries, keys, values across
-    fold: Callable  # (queries, keys, values, bias, so far) -> so far, and these
-    finish: Callable  # (params, i, tokens, found) -> tokens after the block across patches
+    # (params, tokens, positions, first patch) -> tokens and positions with the special tokens
+    add_special_tokens: Callable
+    # (params, pair, tokens, positions) -> tokens, then queries, keys and values of the next block
+    within: Callable
+    # (queries, keys, values, bias, attention so far) -> attention to these keys too
+    attend_more: Callable
+    # (params, pair, tokens, attended values) -> tokens after the block across patches
+    across: Callable
 
 
 @cache
-def pieces(model: Model, pool: int = 1) -> Pieces:
-    """The pieces of a model, whose keys and values are pooled over cells of that side."""
-    pool = pool if model.cross_patch else 1  # a patch sees all of its own tokens
+def pair_steps(model: Model, pool: int = 1) -> PairSteps:
+    """The steps of a model, whose keys and values across patches are pooled over pool x pool."""
+    if not model.cross_patch:
+        pool = 1  # a patch sees all of its own tokens
     cells = Cells(SPECIAL_TOKENS, model.tokens, pool)
-    size = model.width // model.num_heads
-    block = lambda blocks, i: jax.tree.map(lambda a: a[i], blocks)  # noqa: E731
-    joined = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
+    head_width = model.width // model.num_heads
 
-    def begin(params, tokens, spots, start):
-        x, spots = build_with_params(model, params).add_special_tokens(
-            tokens[None], spots[None], start
-        )
-        return x[0], spots[0]
+    def select(blocks, i):
+        return jax.tree.map(lambda stacked: stacked[i], blocks)
 
-    def within(params, i, x, spots):
-        network, turn = build_with_params(model, params), rotary_angles(spots, size)
-        y = block(network.within_patch, i)(x, turn)
-        q, k, v = block(network.across_patches, i).project(y, turn)
-        return (y, q, cells.pool(k), cells.pool(v)) if pool > 1 else (y, q, k, v)
+    def as_one_row(x):
+        return x.reshape(1, -1, *x.shape[2:])
 
-    def fold(q, k, v, bias, so_far):
+    def add_special_tokens(params, tokens, positions, first):
+        network = build_with_params(model, params)
+        tokens, positions = network.add_special_tokens(tokens[None], positions[None], first)
+        return tokens[0], positions[0]
+
+    def within(params, i, tokens, positions):
+        network = build_with_params(model, params)
+        angles = rotary_angles(positions, head_width)
+        tokens = select(network.within_patch, i)(tokens, angles)
+        q, k, v = select(network.across_patches, i).project(tokens, angles)
+        if pool > 1:
+            k = cells.pool(k)
+            v = cells.pool(v)
+        return tokens, q, k, v
+
+    def attend_more(q, k, v, bias, so_far):
         if not model.cross_patch:
             return attention(q, k, v), None
-        return merge_attention(so_far, partial_attention(joined(q), joined(k), joined(v), bias))
+        more = partial_attention(as_one_row(q), as_one_row(k), as_one_row(v), bias)
+        return merge_attention(so_far, more)
 
-    def finish(params, i, y, found):
-        found = found.reshape(*y.shape[:2], model.num_heads, size).astype(y.dtype)
-        return block(build_with_params(model, params).across_patches, i).finish(y, found)
+    def across(params, i, tokens, attended):
+        network = build_with_params(model, params)
+        attended = attended.reshape(*tokens.shape[:2], model.num_heads, head_width)
+        return select(network.across_patches, i).finish(tokens, attended.astype(tokens.dtype))
 
-    return Pieces(*map(jax.jit, (begin, within, fold, finish)))
+    return PairSteps(
+        jax.jit(add_special_tokens), jax.jit(within), jax.jit(attend_more), jax.jit(across)
+    )
 
 
 def attend(
     params: dict,
     model: Model,
     tokens: Float[np.ndarray, "P N D"],
-    spots: Float[np.ndarray, "P N 2"],
+    positions: Float[np.ndarray, "P N 2"],
     resident: int,
     pool: int,
-    tell: Tell,
-) -> Float[np.ndarray, "K P N 2*D"]:
-    """What `attend` of `step.stages` gives, with `resident` patches on the device at a time."""
-    piece, count = pieces(model, pool), len(tokens)
-    starts = range(0, count, resident)
-    chunks = [
-        jax.device_get(
-            piece.begin(params, _part(tokens, i, resident), _part(spots, i, resident), i)
-        )
-        for i in starts
-    ]
-    biases = [_bias(model, pool, min(resident, count - i), resident) for i in starts]
-    kept, depth = kept_blocks(model.dpt_layers), max(model.dpt_layers) + 1
-    x = chunks[0][0]
-    shape = len(kept), len(chunks) * resident, x.shape[1], 2 * x.shape[2]
-    layers = np.empty(shape, x.dtype)
+    report: ReportShare,
+) -> Float[np.ndarray, "K P M 2*D"]:
+    """The output of the `attend` stage, computed with `resident` patches on the device at a time.
+
+    M counts the special tokens too.
+    """
+    steps = pair_steps(model, pool)
+    count = len(tokens)
+    chunks = []  # tokens and positions of `resident` patches each, on the host
+    biases = []
+    for first in range(0, count, resident):
+        some_tokens = _take_patches(tokens, first, resident)
+        some_positions = _take_patches(positions, first, resident)
+        chunk = steps.add_special_tokens(params, some_tokens, some_positions, first)
+        chunks.append(jax.device_get(chunk))
+        biases.append(_key_bias(model, pool, min(resident, count - first), resident))
+
+    kept = kept_blocks(model.dpt_layers)
+    depth = max(model.dpt_layers) + 1
+    _, tokens_each, width = chunks[0][0].shape
+    shape = (len(kept), len(chunks) * resident, tokens_each, 2 * width)
+    layers = np.empty(shape, chunks[0][0].dtype)
     for i in range(depth):
-        made = [jax.device_get(piece.within(params, i, *chunk)) for chunk in chunks]
-        keys = [(k, v, bias) for (_, _, k, v), bias in zip(made, biases, strict=True)]
-        for n, (y, q, _, _) in enumerate(made):
-            seen = keys if model.cross_patch else keys[n : n + 1]
-            z = jax.device_get(piece.finish(params, i, y, _found(piece, q, seen)))
-            chunks[n] = z, chunks[n][1]
+        projected = [jax.device_get(steps.within(params, i, *chunk)) for chunk in chunks]
+        keys = [(k, v, bias) for (_, _, k, v), bias in zip(projected, biases, strict=True)]
+        for n, (within, q, _, _) in enumerate(projected):
+            visible = keys if model.cross_patch else [keys[n]]
+            attended = _attend_to(steps, q, visible)
+            across = jax.device_get(steps.across(params, i, within, attended))
+            chunks[n] = across, chunks[n][1]
             if i in kept:
-                here = slice(n * resident, (n + 1) * resident)
-                layers[kept.index(i), here] = np.concatenate([y, z], -1)
-            tell((i + (n + 1) / len(made)) / depth)
+                patches = slice(n * resident, (n + 1) * resident)
+                layers[kept.index(i), patches] = np.concatenate([within, across], -1)
+            report((i + (n + 1) / len(projected)) / depth)
     return layers[:, :count]
 
 
-def _part(x: np.ndarray, start: int, size: int) -> np.ndarray:
-    """Some patches, the last one repeated where there are fewer."""
-    return x[np.minimum(np.arange(start, start + size), len(x) - 1)]
+def _take_patches(x: np.ndarray, first: int, size: int) -> np.ndarray:
+    """`size` patches from the first one on; the last patch is repeated where there are fewer."""
+    return x[np.minimum(np.arange(first, first + size), len(x) - 1)]
 
 
-def _bias(model: Model, pool: int, real: int, size: int) -> Float[np.ndarray, "M"]:
-    """What is added to the scores of keys: the logarithm of their cells' sizes; padding is hid."""
-    sizes = Cells(SPECIAL_TOKENS, model.tokens, pool).sizes
-    padding = np.full((size - real) * len(sizes), MASKED)
-    return np.concatenate([np.tile(np.log(sizes), real), padding], dtype=np.float32)
+def _key_bias(model: Model, pool: int, patches: int, size: int) -> Float[np.ndarray, "M"]:
+    """The bias of the attention scores of `size` patches' keys.
+
+    It is the logarithm of the number of tokens that a pooled key stands for, and hides the keys of
+    repeated patches.
+    """
+    tokens_per_key = Cells(SPECIAL_TOKENS, model.tokens, pool).sizes
+    real = np.tile(np.log(tokens_per_key), patches)
+    padding = np.full((size - patches) * len(tokens_per_key), MASKED)
+    return np.concatenate([real, padding], dtype=np.float32)
 
 
-def _found(piece: Pieces, q: np.ndarray, keys: list[tuple]) -> jax.Array:
-    """What the queries find among all keys, of which two parts are on the device at a time."""
-    q, ahead = jax.device_put(q), jax.device_put(keys[0])
-    rows = q.shape[0] * q.shape[1]
+def _attend_to(steps: PairSteps, q: np.ndarray, keys: list[Keys]) -> jax.Array:
+    """Attention of the queries to all keys; two chunks of keys are on the device at a time."""
+    q = jax.device_put(q)
+    patches, tokens, heads, head_width = q.shape
+    rows = patches * tokens
     so_far = (
-        jnp.zeros((1, rows, *q.shape[2:]), jnp.float32),
-        jnp.full((1, rows, q.shape[2], 1), -jnp.inf, jnp.float32),
+        jnp.zeros((1, rows, heads, head_width), jnp.float32),
+        jnp.full((1, rows, heads, 1), -jnp.inf, jnp.float32),
     )
+    upcoming = jax.device_put(keys[0])
     for i in range(len(keys)):
-        now, ahead = ahead, jax.device_put(keys[i + 1]) if i + 1 < len(keys) else None
-        so_far = jax.block_until_ready(piece.fold(q, *now, so_far))  # or all would be sent ahead
+        current = upcoming
+        if i + 1 < len(keys):
+            upcoming = jax.device_put(keys[i + 1])  # copied while the device works on the current
+        # Without waiting here, all chunks would be sent to the device ahead of time.
+        so_far = jax.block_until_ready(steps.attend_more(q, *current, so_far))
     return so_far[0]
 
 
-def resident(model: Model, count: int) -> int | None:
-    """How many of the patches the device's free memory has room for; None if for all of them."""
-    size = HELD * tokens_per_patch(model) * model.width * jnp.dtype(model.dtype).itemsize
-    room = int(SHARE * _free() / size)
-    return None if count <= room else max(room // 3, 1)  # queries, keys, and the next keys
+def patches_that_fit(model: Model, count: int) -> int | None:
+    """How many patches fit into the device's free memory; None if all `count` of them do."""
+    itemsize = jnp.dtype(model.dtype).itemsize
+    bytes_per_patch = ARRAYS_PER_PATCH * tokens_per_patch(model) * model.width * itemsize
+    fitting = int(MEMORY_SHARE * _free_memory() / bytes_per_patch)
+    if count <= fitting:
+        return None
+    return max(fitting // 3, 1)  # queries, keys, and the next keys
 
 
-def _free() -> float:
-    """Bytes that are free on the device; the host's where it is the host's."""
+def _free_memory() -> float:
+    """Free bytes on the device, or of the host if the device shares its memory."""
     device = jax.local_devices()[0]
-    told, chip = device.memory_stats() or {}, hardware.chip_of(device)
-    if "bytes_limit" in told:
-        return told["bytes_limit"] - told["bytes_in_use"]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    chip = hardware.chip_of(device)
     if chip:
         return chip.hbm
     return hardware.free_memory()

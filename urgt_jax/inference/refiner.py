@@ -1,4 +1,4 @@
-"""A trained refiner as a function from a picture and its coarse maps to refined maps."""
+"""A trained refiner as a function from an image and its coarse maps to refined maps."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from urgt_jax.config import Config, Model
-from urgt_jax.data.priors import networks
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
 from urgt_jax.images import grid as grids
 from urgt_jax.images.grid import Grid
 from urgt_jax.inference import offload
@@ -22,25 +21,41 @@ from urgt_jax.inference.modes import MODES, RefinerInputs
 from urgt_jax.inference.stages import jit_stages
 from urgt_jax.models import flops
 from urgt_jax.models.refiner import HEAD_PIXELS, Offsets
+from urgt_jax.models.registry import FAMILIES
 from urgt_jax.weights.weight_file import load_weights, weights_kind
 
+Image = UInt8[np.ndarray, "H W 3"]
 Depth = Float[np.ndarray, "H W"]
 Normal = Float[np.ndarray, "H W 3"]
-Progress = Callable[[int, int], None]  # (done, count)
-Tell = Callable[[str, float], None]  # which stage, and the share of it that is done
+Progress = Callable[[int, int], None]  # takes how much is done, and of how much
+PRIOR_OPTIONS = {"depth_anything": "--depth-weights", "metric3d": "--normal-weights"}
+StageProgress = Callable[[str, float], None]  # takes a stage and the share of it that is done
 
 
-def quiet(done: int, count: int) -> None:
-    """Tells nothing."""
+def ignore_progress(done: int, count: int) -> None:
+    """Report nothing."""
 
 
 class Result(NamedTuple):
-    """Refined maps at the picture's size; a confidence is None where the model has no such head."""
+    """Refined maps; a confidence is None where the model does not predict it."""
 
     depth: Depth  # in the coarse map's unit
     normal: Normal  # unit length
     depth_confidence: Depth | None  # 1 and above
     normal_confidence: Depth | None  # 1 and above
+
+
+class Job(NamedTuple):
+    """How one image is going to be refined."""
+
+    image: Image  # the image that is refined, which official mode shrinks a little
+    windows: Grid  # the patches of that image
+    size: tuple[int, int]  # height and width of the user's image and of the refined maps, pixels
+
+    @property
+    def patches(self) -> int:
+        """The number of patches."""
+        return self.windows.count
 
 
 def load(
@@ -49,18 +64,21 @@ def load(
     fidelity: str | None = None,
     pool: int | None = None,
     resident: int | None = None,
-):
-    """The model in a weight file, or in the work directory of a finished run, as a function.
+) -> "Refiner":
+    """Load a refiner from a weight file, a run's work directory, or the name of shipped weights.
 
-    A refiner, unless the file holds Depth Anything V2 or Metric3D v2.
+    Without `dtype`, `fidelity` or `pool`, those stored with the weights are used.
     """
     kind = weights_kind(path)
-    if kind in networks.NETWORKS:
-        return networks.NETWORKS[kind](path)
+    if kind in PRIOR_OPTIONS:
+        raise UserError(
+            f"{path} holds weights of {FAMILIES[kind].title}, which is not a refiner: pass them to "
+            f"`urgt refine` with {PRIOR_OPTIONS[kind]}, which makes coarse maps"
+        )
     params, config = load_weights(path)
-    if dtype:
+    if dtype is not None:
         config = replace(config, model=replace(config.model, dtype=dtype))
-    if fidelity:
+    if fidelity is not None:
         config = replace(config, eval=replace(config.eval, fidelity=fidelity))
     if pool is not None:
         config = replace(config, eval=replace(config.eval, pool=pool))
@@ -68,203 +86,276 @@ def load(
 
 
 def choose_grid(
-    size: tuple[int, int], config: Config, asked: tuple[int, int] | None = None
+    size: tuple[int, int], config: Config, grid: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """Rows and columns of patches that a picture is cut into, as asked or as configured."""
-    c = config.eval
-    return grids.choose_grid(size, asked or c.grid, config.model.patch_size, c.max_patches)
+    """Rows and columns of patches for an image; None takes the configured ones."""
+    if grid is None:
+        grid = config.eval.grid
+    return grids.choose_grid(size, grid, config.model.patch_size, config.eval.max_patches)
 
 
 class Refiner:
-    """Refines coarse maps of one picture at a time; memory grows slowly with the patches.
+    """Refines the coarse maps of one image at a time; memory grows slowly with the patches.
 
-    `resident` patches attend to each other on the device at a time, where all others' tokens wait
-    in the host's memory; None takes all, or where they do not fit as many as do.
+    `resident` patches are on the device at once, and the tokens of all others wait in host memory.
+    By default as many are as fit.
     """
 
     def __init__(self, params: dict, config: Config, resident: int | None = None):
         require(resident is None or resident >= 1, f"resident {resident} must be at least 1")
-        self.config, self.resident = config, resident
+        rows, cols = config.model.tokens
+        require(
+            config.eval.pool <= max(rows, cols),
+            f"pool {config.eval.pool} is larger than a patch, which has {rows} x {cols} tokens: "
+            f"use at most {max(rows, cols)}",
+        )
+        self.config = config
+        self.resident = resident
         self.params = jax.device_put(params)
         self.stages = jit_stages(config.model, config.eval.pool)
-        self.way = MODES[config.eval.fidelity](config)
+        self.mode = MODES[config.eval.fidelity](config)
 
     def __call__(
         self,
-        image: UInt8[np.ndarray, "H W 3"],
+        image: Image,
         coarse_depth: Depth,
         coarse_normal: Normal,
         grid: tuple[int, int] | None = None,
         overlap: float | None = None,
-        progress: Progress = quiet,
+        progress: Progress = ignore_progress,
     ) -> Result:
-        """Refined maps; `progress(done, count)` is called as patches go through the network.
+        """Refine the coarse maps of an image.
 
-        Without a grid or an overlap the picture is cut as the weights' own evaluation does.
+        Without `grid` or `overlap`, those stored with the weights are used; grid (0, 0) fits the
+        image size. `progress(done, count)` is called as patches pass through the network.
         """
-        return _joined(
-            self.strips(image, coarse_depth, coarse_normal, grid, overlap, progress), len(image)
-        )
+        job = self.plan(image, grid, overlap)
+        return _join_rows(self.run(job, coarse_depth, coarse_normal, progress), job.size[0])
 
-    def strips(
+    def plan(
+        self, image: Image, grid: tuple[int, int] | None = None, overlap: float | None = None
+    ) -> Job:
+        """Decide how to refine an image. Coarse maps may be made from `job.image`."""
+        require(
+            image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8,
+            f"the image has shape {image.shape} and dtype {image.dtype}: give [H, W, 3] uint8",
+        )
+        size = image.shape[:2]
+        grid = choose_grid(size, self.config, grid)
+        working_image = self.mode.working_image(image, grid)
+        windows = self.windows(working_image.shape[:2], grid, overlap)
+        return Job(working_image, windows, size)
+
+    def windows(
         self,
-        image: UInt8[np.ndarray, "H W 3"],
-        coarse_depth: Depth,
-        coarse_normal: Normal,
+        size: tuple[int, int],
         grid: tuple[int, int] | None = None,
         overlap: float | None = None,
-        progress: Progress = quiet,
-    ) -> Iterator[tuple[slice, Result]]:
-        """The same, some rows after the others from the top, for pictures of any size.
+    ) -> Grid:
+        """The windows of an image of this size; those stored with the weights are the default."""
+        rows, cols = choose_grid(size, self.config, grid)
+        if overlap is None:
+            overlap = self.config.eval.overlap
+        return grids.cover_image(*size, rows, cols, overlap)
 
-        Coarse maps may be memory-mapped: they are never read whole.
+    def run(
+        self,
+        job: Job,
+        coarse_depth: Depth,
+        coarse_normal: Normal,
+        progress: Progress = ignore_progress,
+    ) -> Iterator[tuple[slice, Result]]:
+        """Refine a planned image and yield (rows, their maps) from the top, for any image size.
+
+        Coarse maps may be memory-mapped files, which exact mode never reads whole.
         """
-        size = _check(image)
-        split, overlap = self.split(size, grid, overlap)
-        view = self.way.view(image, split)
-        maps = self.way.prepare(view, np.asanyarray(coarse_depth), np.asanyarray(coarse_normal))
-        windows = grids.cover_image(*maps.size, *split, overlap)
-        found = self._strips(maps, windows, progress)
-        if maps.size != size:  # resizing mixes rows of neighbouring strips
-            whole = _joined(found, maps.size[0])
-            finished = (x if x is None else self.way.finish(x, size) for x in whole)
-            found = [(slice(0, size[0]), Result(*finished))]
-        for rows, (depth, normal, *sure) in found:
-            yield rows, Result(maps.unit.restore(depth), self.way.unit(normal), *sure)
+        inputs = self.mode.prepare(
+            job.image, np.asanyarray(coarse_depth), np.asanyarray(coarse_normal)
+        )
+        strips = self._refine_rows(inputs, job.windows, progress)
+        if inputs.size != job.size:
+            # Resizing mixes the rows of neighbouring strips, so it needs the whole map.
+            whole = _join_rows(strips, inputs.size[0])
+            strips = [(slice(0, job.size[0]), self._restore_size(whole, job.size))]
+        for rows, result in strips:
+            depth = inputs.unit.restore(result.depth)
+            normal = self.mode.unit_normals(result.normal)
+            yield rows, result._replace(depth=depth, normal=normal)
 
-    def split(
-        self, size: tuple[int, int], grid: tuple[int, int] | None, overlap: float | None
-    ) -> tuple[tuple[int, int], float]:
-        """Rows and columns of patches and their overlap, the weights' own where none is given."""
-        split = choose_grid(size, self.config, grid)
-        return split, self.config.eval.overlap if overlap is None else overlap
+    def _restore_size(self, result: Result, size: tuple[int, int]) -> Result:
+        maps = [None if x is None else self.mode.restore_size(x, size) for x in result]
+        return Result(*maps)
 
-    def refine(self, maps: RefinerInputs, windows: Grid, progress: Progress = quiet) -> Result:
-        """Refined maps, in the units and at the size of the maps."""
-        return _joined(self._strips(maps, windows, progress), maps.size[0])
+    def refine(
+        self, inputs: RefinerInputs, windows: Grid, progress: Progress = ignore_progress
+    ) -> Result:
+        """Refine prepared inputs; the maps keep the unit and the size of the inputs."""
+        return _join_rows(self._refine_rows(inputs, windows, progress), inputs.size[0])
 
-    def _strips(
-        self, maps: RefinerInputs, windows: Grid, progress: Progress
-    ) -> Iterator[tuple[slice, Result]]:
-        parts, weight = self._parts(maps, windows, progress), self.way.weight(windows)
-        for rows, placed in grids.merge_windows(parts, windows, weight):
-            yield rows, self._result(placed, maps.depth[rows], maps.normal[rows])
-
-    def _result(self, placed: dict[str, np.ndarray], depth: Depth, normal: Normal) -> Result:
-        """Refined rows from what was put together and the coarse maps' rows."""
-        depth_confidence, normal_confidence = None, None
-        if "depth" in placed:
-            depth = self.way.refined(placed["depth"][..., 0], depth)
-            depth_confidence = placed["depth_confidence"][..., 0]
-        if "normal" in placed:
-            normal = self.way.refined(placed["normal"], normal)
-            normal_confidence = placed["normal_confidence"][..., 0]
-        return Result(depth, self.way.unit(normal), depth_confidence, normal_confidence)
-
-    def _parts(
-        self, maps: RefinerInputs, windows: Grid, progress: Progress
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """What is placed at each window: values of every head, each before its confidence."""
-        priors = {"depth": maps.depth, "normal": maps.normal}
-        for k, offsets in enumerate(self.offsets(maps, windows, progress)):
-            patch = {}
-            for kind in self.config.model.outputs:
-                value, confidence = offsets[kind]
-                both = np.concatenate([value, confidence[..., None]], -1)
-                both = self.way.patch(both, priors[kind], windows, k)
-                patch[kind], patch[f"{kind}_confidence"] = both[..., :-1], both[..., -1:]
-            yield patch
-
-    def offsets(
-        self, maps: RefinerInputs, windows: Grid, progress: Progress = quiet
-    ) -> Iterator[dict[str, Offsets]]:
-        """Offsets of one window after the other at the process shape."""
-        count = windows.count
-        size = chunk_of(self.config.model, count)
-        chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
-        resident = self.resident or offload.resident(self.config.model, count) or count
-        tell = self._teller(count, progress)
-        tokens = []
-        for i, chunk in enumerate(chunks):
-            cut = zip(*(self.way.cut(maps, windows, k) for k in chunk), strict=True)
-            cut = [_padded(np.stack(x), size)[None] for x in cut]
-            found = self.stages.encode(self.params, *cut)[0, : len(chunk)]
-            tokens.append(jax.device_get(found) if resident < count else found)
-            tell("encode", (i + 1) / len(chunks))
-        layers = self._attend(tokens, self.way.spots(windows), resident, tell)
-        for i, chunk in enumerate(chunks):
-            part = _padded(layers[:, 0, chunk.start : chunk.stop], size, 1)[:, None]
-            out = jax.device_get(self.stages.heads(self.params, part))
-            tell("heads", (i + 1) / len(chunks))
-            for k in range(len(chunk)):
-                yield jax.tree.map(lambda x: x[0, k], out)  # noqa: B023
-
-    def _attend(self, tokens: list, spots: np.ndarray, resident: int, tell: Tell):
-        """The layers that heads read, [K 1 P N C], on the host where patches do not all fit."""
-        count, c = len(spots), self.config
-        whole = (np if resident < count else jnp).concatenate(tokens)
-        tokens.clear()
-        if resident >= count:
-            layers = self.stages.attend(self.params, whole[None], spots[None])
-            tell("attend", 1.0)
-            return layers
-        shares = partial(tell, "attend")
-        layers = offload.attend(self.params, c.model, whole, spots, resident, c.eval.pool, shares)
-        return layers[:, None]
-
-    def _teller(self, count: int, progress: Progress) -> Tell:
-        """Turns the share of a stage that is done into a share of the work, in percent."""
-        cost = flops.forward(self.config.model, count, self.config.eval.pool)
-        parts = {"encode": cost.encoder, "attend": cost.pairs, "heads": cost.dpt_heads}
-        before = dict(zip(parts, np.cumsum([0, *parts.values()]), strict=False))
-
-        def tell(stage: str, share: float) -> None:
-            done = (before[stage] + share * parts[stage]) / cost.total
-            progress(int(100 * done + 1e-6), 100)  # all of it only at the end
-
-        return tell
-
-    def patches(self, maps: RefinerInputs, windows: Grid) -> Float[np.ndarray, "P h w"] | None:
-        """Refined depth of every window at its own size, in the maps' unit."""
+    def refine_windows(
+        self, inputs: RefinerInputs, windows: Grid
+    ) -> Float[np.ndarray, "P h w"] | None:
+        """Refined depth of every window before blending; None if the model refines no depth."""
         if "depth" not in self.config.model.outputs:
             return None
-        found = []
-        for k, offsets in enumerate(self.offsets(maps, windows)):
-            placed = self.way.patch(offsets["depth"].value, maps.depth, windows, k)[..., 0]
-            found.append(self.way.refined(placed, maps.depth[windows.window(k)]))
-        return np.stack(found)
+        depths = []
+        for k, offsets in enumerate(self.offsets(inputs, windows)):
+            depth = self.mode.window_map(offsets["depth"].value, inputs.depth, windows, k)[..., 0]
+            depths.append(self.mode.add_prior(depth, inputs.depth[windows.window(k)]))
+        return np.stack(depths)
+
+    def _refine_rows(
+        self, inputs: RefinerInputs, windows: Grid, progress: Progress
+    ) -> Iterator[tuple[slice, Result]]:
+        """Merge all windows with the coarse maps, some rows at a time."""
+        patches = self._window_maps(inputs, windows, progress)
+        weight = self.mode.blend_weight(windows)
+        for rows, merged in grids.merge_windows(patches, windows, weight):
+            depth = inputs.depth[rows]
+            normal = inputs.normal[rows]
+            depth_confidence = None
+            normal_confidence = None
+            if "depth" in merged:
+                depth = self.mode.add_prior(merged["depth"][..., 0], depth)
+                depth_confidence = merged["depth_confidence"][..., 0]
+            if "normal" in merged:
+                normal = self.mode.add_prior(merged["normal"], normal)
+                normal_confidence = merged["normal_confidence"][..., 0]
+            normal = self.mode.unit_normals(normal)
+            yield rows, Result(depth, normal, depth_confidence, normal_confidence)
+
+    def _window_maps(
+        self, inputs: RefinerInputs, windows: Grid, progress: Progress
+    ) -> Iterator[dict[str, Float[np.ndarray, "h w _"]]]:
+        """For each window, the maps that are blended with those of other windows."""
+        priors = {"depth": inputs.depth, "normal": inputs.normal}
+        for k, offsets in enumerate(self.offsets(inputs, windows, progress)):
+            maps = {}
+            for name, (value, confidence) in offsets.items():
+                maps[name] = self.mode.window_map(value, priors[name], windows, k)
+                maps[f"{name}_confidence"] = self.mode.resize_to_window(
+                    confidence[..., None], windows
+                )
+            yield maps
+
+    def offsets(
+        self, inputs: RefinerInputs, windows: Grid, progress: Progress = ignore_progress
+    ) -> Iterator[dict[str, Offsets]]:
+        """Run the network; yields the offsets of one window after the other, at the patch size."""
+        count = windows.count
+        report = self._stage_progress(count, progress)
+        resident = self.resident or offload.patches_that_fit(self.config.model, count) or count
+        # Not bound to a name: only the layers stay in memory once attention is done.
+        layers = self._attend(
+            self._encode(inputs, windows, resident, report),
+            self.mode.positions(windows),
+            resident,
+            report,
+        )
+        size = chunk_of(self.config.model, count)
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            chunk = _pad(layers[:, 0, start:stop], size, axis=1)
+            offsets = jax.device_get(self.stages.heads(self.params, chunk[:, None]))
+            report("heads", stop / count)
+            for i in range(stop - start):
+                yield {
+                    name: Offsets(values.value[0, i], values.confidence[0, i])
+                    for name, values in offsets.items()
+                }
+
+    def _encode(
+        self, inputs: RefinerInputs, windows: Grid, resident: int, report: StageProgress
+    ) -> Float[Array | np.ndarray, "P N D"]:
+        """Tokens of all patches, on the host if not all patches fit on the device."""
+        count = windows.count
+        offloaded = resident < count
+        size = chunk_of(self.config.model, count)
+        tokens = []
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            cuts = [self.mode.window_inputs(inputs, windows, k) for k in range(start, stop)]
+            image = _pad(np.stack([cut.image for cut in cuts]), size)
+            depth = _pad(np.stack([cut.depth for cut in cuts]), size)
+            normal = _pad(np.stack([cut.normal for cut in cuts]), size)
+            chunk = self.stages.encode(self.params, image[None], depth[None], normal[None])
+            chunk = chunk[0, : stop - start]
+            tokens.append(jax.device_get(chunk) if offloaded else chunk)
+            report("encode", stop / count)
+        return np.concatenate(tokens) if offloaded else jnp.concatenate(tokens)
+
+    def _attend(
+        self,
+        tokens: Float[Array | np.ndarray, "P N D"],
+        positions: Float[np.ndarray, "P N 2"],
+        resident: int,
+        report: StageProgress,
+    ) -> Float[Array | np.ndarray, "K 1 P M C"]:
+        """The layers that the DPT heads read, on the host if not all patches fit."""
+        if resident >= len(tokens):
+            layers = self.stages.attend(self.params, tokens[None], positions[None])
+            report("attend", 1.0)
+            return layers
+        config = self.config
+        layers = offload.attend(
+            self.params,
+            config.model,
+            tokens,
+            positions,
+            resident,
+            config.eval.pool,
+            partial(report, "attend"),
+        )
+        return layers[:, None]
+
+    def _stage_progress(self, count: int, progress: Progress) -> StageProgress:
+        """Turn the share of a stage that is done into percent of the whole work, by FLOPs."""
+        cost = flops.forward(self.config.model, count, self.config.eval.pool)
+        costs = {"encode": cost.encoder, "attend": cost.pairs, "heads": cost.dpt_heads}
+        before = {
+            "encode": 0.0,
+            "attend": cost.encoder,
+            "heads": cost.encoder + cost.pairs,
+        }
+
+        def report(stage: str, share: float) -> None:
+            done = (before[stage] + share * costs[stage]) / cost.total
+            progress(int(100 * done + 1e-6), 100)  # 100 is reported only at the end
+
+        return report
 
 
-def _check(image: np.ndarray) -> tuple[int, int]:
-    require(
-        image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8,
-        f"the image has shape {image.shape} and dtype {image.dtype}: give [H, W, 3] uint8",
-    )
-    return image.shape[:2]
-
-
-def _joined(strips: Iterable[tuple[slice, Result]], height: int) -> Result:
-    """All rows of maps in one."""
+def _join_rows(strips: Iterable[tuple[slice, Result]], height: int) -> Result:
+    """The whole maps of which strips are rows."""
     whole = None
-    for rows, part in strips:
+    for rows, strip in strips:
         if whole is None:
-            whole = [x if x is None else np.empty((height, *x.shape[1:]), x.dtype) for x in part]
-        for into, x in zip(whole, part, strict=True):
+            empty = [
+                None if x is None else np.empty((height, *x.shape[1:]), x.dtype) for x in strip
+            ]
+            whole = Result(*empty)
+        for target, x in zip(whole, strip, strict=True):
             if x is not None:
-                into[rows] = x
-    return Result(*whole)
+                target[rows] = x
+    return whole
 
 
 def chunk_of(model: Model, patches: int) -> int:
-    """Patches that are encoded, and given to the heads, at a time."""
-    # More at a time would cost a CPU memory and, as maps leave its caches, time too.
-    pixels = HEAD_PIXELS // (8 if jax.default_backend() == "cpu" else 1)
-    return min(max(pixels // math.prod(model.patch_size), 1), patches)
+    """How many patches are encoded, and passed to the heads, at a time."""
+    pixels = HEAD_PIXELS
+    if jax.default_backend() == "cpu":
+        # Larger chunks would cost memory, and time too, since maps would leave the caches.
+        pixels = HEAD_PIXELS // 8
+    chunk = max(pixels // math.prod(model.patch_size), 1)
+    return min(chunk, patches)
 
 
-def _padded(x, size: int, axis: int = 0):
-    """The last of the windows repeated, so that every chunk has the same shape."""
-    xp, count = np if isinstance(x, np.ndarray) else jnp, x.shape[axis]
+def _pad(
+    x: Shaped[Array | np.ndarray, "..."], size: int, axis: int = 0
+) -> Shaped[Array | np.ndarray, "..."]:
+    """Repeat the last patch, so that every chunk has the same shape and compiles once."""
+    count = x.shape[axis]
     if count == size:
         return x
-    return xp.take(x, np.minimum(np.arange(size), count - 1), axis)
+    indices = np.minimum(np.arange(size), count - 1)
+    return x.take(indices, axis)

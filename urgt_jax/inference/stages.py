@@ -11,22 +11,22 @@ from urgt_jax.models.registry import build_with_params
 
 
 class Stages(NamedTuple):
-    """The forward pass in jitted parts, so that few patches need to be held at a time."""
+    """The forward pass in three steps. `encode` and `heads` can run on a few patches at a time."""
 
-    encode: Callable  # (params, image, depth, normal) -> tokens, every patch on its own
-    attend: Callable  # (params, tokens, spots) -> the layers that the heads read
-    heads: Callable  # (params, layers) -> offsets, every patch on its own
+    encode: Callable  # (params, image, depth, normal) -> tokens
+    attend: Callable  # (params, tokens, positions) -> the layers that the DPT heads read
+    heads: Callable  # (params, layers) -> offsets
 
 
 @cache
 def jit_stages(model: Model, pool: int = 1) -> Stages:
-    """The stages of a model; `pool` is the side of cells of tokens that patches see of others."""
+    """The stages of a model, whose keys and values across patches are pooled over pool x pool."""
 
     def encode(params, image, depth, normal):
         return build_with_params(model, params).encode(image, depth, normal)
 
-    def attend(params, tokens, spots):
-        return build_with_params(model, params).attend(tokens, spots, pool=pool)
+    def attend(params, tokens, positions):
+        return build_with_params(model, params).attend(tokens, positions, pool=pool)
 
     def heads(params, layers):
         return build_with_params(model, params).predict_offsets(layers, model.tokens)
