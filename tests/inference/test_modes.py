@@ -1,203 +1,232 @@
-"""The two ways to run a refiner: the released code's, against its arrays, and the paper's."""
+"""Official mode against arrays of the released code, and exact mode against the paper."""
 
-import dataclasses
-import functools
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from helpers import seeded_weights as seeded
+from helpers import seeded_weights
+from helpers.command import call
+from helpers.random_refiner import image_with_coarse_maps
 from PIL import Image
 from safetensors.numpy import save_file
 
-from urgt_jax.commands.refine import main
+from urgt_jax.commands import refine as refine_command
 from urgt_jax.config import Config, Eval
+from urgt_jax.data.priors import networks
 from urgt_jax.errors import UserError
-from urgt_jax.images import grid, resize
-from urgt_jax.inference import modes
-from urgt_jax.inference import refiner as inference
+from urgt_jax.images import grid as grids
+from urgt_jax.images import resize
+from urgt_jax.images.geometry import unit_normals
+from urgt_jax.inference.modes import ExactMode, OfficialMode, RefinerInputs
+from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.models.refiner import CHANNELS, Offsets
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.convert import convert
+from urgt_jax.weights.weight_file import load_weights
 
-MODEL = np.load(seeded.GOLDEN / "urgt_model.npz")
-PIPELINE = np.load(seeded.GOLDEN / "urgt_pipeline.npz")
+MODEL = np.load(seeded_weights.GOLDEN / "urgt_model.npz")
+PIPELINE = np.load(seeded_weights.GOLDEN / "urgt_pipeline.npz")
 PARTS = {"urgt": "sd_urgt/", "dav2": "sd_dav2/", "metric3d": "sd_m3d/"}
-close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=0)
+close = partial(np.testing.assert_allclose, atol=1e-4, rtol=0)
 
 
-def last(x: np.ndarray) -> np.ndarray:
-    """Channels last."""
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """[..., C, H, W] as [..., H, W, C]."""
     return np.moveaxis(x, -3, -1)
 
 
-def converted(folder, fixture, part: str, name: str, given: dict):
+def convert_fixture(folder, fixture, part: str, name: str, config: dict):
     """A weight file of ours, made by `convert` as a user would make it."""
-    arrays = seeded.state(fixture, part)
-    save_file(arrays, folder / f"{name}_official.safetensors")
+    official = folder / f"{name}_official.safetensors"
+    save_file(seeded_weights.state(fixture, part), official)
     target = folder / f"{name}.safetensors"
-    convert(folder / f"{name}_official.safetensors", target, given)
+    convert(official, target, config)
     return target
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def official_weights(tmp_path_factory):
     """The weights of the released class's fixture."""
-    told = seeded.settings(MODEL)
+    settings = seeded_weights.settings(MODEL)
     names = ("num_heads", "dino_heads", "intermediate_layer_idx")
-    given = {name: told[name] for name in names}
-    return converted(tmp_path_factory.mktemp("model"), MODEL, "", "urgt", given)
+    config = {name: settings[name] for name in names}
+    return convert_fixture(tmp_path_factory.mktemp("model"), MODEL, "", "urgt", config)
 
 
-def of_case(model, case: str):
-    """The refiner, maps and windows of a case."""
-    told = seeded.settings(MODEL)["cases"][case]
-    params, config = inference.load_weights(model)
-    shape = dataclasses.replace(config.model, patch_size=tuple(told["patch_process_shape"]))
-    refiner = inference.Refiner(params, dataclasses.replace(config, model=shape))
-    get = lambda key: MODEL[f"{case}/in/{key}"][0]  # noqa: E731
-    maps = modes.RefinerInputs(last(get("image")), get("coarse_depth"), last(get("coarse_normal")))
-    windows = grid.cover_image(*maps.size, *told["patch_split"], 0.3 if told["overlap"] else 0.0)
-    return refiner, maps, windows
+def official_case(weights, case: str):
+    """The refiner, inputs and windows of a case."""
+    settings = seeded_weights.settings(MODEL)["cases"][case]
+    params, config = load_weights(weights)
+    model = replace(config.model, patch_size=tuple(settings["patch_process_shape"]))
+    refiner = Refiner(params, replace(config, model=model))
+    image = channels_last(MODEL[f"{case}/in/image"][0])
+    depth = MODEL[f"{case}/in/coarse_depth"][0]
+    normal = channels_last(MODEL[f"{case}/in/coarse_normal"][0])
+    inputs = RefinerInputs(image, depth, normal)
+    overlap = 0.3 if settings["overlap"] else 0.0
+    windows = grids.cover_image(*inputs.size, *settings["patch_split"], overlap)
+    return refiner, inputs, windows
 
 
 @pytest.mark.parametrize("case", ["overlap_2x2", "nonoverlap_2x2", "overlap_2x2_coarse"])
-def test_official_is_the_released_class(model, case):
-    refiner, maps, windows = of_case(model, case)
-    image, depth, normal = refiner.way.cut(maps, windows, 0)
-    close(image, last(MODEL[f"{case}/mid/patches"])[0, 0])
+def test_official_mode_gives_the_arrays_of_the_released_class(official_weights, case):
+    refiner, inputs, windows = official_case(official_weights, case)
+    image, depth, normal = refiner.mode.window_inputs(inputs, windows, 0)
+    close(image, channels_last(MODEL[f"{case}/mid/patches"])[0, 0])
     close(depth, MODEL[f"{case}/mid/depth_roi"][0, 0, 0])
-    close(normal, last(MODEL[f"{case}/mid/normal_roi"])[0])
-    result = refiner.refine(maps, windows)
+    close(normal, channels_last(MODEL[f"{case}/mid/normal_roi"])[0])
+    result = refiner.refine(inputs, windows)
     close(result.depth, MODEL[f"{case}/out/depth_pred"][0, 0])
-    want = last(MODEL[f"{case}/out/normal_pred"])[0]
-    close(result.normal, want / np.linalg.norm(want, axis=-1, keepdims=True))
+    expected = channels_last(MODEL[f"{case}/out/normal_pred"])[0]
+    close(result.normal, expected / np.linalg.norm(expected, axis=-1, keepdims=True))
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A folder with the photograph and all three weight files of the released script's fixture."""
     folder = tmp_path_factory.mktemp("pipeline")
-    told = seeded.settings(PIPELINE)
-    shape = {"patch_process_shape": told["patch_process_shape"]}
+    settings = seeded_weights.settings(PIPELINE)
+    configs = {name: dict(settings[name]) for name in PARTS}
+    configs["urgt"]["patch_process_shape"] = settings["patch_process_shape"]
     for name, part in PARTS.items():
-        converted(folder, PIPELINE, part, name, told[name] | (shape if name == "urgt" else {}))
+        convert_fixture(folder, PIPELINE, part, name, configs[name])
     Image.fromarray(PIPELINE["a/in/image_bgr"][..., ::-1].copy()).save(folder / "photo.png")
     np.save(folder / "depth.npy", PIPELINE["a/mid/coarse_depth"])
     np.save(folder / "normal.npy", PIPELINE["a/mid/coarse_normal"])
     return folder
 
 
-def run(monkeypatch, folder, *options):
-    """What predict writes."""
-    names = [str(folder / x) if isinstance(x, str) and "." in x else x for x in options]
-    monkeypatch.setattr("sys.argv", ["predict", *map(str, names), "--out", str(folder / "out")])
-    main()
-    return {path.stem: np.load(path) for path in (folder / "out").glob("*.npy")}
+def refine_photo(pipeline, out, *options) -> dict[str, np.ndarray]:
+    """The maps that `urgt refine` writes for the photograph."""
+    photo = pipeline / "photo.png"
+    weights = pipeline / "urgt.safetensors"
+    call(refine_command.main, photo, "--weights", weights, "--out", out, *options)
+    return {path.stem: np.load(path) for path in out.glob("*.npy")}
 
 
-def wanted():
-    """What the released script writes, at the picture's own size, normals not reversed."""
+def coarse_files(pipeline) -> list:
+    """The options that pass the coarse maps of the released script."""
+    depth = pipeline / "depth.npy"
+    normal = pipeline / "normal.npy"
+    return ["--coarse-depth", depth, "--coarse-normal", normal]
+
+
+def prior_networks(pipeline) -> list:
+    """The options that let the released script's networks predict coarse maps."""
+    depth = pipeline / "dav2.safetensors"
+    normal = pipeline / "metric3d.safetensors"
+    return ["--depth-weights", depth, "--normal-weights", normal, "--depth-size", 126]
+
+
+def released_output() -> tuple[np.ndarray, np.ndarray]:
+    """What the released script writes, at the image's own size, with normals not reversed."""
     depth = PIPELINE["a/out_fp32/depth_npy"]
     normal = np.ascontiguousarray(PIPELINE["a/out_fp32/normal_npy"][..., ::-1])
     size = PIPELINE["a/in/image_bgr"].shape[:2]
-    assert depth.shape != size, "the fixture is of a picture that the split does not divide"
+    assert depth.shape != size, "the image of the fixture is no multiple of the grid"
     normal = resize.resize_linear(normal, *size)
     normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
     return resize.resize_linear(depth, *size), normal
 
 
-def test_the_command_line_gives_what_the_released_script_gives(pipeline, monkeypatch):
-    found = run(
-        monkeypatch, pipeline, "photo.png", "--weights", "urgt.safetensors", "--grid", 2, 2,
-        "--coarse-depth", "depth.npy", "--coarse-normal", "normal.npy",
-    )  # fmt: skip
-    close(found["photo_depth"], wanted()[0])
-    close(found["photo_normal"], wanted()[1])
+def test_refine_writes_what_the_released_script_writes(pipeline, tmp_path):
+    maps = refine_photo(pipeline, tmp_path, "--grid", 2, 2, *coarse_files(pipeline))
+    depth, normal = released_output()
+    close(maps["photo_depth"], depth)
+    close(maps["photo_normal"], normal)
 
 
-def test_a_bare_photograph_gives_what_the_released_script_gives(pipeline, monkeypatch):
-    found = run(
-        monkeypatch, pipeline, "photo.png", "--weights", "urgt.safetensors", "--grid", 2, 2,
-        "--depth-weights", "dav2.safetensors", "--normal-weights", "metric3d.safetensors",
-        "--depth-size", 126, "--save-coarse",
-    )  # fmt: skip
-    close(found["photo_coarse_depth"], PIPELINE["a/mid/coarse_depth"])
-    close(found["photo_coarse_normal"], PIPELINE["a/mid/coarse_normal"])
-    close(found["photo_depth"], wanted()[0])
-    close(found["photo_normal"], wanted()[1])
+def test_refine_with_prior_networks_writes_what_the_released_script_writes(pipeline, tmp_path):
+    options = ["--grid", 2, 2, "--save-coarse", *prior_networks(pipeline)]
+    maps = refine_photo(pipeline, tmp_path, *options)
+    close(maps["photo_coarse_depth"], PIPELINE["a/mid/coarse_depth"])
+    close(maps["photo_coarse_normal"], PIPELINE["a/mid/coarse_normal"])
+    depth, normal = released_output()
+    close(maps["photo_depth"], depth)
+    close(maps["photo_normal"], normal)
 
 
-def test_a_folder_of_pictures_compiles_once(pipeline, monkeypatch, tmp_path):
-    """Pictures of one aspect share programs, and what one gives does not hang on the others."""
-    from urgt_jax.data.priors import networks
-
+def test_refine_compiles_once_for_images_of_one_aspect(pipeline, tmp_path):
+    """The result of an image does not depend on the others in the folder."""
     photo = Image.open(pipeline / "photo.png")
     (tmp_path / "in").mkdir()
     for number, size in enumerate([(170, 121), (170, 121), (121, 170)]):
         photo.resize(size).save(tmp_path / "in" / f"{number}.png")
-    before = networks.run_network._cache_size()
-    weights = [x for name in ("weights:urgt", "depth-weights:dav2", "normal-weights:metric3d")
-               for x in (f"--{name.split(':')[0]}",
-                         str(pipeline / f"{name.split(':')[1]}.safetensors"))]  # fmt: skip
-    options = [*weights, "--grid", "2", "2", "--depth-size", "126"]
+    compiled_before = networks.run_network._cache_size()
 
-    def refine(*paths):
-        arguments = ["predict", *map(str, paths), *options, "--out", str(tmp_path / "out")]
-        monkeypatch.setattr("sys.argv", arguments)
-        main()
+    def refine(path):
+        weights = pipeline / "urgt.safetensors"
+        options = ["--weights", weights, "--grid", 2, 2, *prior_networks(pipeline)]
+        call(refine_command.main, path, "--out", tmp_path / "out", *options)
         return np.load(tmp_path / "out" / "1_depth.npy")
 
     together = refine(tmp_path / "in")
-    assert networks.run_network._cache_size() - before <= 3  # two aspects of depth, one of normals
+    # Two aspects for depth, one size for normals.
+    assert networks.run_network._cache_size() - compiled_before <= 3
     np.testing.assert_array_equal(together, refine(tmp_path / "in" / "1.png"))
 
 
-@pytest.mark.parametrize("split", [(1, 1), (2, 3), (1, 4)])
-def test_what_is_broken_there_works_here(pipeline, monkeypatch, split):
-    found = run(
-        monkeypatch, pipeline, "photo.png", "--weights", "urgt.safetensors", "--grid", *split,
-        "--coarse-depth", "depth.npy", "--coarse-normal", "normal.npy",
-    )  # fmt: skip
-    assert found["photo_depth"].shape == (121, 170)
-    assert np.ptp(found["photo_depth"], 0).min() > 0.1, "one row fills the picture"
-    close(np.linalg.norm(found["photo_normal"], axis=-1), 1)
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3), (1, 4)])
+def test_official_mode_works_for_grids_on_which_the_released_code_fails(pipeline, tmp_path, grid):
+    maps = refine_photo(pipeline, tmp_path, "--grid", *grid, *coarse_files(pipeline))
+    assert maps["photo_depth"].shape == (121, 170)
+    assert np.ptp(maps["photo_depth"], 0).min() > 0.1, "one row fills the image"
+    close(np.linalg.norm(maps["photo_normal"], axis=-1), 1)
 
 
-def test_positions_under_overlap():
-    model = dataclasses.replace(Config().model, patch_size=(28, 42))
-    exact, official = (way(Config(model=model)) for way in (modes.ExactMode, modes.OfficialMode))
-    windows = grid.cover_image(60, 80, 2, 2, 0.5)
+def test_positions_are_fractions_in_exact_mode_and_whole_in_official_mode():
+    config = Config(model=replace(Config().model, patch_size=(28, 42)))
+    windows = grids.cover_image(60, 80, 2, 2, 0.5)
     assert windows.count == 9
-    start = official.spots(windows)[:, 0]
-    np.testing.assert_array_equal(start[:4], [[1, 1], [1, 4], [1, 7], [3, 1]])
-    start = exact.spots(windows)[:, 0]  # each window begins half a patch after the one before
-    np.testing.assert_array_equal(start[:4], [[1, 1], [1, 2.5], [1, 4], [2, 1]])
+    first_token = OfficialMode(config).positions(windows)[:, 0]
+    np.testing.assert_array_equal(first_token[:4], [[1, 1], [1, 4], [1, 7], [3, 1]])
+    # In exact mode each window begins half a patch after the one before.
+    first_token = ExactMode(config).positions(windows)[:, 0]
+    np.testing.assert_array_equal(first_token[:4], [[1, 1], [1, 2.5], [1, 4], [2, 1]])
 
 
-def test_without_overlap_both_have_the_same_positions():
-    windows = grid.cover_image(60, 80, 2, 4, 0.0)
-    ways = [way(Config()).spots(windows) for way in (modes.ExactMode, modes.OfficialMode)]
-    np.testing.assert_allclose(*ways)
+def test_positions_are_the_same_in_both_modes_without_overlap():
+    windows = grids.cover_image(60, 80, 2, 4, 0.0)
+    exact = ExactMode(Config()).positions(windows)
+    official = OfficialMode(Config()).positions(windows)
+    np.testing.assert_allclose(exact, official)
 
 
-def test_official_takes_relative_disparity_only():
-    config = Config(prior=dataclasses.replace(Config().prior, kind="depth"))
+def test_official_mode_rejects_metric_depth():
+    config = Config(prior=replace(Config().prior, kind="depth"))
     with pytest.raises(UserError, match="use --fidelity exact"):
-        modes.OfficialMode(config)
+        OfficialMode(config)
 
 
-def test_zero_offsets_return_the_coarse_maps_in_exact_mode(micro, monkeypatch):
-    refiner = inference.Refiner(initial_params(micro.model, 0), micro)
-    zero = lambda x: 0 * x  # noqa: E731
+def test_window_inputs_of_lazy_maps_equal_those_of_whole_maps(micro):
+    mode = ExactMode(micro)
+    image, depth, normal = image_with_coarse_maps((41, 67))
+    depth = 7 * depth + 3
+    inputs = mode.prepare(image, depth, normal)
+    assert inputs.depth[:, :].min() == 0 and inputs.depth[:, :].max() == 1
+    disparity = (depth - inputs.unit.low) / np.float32(inputs.unit.scale)
+    whole = RefinerInputs(image, disparity, unit_normals(normal))
+    windows = grids.cover_image(41, 67, 2, 3, 0.3)
+    for k in range(windows.count):
+        lazy_cut = mode.window_inputs(inputs, windows, k)
+        whole_cut = mode.window_inputs(whole, windows, k)
+        for lazy_map, whole_map in zip(lazy_cut, whole_cut, strict=True):
+            np.testing.assert_array_equal(lazy_map, whole_map)
+
+
+def test_exact_mode_returns_the_coarse_maps_for_zero_offsets(micro, monkeypatch):
+    refiner = Refiner(initial_params(micro.model, 0), micro)
     offsets = refiner.offsets
 
-    def silent(*arguments):
-        for found in offsets(*arguments):
-            yield {k: v._replace(value=zero(v.value)) for k, v in found.items()}
+    def zero_offsets(*args):
+        for heads in offsets(*args):
+            yield {name: head._replace(value=0 * head.value) for name, head in heads.items()}
 
-    monkeypatch.setattr(refiner, "offsets", silent)
+    monkeypatch.setattr(refiner, "offsets", zero_offsets)
     rng = np.random.default_rng(0)
-    depth, normal = rng.random((41, 67), np.float32), rng.random((41, 67, 3), np.float32) + 0.1
+    depth = rng.random((41, 67), np.float32)
+    normal = rng.random((41, 67, 3), np.float32) + 0.1
     image = rng.integers(0, 255, (41, 67, 3), np.uint8)
     result = refiner(image, depth, normal, (3, 2), 0.4)
     np.testing.assert_allclose(result.depth, depth, atol=1e-6)
@@ -205,34 +234,42 @@ def test_zero_offsets_return_the_coarse_maps_in_exact_mode(micro, monkeypatch):
     np.testing.assert_allclose(result.normal, unit, atol=1e-6)
 
 
-def test_overlapping_windows_are_averaged_by_the_distance_from_their_border(micro, monkeypatch):
-    refiner = inference.Refiner(initial_params(micro.model, 0), micro)
-    values, sure = (0.1, 0.5, 0.3), (8.0, 2.0, 4.0)
+def test_exact_mode_blends_windows_by_the_distance_from_their_border(micro, monkeypatch):
+    refiner = Refiner(initial_params(micro.model, 0), micro)
+    values = (0.1, 0.5, 0.3)
+    confidences = (8.0, 2.0, 4.0)
 
-    def constant(*_):
-        for value, confidence in zip(values, sure, strict=True):
-            certain = np.full((28, 42), confidence, np.float32)
+    def constant_offsets(*_):
+        for value, confidence in zip(values, confidences, strict=True):
             yield {
-                kind: Offsets(np.full((28, 42, channels), value, np.float32), certain)
-                for kind, channels in CHANNELS.items()
+                name: Offsets(
+                    np.full((28, 42, channels), value, np.float32),
+                    np.full((28, 42), confidence, np.float32),
+                )
+                for name, channels in CHANNELS.items()
             }
 
-    monkeypatch.setattr(refiner, "offsets", constant)
-    depth, image = np.linspace(0, 1, 2400, dtype=np.float32), np.zeros((40, 60, 3), np.uint8)
-    depth, normal = depth.reshape(40, 60), np.full((40, 60, 3), 0.5, np.float32)
-    found = refiner(image, depth, normal, (1, 2), 0.5)
-    windows, weight = grid.cover_image(40, 60, 1, 2, 0.5), grid.centre_weight(40, 30)
+    monkeypatch.setattr(refiner, "offsets", constant_offsets)
+    depth = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)
+    normal = np.full((40, 60, 3), 0.5, np.float32)
+    image = np.zeros((40, 60, 3), np.uint8)
+    result = refiner(image, depth, normal, (1, 2), 0.5)
+    windows = grids.cover_image(40, 60, 1, 2, 0.5)
+    weight = grids.centre_weight(40, 30)
 
-    def mean(numbers):
-        patches = [{"map": np.full((40, 30, 1), x)} for x in numbers]
-        strips = grid.merge_windows(patches, windows, weight)
-        return np.concatenate([strip["map"] for _, strip in strips])[..., 0]
+    def blend(numbers):
+        total = np.zeros((40, 60))
+        weights = np.zeros((40, 60))
+        for k, number in enumerate(numbers):
+            total[windows.window(k)] += number * weight
+            weights[windows.window(k)] += weight
+        return total / weights
 
-    np.testing.assert_allclose(found.depth_confidence, mean(sure), rtol=1e-5)
-    np.testing.assert_allclose(found.depth, depth + mean(values), rtol=1e-5)
+    np.testing.assert_allclose(result.depth_confidence, blend(confidences), rtol=1e-5)
+    np.testing.assert_allclose(result.depth, depth + blend(values), rtol=1e-5)
 
 
-def test_the_mode_travels_with_the_weights(model, micro):
-    assert isinstance(inference.load(model).way, modes.OfficialMode)
-    assert isinstance(inference.load(model, fidelity="exact").way, modes.ExactMode)
+def test_mode_is_stored_with_the_weights(official_weights, micro):
+    assert isinstance(load(official_weights).mode, OfficialMode)
+    assert isinstance(load(official_weights, fidelity="exact").mode, ExactMode)
     assert micro.eval.fidelity == Eval().fidelity == "exact"
