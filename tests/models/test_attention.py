@@ -194,3 +194,27 @@ def test_devices_that_share_patches_exchange_heads_first_and_keys_second(heads, 
 def test_few_keys_of_many_queries_make_no_matrix():
     assert attention._kernel("cpu", jnp.float32, 24, 1000, 1000) is attention.DENSE
     assert attention._kernel("cpu", jnp.float32, 24, 20_000, 1000) is attention.BY_HEAD
+
+
+@pytest.mark.parametrize("keys", [90, 300])  # dense, and blockwise
+def test_merged_partial_attention_is_attention_to_all_keys(keys, monkeypatch):
+    monkeypatch.setattr(attention, "MAX_DENSE", 100)
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        jnp.asarray(rng.standard_normal((1, n, 2, 8)), jnp.float32) for n in (40, keys, keys)
+    )
+    bias = jnp.asarray(rng.standard_normal(keys), jnp.float32)
+    third = keys // 3
+
+    @jax.jit
+    def both(q, k, v, bias):
+        first = attention.partial_attention(q, k[:, :third], v[:, :third], bias[:third])
+        second = attention.partial_attention(q, k[:, third:], v[:, third:], bias[third:])
+        return attention.merge_attention(first, second)[0], attention.biased_attention(
+            q, k, v, bias
+        )
+
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / 8**0.5 + bias
+    want = jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores), v)
+    for out in both(q, k, v, bias):
+        np.testing.assert_allclose(out, want, atol=2e-6)

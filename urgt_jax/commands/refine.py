@@ -85,7 +85,8 @@ def _refine_image(
     job = refiner.plan(image, args.grid, args.overlap)
     pool = refiner.config.eval.pool
     note = f", approximate: keys and values pooled over {pool} x {pool} tokens" if pool > 1 else ""
-    print(f"{path}: {width} x {height} pixels, {job.patches} patches{note}", flush=True)
+    patches = "1 patch" if job.patches == 1 else f"{job.patches} patches"
+    print(f"{path}: {width} x {height} pixels, {patches}{note}", flush=True)
 
     if isinstance(depth_source, Path):
         depth = read_map(depth_source, "coarse depth", mapped=True)

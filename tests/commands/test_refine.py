@@ -1,0 +1,257 @@
+"""`urgt refine`: what it writes, and what it rejects in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_prior_networks
+from helpers.command import call
+from PIL import Image
+from safetensors.numpy import save_file
+
+import urgt_jax
+from urgt_jax.commands.refine import main
+from urgt_jax.errors import UserError
+from urgt_jax.images.files import read_image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--grid", 3, 5], ["--grid", 0, 0], ["--overlap", 0.3, "--resident", 4]]
+)
+def test_refine_writes_maps_of_the_size_of_the_image(weights, scene, tmp_path, options):
+    out = tmp_path / "new" / "out"
+    call(main, scene, "--weights", weights, "--out", out, *options)
+    depth = np.load(out / "photo_depth.npy")
+    normal = np.load(out / "photo_normal.npy")
+    assert depth.shape == (41, 67) and depth.dtype == np.float32
+    assert normal.shape == (41, 67, 3) and normal.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), 1, atol=1e-5)
+    coarse = np.load(scene.with_name("photo_coarse_depth.npy"))
+    assert 1e-4 < np.abs(depth - coarse).mean() < 0.3
+    for kind in ("depth", "normal"):
+        assert Image.open(out / f"photo_{kind}.png").size == (67, 41)
+    assert len(list(out.iterdir())) == 4
+
+
+def test_refine_uses_shipped_weights_and_a_folder_by_default(scene, monkeypatch, capsys):
+    monkeypatch.chdir(scene.parent)
+    call(main, scene.name)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("weights: scenes-small, shipped with urgt_jax")
+    assert lines[1] == "photo.png: 67 x 41 pixels, 1 patch"
+    assert lines[2].endswith("refined/photo_*")
+    assert len(list((scene.parent / "refined").iterdir())) == 4
+
+
+def test_refine_writes_what_the_python_call_returns(weights, scene, tmp_path):
+    call(main, scene.parent, "--weights", weights, "--out", tmp_path / "out")
+    refiner = urgt_jax.load(weights / "weights.safetensors")
+    depth = np.load(scene.with_name("photo_coarse_depth.npy"))
+    normal = np.load(scene.with_name("photo_coarse_normal.npy"))
+    result = refiner(read_image(scene), depth, normal)
+    np.testing.assert_array_equal(result.depth, np.load(tmp_path / "out/photo_depth.npy"))
+    np.testing.assert_array_equal(result.normal, np.load(tmp_path / "out/photo_normal.npy"))
+    assert result.depth_confidence.shape == (41, 67)
+    assert result.normal_confidence.min() > 1
+
+
+def test_refine_takes_a_coarse_map_from_a_file_and_the_other_from_a_network(
+    weights, scene, tmp_path, capsys
+):
+    normal_weights = tiny_prior_networks.save_both(tmp_path)["--normal-weights"]
+    coarse = scene.with_name("photo_coarse_depth.npy")
+    elsewhere = coarse.rename(tmp_path / "elsewhere.npy")
+    options = ["--coarse-depth", elsewhere, "--normal-weights", normal_weights, "--save-coarse"]
+    call(main, scene, "--weights", weights, "--out", tmp_path / "out", *options)
+    assert "predicting coarse normals" in capsys.readouterr().out
+    depth = np.load(tmp_path / "out" / "photo_coarse_depth.npy")
+    np.testing.assert_array_equal(depth, np.load(elsewhere))
+    assert len(list((tmp_path / "out").iterdir())) == 8
+
+
+def test_refine_says_that_pooling_is_approximate(weights, scene, tmp_path, capsys):
+    call(main, scene, "--weights", weights, "--out", tmp_path / "out", "--pool", 2)
+    assert "16 patches, approximate: keys and values pooled over 2 x 2" in capsys.readouterr().out
+
+
+def test_refine_skips_pictures_that_it_drew_before(weights, scene):
+    for _ in range(2):
+        call(main, scene.parent, "--weights", weights, "--out", scene.parent)
+    pictures = sorted(path.name for path in scene.parent.glob("*.png"))
+    assert pictures == ["photo.png", "photo_depth.png", "photo_normal.png"]
+
+
+def damage(kind: str, scene: Path) -> None:
+    """Spoil the image or one of its coarse maps."""
+    depth_file = scene.with_name("photo_coarse_depth.npy")
+    normal_file = scene.with_name("photo_coarse_normal.npy")
+    depth = np.load(depth_file)
+    normal = np.load(normal_file)
+    if kind == "empty image":
+        scene.write_bytes(b"")
+    elif kind == "truncated image":
+        scene.write_bytes(scene.read_bytes()[:400])
+    elif kind == "text as image":
+        scene.write_text("this is text")
+    elif kind == "one pixel":
+        Image.new("RGB", (1, 1)).save(scene)
+    elif kind == "missing image":
+        scene.unlink()
+    elif kind == "missing depth":
+        depth_file.unlink()
+    elif kind == "missing normal":
+        normal_file.unlink()
+    elif kind == "depth of another shape":
+        np.save(depth_file, depth[:-1])
+    elif kind == "normals of two channels":
+        np.save(normal_file, normal[..., :2])
+    elif kind == "integers":
+        np.save(depth_file, (depth * 9).astype(np.int32))
+    elif kind == "NaN":
+        depth[3, 4] = np.nan
+        np.save(depth_file, depth)
+    elif kind == "negative depth":
+        np.save(depth_file, -1 - depth)
+    elif kind == "zero normals":
+        np.save(normal_file, 0 * normal)
+    elif kind == "truncated map":
+        depth_file.write_bytes(depth_file.read_bytes()[:300])
+    elif kind == "pickle":
+        np.save(depth_file, np.array([{}], object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "kind,message",
+    [
+        ("empty image", "photo.png is empty"),
+        ("truncated image", "photo.png cannot be read. Save or download the image again"),
+        ("text as image", "photo.png cannot be read. Save or download the image again"),
+        ("one pixel", "photo.png is 1 x 1 pixels. At least 8 a side are needed"),
+        ("missing image", "no image at .*photo.png"),
+        (
+            "missing depth",
+            r"photo.png: no coarse depth map found \(looked for photo_coarse_depth.npy\). Pass "
+            "--coarse-depth FILE, or let a network make it with --depth-weights FILE",
+        ),
+        (
+            "missing normal",
+            r"photo.png: no coarse normal map found \(looked for photo_coarse_normal.npy\). Pass "
+            "--coarse-normal FILE, or let a network make it with --normal-weights FILE",
+        ),
+        (
+            "depth of another shape",
+            r"photo.png: coarse depth has shape \(40, 67\), but the image needs \(41, 67\)",
+        ),
+        ("normals of two channels", r"coarse normal has shape \(41, 67, 2\)"),
+        ("integers", "dtype int32. Save it as float32"),
+        ("NaN", r"1 values that are NaN or infinite, the first at \(3, 4\)"),
+        ("truncated map", "photo_coarse_depth.npy is not a complete .npy file"),
+        ("pickle", "photo_coarse_depth.npy is not a complete .npy file"),
+        ("negative depth", "coarse depth is nowhere above 0: .* disparity"),
+        ("zero normals", "coarse normal is 0 everywhere"),
+    ],
+)
+def test_refine_rejects_damaged_inputs(weights, scene, tmp_path, kind, message):
+    damage(kind, scene)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message):
+        call(main, scene, "--weights", weights, "--out", out)
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--grid", 99, 2], "photo.png: a grid of 99 x 2 does not fit an image of 41 x 67"),
+        (["--overlap", 1], "overlap 1.0 is out of range"),
+        (["--pool", 0], "eval.pool 0 is out of range: it must be above 0"),
+        (["--pool", 4], "pool 4 is larger than a patch, which has 2 x 3 tokens"),
+        (["--resident", 0], "resident 0 must be at least 1"),
+        (["--gird", 2], "unknown option --gird; did you mean --grid"),
+        (["--coarse-depth", ""], "an argument is empty"),
+        (["--coarse-depth", "nowhere.npy"], "no coarse depth map at nowhere.npy"),
+        (
+            ["--coarse-depth", "a.npy", "--depth-weights", "b.safetensors"],
+            "--depth-weights: not allowed with argument --coarse-depth",
+        ),
+        (["--depth-size", 518], "--depth-size needs --depth-weights"),
+        (["--depth-size", 13, "--depth-weights", "w"], "--depth-size: at least 14 pixels"),
+    ],
+)
+def test_refine_rejects_wrong_options(weights, scene, tmp_path, options, message):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message):
+        call(main, scene, "--weights", weights, "--out", out, *options)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_refine_rejects_one_coarse_map_for_several_images(weights, scene, tmp_path):
+    other = scene.with_name("other.png")
+    other.write_bytes(scene.read_bytes())
+    options = ["--coarse-depth", scene.with_name("photo_coarse_depth.npy")]
+    with pytest.raises(UserError, match="--coarse-depth is for one image: for more, put NAME_"):
+        call(main, scene, other, "--weights", weights, "--out", tmp_path / "out", *options)
+
+
+def test_refine_rejects_an_output_folder_that_cannot_be_made(weights, scene, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        call(main, scene, "--weights", weights, "--out", tmp_path / "file" / "out")
+
+
+def damaged_weights(folder: Path, weights: Path, kind: str) -> Path:
+    """A file that is no weight file of a refiner."""
+    whole = (weights / "weights.safetensors").read_bytes()
+    path = folder / "w.safetensors"
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "foreign":
+        save_file({"a": np.zeros(3, np.float32)}, path)
+    elif kind == "other model":
+        path.write_bytes(whole.replace(b'\\"width\\": 16', b'\\"width\\": 32'))
+    elif kind == "text":
+        path.write_text("weights")
+    elif kind == "prior network":
+        tiny_prior_networks.save_random(path, tiny_prior_networks.DEPTH_ANYTHING, 0)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind,message",
+    [
+        ("missing", "no weights at .*w.safetensors"),
+        ("truncated", "w.safetensors is damaged or truncated"),
+        ("text", "w.safetensors is neither a safetensors file nor a file of torch.save"),
+        ("foreign", "w.safetensors has no configuration"),
+        ("other model", "w.safetensors does not fit its own configuration"),
+        ("prior network", "w.safetensors holds weights of Depth Anything V2, .* --depth-weights"),
+    ],
+)
+def test_refine_rejects_weights_of_no_refiner(weights, scene, tmp_path, kind, message):
+    path = damaged_weights(tmp_path, weights, kind)
+    with pytest.raises(UserError, match=message):
+        call(main, scene, "--weights", path, "--out", tmp_path / "out")
+
+
+def test_refine_imports_neither_orbax_nor_training():
+    # Flax imports optax itself; urgt_jax.training is what imports it in this package.
+    code = (
+        "import sys, urgt_jax.commands.refine\n"
+        "print({'orbax', 'urgt_jax.training'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_import_urgt_jax_imports_no_jax():
+    code = "import sys, urgt_jax; print('jax' in sys.modules, dir(urgt_jax) == urgt_jax.__all__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False True\n"
