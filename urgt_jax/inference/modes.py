@@ -16,7 +16,7 @@ from urgt_jax.data.priors.units import PriorUnit, to_network_unit
 from urgt_jax.errors import require
 from urgt_jax.images import grid as grids
 from urgt_jax.images import resize
-from urgt_jax.images.files import map_range, check_map
+from urgt_jax.images.files import check_map, map_range
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.grid import Grid
 from urgt_jax.images.resize import resize_map
