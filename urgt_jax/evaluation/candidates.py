@@ -64,13 +64,11 @@ class RefinerCandidates:
 
     def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
         """One forward pass for the maps, one for the windows of the consistency error."""
-        c, maps = (
-            self.config.eval,
-            RefinerInputs(picture.image, picture.coarse_depth, picture.coarse_normal),
-        )
-        windows = self.refiner.windows(picture.depth.shape, c.grid, c.overlap)
-        found = self.refiner.refine(maps, windows)
-        windows = metrics.consistency_windows(*picture.depth.shape)
+        maps = RefinerInputs(picture.image, picture.coarse_depth, picture.coarse_normal)
+        size = picture.depth.shape
+        config = self.config.eval
+        refined = self.refiner.refine(maps, self.refiner.windows(size, config.grid, config.overlap))
+        windows = metrics.consistency_windows(*size)
         patches = self.refiner.refine_windows(maps, windows)
         parts = None if patches is None else WindowDepths(windows, patches * self.unit)
         return {
@@ -78,7 +76,7 @@ class RefinerCandidates:
             "smoothed": Candidate(
                 smooth(maps.depth) * self.unit, unit_normals(smooth(maps.normal))
             ),
-            "refined": Candidate(found.depth * self.unit, found.normal, parts),
+            "refined": Candidate(refined.depth * self.unit, refined.normal, parts),
         }
 
     def unused_files(self, image_names: Iterable[str]) -> list[str]:
