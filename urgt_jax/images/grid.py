@@ -1,6 +1,6 @@
 """Patches of an image: where they are, how they are cut and merged, where their tokens are."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -86,7 +86,7 @@ def _starts(length: int, parts: int, overlap: float) -> tuple[int, tuple[int, ..
 
 def choose_grid(
     size: tuple[int, int],
-    requested: tuple[int, int],
+    requested: Sequence[int],
     patch_size: tuple[int, int],
     limit: int,
 ) -> tuple[int, int]:
@@ -94,8 +94,9 @@ def choose_grid(
 
     These are at most `limit` patches: beyond it rows and columns are reduced by the same factor.
     """
-    if tuple(requested) != (0, 0):
-        return tuple(requested)
+    rows, cols = requested
+    if (rows, cols) != (0, 0):
+        return rows, cols
     rows = max(round(size[0] / patch_size[0]), 1)
     cols = max(round(size[1] / patch_size[1]), 1)
     if rows * cols > limit:

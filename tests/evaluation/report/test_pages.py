@@ -43,7 +43,7 @@ def test_write_pages_links_only_to_files_that_exist(tmp_path):
     scored = [
         ("one", scores_of_both(0.1, 0.2)),
         (NASTY, scores_of_both(0.1, 0.1)),
-        ("no layers", scores_of_both(1, 0)),
+        ("no layers", scores_of_both(1.0, 0.0)),
     ]
     index = write_report(tmp_path, scored, with_layers=["one", NASTY])
     pages = [index, *(tmp_path / "report").glob("*/index.html")]
@@ -101,4 +101,4 @@ def test_write_pages_rejects_a_report_without_images(tmp_path):
 def test_write_pages_rejects_a_file_in_the_way_of_the_folder(tmp_path):
     (tmp_path / "report").write_text("")
     with pytest.raises(UserError, match="cannot make the folder"):
-        report.write_pages(tmp_path, {}, [("one", scores_of_both(1, 1))])
+        report.write_pages(tmp_path, {}, [("one", scores_of_both(1.0, 1.0))])

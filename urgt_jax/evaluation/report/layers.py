@@ -24,9 +24,8 @@ OWN_FILES = re.compile(
     r"\.?(index\.html|thumbnail\.jpg|layers\.json|(image|(depth|normal)\w*)\.png)(\.\w+\.tmp)?"
 )
 UNKNOWN = (128, 128, 128)  # the colour of pixels without a value
-PALETTE = np.concatenate([[UNKNOWN], colour_values(np.linspace(0, 1, 255)[None], 0, 1)[0]]).astype(
-    np.uint8
-)
+KNOWN_COLOURS = colour_values(np.linspace(0, 1, 255)[None], 0.0, 1.0)[0]
+PALETTE = np.concatenate([[UNKNOWN], KNOWN_COLOURS]).astype(np.uint8)
 DEPTH_LIMIT = 0.2  # relative error of 1/depth that has the last colour
 ANGLE_LIMIT = 45.0  # angle in degrees that has the last colour
 THUMBNAIL_WIDTH = 240
@@ -181,9 +180,9 @@ def _draw(
         return colour_normal(layers.normal[name])
     if group == "depth_error":
         error = relative_error(layers.depth[name], layers.depth["truth"])
-        return _colour_indices(error, 0, DEPTH_LIMIT, layers.valid)
+        return _colour_indices(error, 0.0, DEPTH_LIMIT, layers.valid)
     angle = _angle(layers.normal[name], layers.normal["truth"])
-    return _colour_indices(angle, 0, ANGLE_LIMIT, layers.normal_valid)
+    return _colour_indices(angle, 0.0, ANGLE_LIMIT, layers.normal_valid)
 
 
 def relative_error(

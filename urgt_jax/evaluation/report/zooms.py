@@ -23,13 +23,13 @@ def zooms(layers: Layers, windows: Grid) -> list[Layers]:
     thin_pixels = _crop_sums(_thin(layers))
     if thin_pixels.max() > 0:
         top, left = np.unravel_index(thin_pixels.argmax(), thin_pixels.shape)
-        crops.append(_crop(layers, top, left))
+        crops.append(_crop(layers, int(top), int(left)))
     errors = _crop_sums(_error(layers))
     corners = []
     for y in windows.tops[1:]:
         for x in windows.lefts[1:]:
-            top = np.clip(y - CROP[0] // 2, 0, errors.shape[0] - 1)
-            left = np.clip(x - CROP[1] // 2, 0, errors.shape[1] - 1)
+            top = min(max(y - CROP[0] // 2, 0), errors.shape[0] - 1)
+            left = min(max(x - CROP[1] // 2, 0), errors.shape[1] - 1)
             corners.append((top, left))
     if corners:
         worst = max(corners, key=lambda corner: errors[corner])
