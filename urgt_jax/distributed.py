@@ -1,4 +1,4 @@
-"""Many processes, one run: how they find each other, and which of them speaks."""
+"""Several processes that train together: how they connect, what they print, and how they end."""
 
 import argparse
 import atexit
@@ -14,77 +14,103 @@ from jax.experimental import multihost_utils
 
 from urgt_jax.errors import exit_status, require
 
-# Seconds without a word after which a process is taken for dead, and that others wait for it at the
-# end: one that fails is followed by the rest in less than two minutes.
-PATIENCE = {"heartbeat_timeout_seconds": 60, "shutdown_timeout_seconds": 45}
-LOST = (
-    "another one has died or does not answer (its own output says why); start all of them again "
-    "with the same command: the run goes on from its last checkpoint"
+# Seconds of silence after which a process counts as dead, and seconds that the others wait for it
+# at the end. Together they bound the time in which all processes end after one has failed.
+TIMEOUTS = {"heartbeat_timeout_seconds": 60, "shutdown_timeout_seconds": 45}
+LOST_PROCESS = (
+    "another process has died or does not answer (see its own output). Start all of them again "
+    "with the same command to resume from the last checkpoint."
 )
-# How a runtime's error tells of another process, rather than of this one's memory or program.
-SIGNS = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection|Gloo")
-_watches: list[subprocess.Popen] = []  # of this process, if it is one of several
+# Words in a runtime error that point to another process, not to this one's memory or program.
+OTHER_PROCESS = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection|Gloo")
+
+_monitors: list[subprocess.Popen] = []  # one, if this is one of several processes
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """How a process finds the others."""
-    add = parser.add_argument
-    add("--distributed", action="store_true", help="one of many processes, on a TPU pod slice, "
-        "under SLURM or Open MPI, where JAX finds the others by itself")  # fmt: skip
-    add("--coordinator", metavar="HOST:PORT", help="of process 0, where JAX cannot find it")
-    add("--processes", type=int, metavar="N", help="with --coordinator: how many there are")
-    add("--process", type=int, metavar="I", help="with --coordinator: which one this is, from 0")
+    """Add the options that connect a process to the others."""
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, which JAX connects by itself: on TPU pod slices, under "
+        "SLURM or under Open MPI",
+    )
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0, if JAX cannot discover it",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="number of processes (with --coordinator)",
+    )
+    parser.add_argument(
+        "--process",
+        type=int,
+        metavar="I",
+        help="number of this process, from 0 (with --coordinator)",
+    )
 
 
-def connect(told: argparse.Namespace) -> None:
-    """Joins the other processes; must come before anything touches a device."""
-    given = [x is not None for x in (told.coordinator, told.processes, told.process)]
-    require(all(given) or not any(given), "--coordinator, --processes and --process go together")
-    if told.coordinator:
+def connect(args: argparse.Namespace) -> None:
+    """Connect to the other processes; must come before the first use of a device."""
+    options = (args.coordinator, args.processes, args.process)
+    present = [option is not None for option in options]
+    require(
+        all(present) or not any(present),
+        "--coordinator, --processes and --process must be used together",
+    )
+    if args.coordinator:
         require(
-            0 <= told.process < told.processes,
-            f"--process {told.process} must be from 0 to --processes - 1 = {told.processes - 1}",
+            0 <= args.process < args.processes,
+            f"--process {args.process} must be from 0 to --processes - 1 = {args.processes - 1}",
         )
-        who = told.coordinator, told.processes, told.process
-        jax.distributed.initialize(*who, **PATIENCE)
-    elif told.distributed:
-        jax.distributed.initialize(**PATIENCE)
-    if (told.coordinator or told.distributed) and jax.process_count() > 1:
-        _leave_last_words()
+        jax.distributed.initialize(args.coordinator, args.processes, args.process, **TIMEOUTS)
+    elif args.distributed:
+        jax.distributed.initialize(**TIMEOUTS)
+    else:
+        return
+    if jax.process_count() > 1:
+        _start_monitor()
 
 
-def _leave_last_words() -> None:
-    """Has a line printed if this process ends without having come to its end.
+def _start_monitor() -> None:
+    """Start a program that prints one line if this process is killed.
 
-    JAX aborts a process, with a stack trace, when it notices that another one has died.
+    JAX aborts a process when another one has died, and prints a stack trace but no explanation.
     """
     program = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
-    line = f"error: process {jax.process_index()} was ended, or {LOST}"
-    # In a session of its own: what ends this process by a signal to its group must not end it.
-    watch = subprocess.Popen(
-        [sys.executable, "-S", "-c", program, line], stdin=subprocess.PIPE, start_new_session=True
+    message = f"error: process {jax.process_index()} was killed, or {LOST_PROCESS}"
+    monitor = subprocess.Popen(
+        [sys.executable, "-S", "-c", program, message],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # so that a signal to the group of this process does not end it
     )
-    _watches.append(watch)
-    atexit.register(_silence)
+    _monitors.append(monitor)
+    atexit.register(_stop_monitor)
 
 
-def _silence() -> None:
-    while _watches:
-        _watches.pop().communicate(b".")
+def _stop_monitor() -> None:
+    """Tell the program that this process ends by itself."""
+    while _monitors:
+        _monitors.pop().communicate(b".")
 
 
 def run(command: Callable[[], None]) -> int:
-    """Runs a command and returns its exit status; a process of several that fails ends at once."""
+    """Run a command and return its exit status; one of several processes exits if it fails."""
     try:
         status = exit_status(command)
     except jax.errors.JaxRuntimeError as error:
-        if not _watches or not SIGNS.search(str(error)):
+        if not _monitors or not OTHER_PROCESS.search(str(error)):
             raise
-        print(f"error: {str(error).splitlines()[0][:300]}: {LOST}", file=sys.stderr)
+        first_line = str(error).splitlines()[0][:300]
+        print(f"error: {first_line}: {LOST_PROCESS}", file=sys.stderr)
         status = 3
-    if status and _watches:
-        # At a usual exit JAX would wait for the others, which wait for this one.
-        _silence()
+    if status != 0 and _monitors:
+        # A normal exit would wait for the other processes, which wait for this one.
+        _stop_monitor()
         sys.stderr.flush()
         os._exit(status)
     return status
@@ -96,18 +122,19 @@ def is_first_process() -> bool:
 
 
 def report(text: str, everyone: bool = False) -> None:
-    """Prints a line, once for all processes, or in each that has something of its own to say."""
+    """Print a line: once for all processes, or from each of them with its number."""
     if everyone and jax.process_count() > 1:
         print(f"process {jax.process_index()}: {text}", flush=True)
     elif everyone or is_first_process():
         print(text, flush=True)
 
 
-def all_agree(mine: bool) -> bool:
-    """Whether it is so in all processes."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
+def all_agree(condition: bool) -> bool:
+    """Whether the condition holds in all processes."""
+    conditions = multihost_utils.process_allgather(np.asarray(condition))
+    return bool(np.all(conditions))
 
 
 def wait_for_all(what: str) -> None:
-    """Waits until all processes are here."""
+    """Wait until all processes have reached this point; `what` names it."""
     multihost_utils.sync_global_devices(what)

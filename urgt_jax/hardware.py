@@ -1,100 +1,198 @@
-"""What this machine and its accelerators have: memory, and the peaks their makers publish."""
+"""The memory of this machine, and the published peaks of accelerators."""
 
 import os
 import resource
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
+
+GB = 1e9
+GIB = 2**30
+TERA = 1e12
 
 
 def peak_memory() -> float:
-    """The most memory this process ever held, GB (10^9 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
+    """The most memory that this process has held so far, GB (10^9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def total_memory() -> int:
-    """Bytes of memory in all."""
+    """The memory of this machine, bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def free_memory() -> int:
-    """Bytes that a process can have, what only caches files included; half where nobody tells."""
+    """The memory available to a process, file caches included, bytes.
+
+    Half of all memory if the system does not report it.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         lines = []
-    told = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(told[0]) if told else total_memory() // 2
-
-
-GB, GIB, TERA = 1e9, 2**30, 1e12
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            kibibytes = int(line.split()[1])
+            return 1024 * kibibytes
+    return total_memory() // 2
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Peaks of a chip, or of a device that is a part of one."""
+    """Peaks of a chip, or of a JAX device that is a part of one."""
 
     name: str
-    kinds: tuple[str, ...]  # how `device_kind` begins
+    kinds: tuple[str, ...]  # prefixes of JAX's `device_kind`
     bfloat16: float  # FLOP/s
     float32: float  # FLOP/s at JAX's default precision: bfloat16 on TPUs, TF32 on GPUs
-    hbm: float  # bytes
+    hbm: float  # memory, bytes
     hbm_bandwidth: float  # bytes/s
-    interconnect: float  # bytes/s that it sends
-    devices: int = 1  # that JAX makes of a chip
+    interconnect: float  # bytes/s in one direction
+    devices: int = 1  # JAX devices per chip
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of products of that dtype."""
+        """FLOP/s of matrix products in a dtype."""
         return {"bfloat16": self.bfloat16, "float32": self.float32}[dtype]
 
     def cut(self, parts: int) -> "Chip":
-        """The share of one of so many equal parts."""
-        figures = ("bfloat16", "float32", "hbm", "hbm_bandwidth", "interconnect")
-        return replace(self, devices=1, **{name: getattr(self, name) / parts for name in figures})
-
-
-def _tpu(name, kinds, tera, hbm, bandwidth, interconnect, devices=1) -> Chip:
-    flops = tera * TERA
-    return Chip(name, kinds, flops, flops, hbm, bandwidth * GB, interconnect * GB, devices)
-
-
-def _gpu(name, kind, tera, tf32, hbm, bandwidth, interconnect) -> Chip:
-    return Chip(
-        name, (kind,), tera * TERA, tf32 * TERA, hbm, bandwidth * GB, interconnect * GB
-    )  # fmt: skip
+        """One of `parts` equal parts of the chip."""
+        return replace(
+            self,
+            devices=1,
+            bfloat16=self.bfloat16 / parts,
+            float32=self.float32 / parts,
+            hbm=self.hbm / parts,
+            hbm_bandwidth=self.hbm_bandwidth / parts,
+            interconnect=self.interconnect / parts,
+        )
 
 
 CHIPS: tuple[Chip, ...] = (
     # docs.cloud.google.com/tpu/docs/v3; links: table 4 of Jouppi et al., ISCA 2023 (4 x 70 GB/s).
-    _tpu("v3", ("TPU v3",), 123, 32 * GIB, 900, 280, devices=2),
+    Chip(
+        name="v3",
+        kinds=("TPU v3",),
+        bfloat16=123 * TERA,
+        float32=123 * TERA,
+        hbm=32 * GIB,
+        hbm_bandwidth=900 * GB,
+        interconnect=280 * GB,
+        devices=2,
+    ),
     # docs.cloud.google.com/tpu/docs/v4; links: the same table (6 x 50 GB/s).
-    _tpu("v4", ("TPU v4",), 275, 32 * GIB, 1200, 300),
+    Chip(
+        name="v4",
+        kinds=("TPU v4",),
+        bfloat16=275 * TERA,
+        float32=275 * TERA,
+        hbm=32 * GIB,
+        hbm_bandwidth=1200 * GB,
+        interconnect=300 * GB,
+    ),
     # docs.cloud.google.com/tpu/docs/v5e: 16 GB, 819 GB/s, 400 GB/s in both directions.
-    _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 197, 16 * GIB, 819, 200),
+    Chip(
+        name="v5e",
+        kinds=("TPU v5 lite", "TPU v5e"),
+        bfloat16=197 * TERA,
+        float32=197 * TERA,
+        hbm=16 * GIB,
+        hbm_bandwidth=819 * GB,
+        interconnect=200 * GB,
+    ),
     # docs.cloud.google.com/tpu/docs/v5p-training: 95 GiB, 2765 GB/s, 1200 GB/s in both directions.
-    _tpu("v5p", ("TPU v5p", "TPU v5"), 459, 95 * GIB, 2765, 600),
+    Chip(
+        name="v5p",
+        kinds=("TPU v5p", "TPU v5"),
+        bfloat16=459 * TERA,
+        float32=459 * TERA,
+        hbm=95 * GIB,
+        hbm_bandwidth=2765 * GB,
+        interconnect=600 * GB,
+    ),
     # docs.cloud.google.com/tpu/docs/v6e: 32 GB, 1638 GB/s, 800 GB/s in both directions.
-    _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 918, 32 * GIB, 1638, 400),
+    Chip(
+        name="v6e",
+        kinds=("TPU v6 lite", "TPU v6e"),
+        bfloat16=918 * TERA,
+        float32=918 * TERA,
+        hbm=32 * GIB,
+        hbm_bandwidth=1638 * GB,
+        interconnect=400 * GB,
+    ),
     # docs.cloud.google.com/tpu/docs/tpu7x: 192 GiB, 7380 GB/s, 1200 GB/s in both directions.
-    _tpu("tpu7x", ("TPU7x", "TPU v7"), 2307, 192 * GIB, 7380, 600, devices=2),
+    Chip(
+        name="tpu7x",
+        kinds=("TPU7x", "TPU v7"),
+        bfloat16=2307 * TERA,
+        float32=2307 * TERA,
+        hbm=192 * GIB,
+        hbm_bandwidth=7380 * GB,
+        interconnect=600 * GB,
+        devices=2,
+    ),
     # NVIDIA's data sheets of A100, H100 and H200: SXM, without sparsity, NVLink's 600 or 900 GB/s
     # in both directions.
-    _gpu("A100 40 GB", "NVIDIA A100-SXM4-40GB", 312, 156, 40 * GIB, 1555, 300),
-    _gpu("A100 80 GB", "NVIDIA A100-SXM4-80GB", 312, 156, 80 * GIB, 2039, 300),
-    _gpu("H100", "NVIDIA H100 80GB HBM3", 989, 494, 80 * GIB, 3350, 450),
-    _gpu("H200", "NVIDIA H200", 989, 494, 141 * GB, 4800, 450),
+    Chip(
+        name="A100 40 GB",
+        kinds=("NVIDIA A100-SXM4-40GB",),
+        bfloat16=312 * TERA,
+        float32=156 * TERA,
+        hbm=40 * GIB,
+        hbm_bandwidth=1555 * GB,
+        interconnect=300 * GB,
+    ),
+    Chip(
+        name="A100 80 GB",
+        kinds=("NVIDIA A100-SXM4-80GB",),
+        bfloat16=312 * TERA,
+        float32=156 * TERA,
+        hbm=80 * GIB,
+        hbm_bandwidth=2039 * GB,
+        interconnect=300 * GB,
+    ),
+    Chip(
+        name="H100",
+        kinds=("NVIDIA H100 80GB HBM3",),
+        bfloat16=989 * TERA,
+        float32=494 * TERA,
+        hbm=80 * GIB,
+        hbm_bandwidth=3350 * GB,
+        interconnect=450 * GB,
+    ),
+    Chip(
+        name="H200",
+        kinds=("NVIDIA H200",),
+        bfloat16=989 * TERA,
+        float32=494 * TERA,
+        hbm=141 * GB,
+        hbm_bandwidth=4800 * GB,
+        interconnect=450 * GB,
+    ),
 )
 
 
-def chip_of(device, shared: int | None = None) -> Chip | None:
-    """Peaks of a JAX device, None if unknown; `shared` says how many devices its chip has become.
+class Device(Protocol):
+    """What is read of a JAX device. JAX itself is not imported here."""
 
-    A TPU v3 chip, for example, is two devices, each with half of it.
+    device_kind: str
+
+
+def chip_of(device: Device, devices_per_chip: int | None = None) -> Chip | None:
+    """The peaks of a JAX device, or None if they are not known.
+
+    A device is one of `devices_per_chip` equal parts of its chip. By default this is JAX's own
+    number, which for a TPU v3 chip is two.
     """
-    kind = device.device_kind
-    known = [(len(k), chip) for chip in CHIPS for k in chip.kinds if kind.startswith(k)]
-    if not known:
+    best = None
+    best_length = 0
+    for chip in CHIPS:
+        for kind in chip.kinds:
+            # The longest match: "TPU v5" also begins "TPU v5 lite", which is another chip.
+            if device.device_kind.startswith(kind) and len(kind) > best_length:
+                best = chip
+                best_length = len(kind)
+    if best is None:
         return None
-    chip = max(known, key=lambda one: one[0])[1]
-    return chip.cut(shared or chip.devices)
+    return best.cut(devices_per_chip or best.devices)

@@ -3,39 +3,50 @@
 import sys
 import time
 
+SECONDS_BETWEEN_LINES = 10  # where the output is not a terminal
+
 
 def format_duration(seconds: float) -> str:
     """Seconds as 1:02:03 or 4:05."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}"
 
 
 class Progress:
-    """Tells how far a long piece of work is and how much time is left."""
+    """Prints how much of some work is done and how much time is left, on stderr."""
 
     def __init__(self, what: str, count: int, done: int = 0):
-        self.what, self.count, self.first = what, count, done
-        self.began = self.told = time.monotonic()
-        self.live = sys.stderr.isatty()
+        self.what = what
+        self.count = count
+        self.first = done  # where this process started
+        self.start = time.monotonic()
+        self.last_print = self.start
+        self.is_terminal = sys.stderr.isatty()
 
     def left(self, done: int) -> float:
-        """Seconds left at the pace so far."""
-        spent = time.monotonic() - self.began
-        return spent / max(done - self.first, 1) * (self.count - done)
+        """Seconds left if the work goes on at the average pace so far."""
+        elapsed = time.monotonic() - self.start
+        return elapsed / max(done - self.first, 1) * (self.count - done)
 
     def follow(self, done: int, count: int) -> None:
-        """As `tell`, of work whose length is known once it has begun."""
+        """Like `update`, for work whose length is only known once it has started."""
         self.count = count
         self.update(done)
 
     def update(self, done: int, note: str = "") -> None:
-        """Shows the state: in place on a terminal, else a line every ten seconds."""
+        """Print the progress: in place on a terminal, otherwise a line every ten seconds."""
         now = time.monotonic()
-        if not self.live and now - self.told < 10 and done < self.count:
+        finished = done >= self.count
+        recent = now - self.last_print < SECONDS_BETWEEN_LINES
+        if recent and not finished and not self.is_terminal:
             return
-        self.told = now
-        line = f"{self.what} {done}/{self.count}, {format_duration(self.left(done))} left {note}".rstrip()
-        end = "\n" if done >= self.count or not self.live else ""
-        start = "\r\x1b[K" if self.live else ""
-        print(start + line, end=end, file=sys.stderr, flush=True)
+        self.last_print = now
+        left = format_duration(self.left(done))
+        line = f"{self.what} {done}/{self.count}, {left} left {note}".rstrip()
+        if self.is_terminal:
+            line = "\r\x1b[K" + line  # over the line before
+        end = "\n" if finished or not self.is_terminal else ""
+        print(line, end=end, file=sys.stderr, flush=True)

@@ -174,7 +174,7 @@ def test_blocks_are_the_largest_that_pad_least():
 )
 def test_devices_that_share_patches_exchange_heads_first_and_keys_second(heads, shards, moves):
     mesh = sharding.make_mesh(Config(mesh=Mesh(data=8 // shards, patch=shards)))
-    own = jax.sharding.NamedSharding(mesh, P(sharding.IMAGES, "patch"))
+    own = jax.sharding.NamedSharding(mesh, P(sharding.IMAGE_AXES, "patch"))
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((8 // shards, 16, heads, 8), np.float32) for _ in range(4)]
     seen = lambda q, k, v: attention.attention(q, k[:, :13], v[:, :13])  # noqa: E731
@@ -183,7 +183,7 @@ def test_devices_that_share_patches_exchange_heads_first_and_keys_second(heads, 
         out, pull = jax.vjp(lambda *x: place.attend(seen, *x, across=True), q, k, v)
         return out, *pull(gradient)
 
-    spread = jax.jit(partial(all_four, sharding.OnMesh(mesh)), in_shardings=own, out_shardings=own)
+    spread = jax.jit(partial(all_four, sharding.MeshPlacement(mesh)), in_shardings=own, out_shardings=own)
     program = spread.lower(*arrays).compile()
     assert Counter(re.findall(rf" ({'|'.join(EXCHANGES)})\(", program.as_text())) == moves
     found = program(*(jax.device_put(x, own) for x in arrays))

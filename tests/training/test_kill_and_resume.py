@@ -132,7 +132,7 @@ def by_devices(micro):
         start = jax.device_get(state.params)  # before the step donates it
         after, metrics, _ = train_step(config, mesh)(state, batch)
         # Adam's first moment after one step is a tenth of the clipped gradient.
-        gradient = optax.tree_utils.tree_get(after.opt, "mu")
+        gradient = optax.tree_utils.tree_get(after.opt_state, "mu")
         found[count] = jax.device_get((start, metrics, gradient))
     return found
 

@@ -40,7 +40,7 @@ def _after_a_step(config, m: int):
     after, metrics, _ = train_step(config, mesh)(
         state, sharding.put_on_mesh(_batch(config, m), mesh)
     )
-    return jax.device_get((metrics, optax.tree_utils.tree_get(after.opt, "mu")))
+    return jax.device_get((metrics, optax.tree_utils.tree_get(after.opt_state, "mu")))
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +121,12 @@ def test_a_frozen_encoder_keeps_its_weights_and_the_average_follows_the_rest(lea
     state = initial_state(config, mesh)
     before = jax.device_get(state.params)
     after, *_ = train_step(config, mesh)(state, sharding.put_on_mesh(_batch(config, 1), mesh))
-    new, average = jax.device_get((after.params, averaged_params(after.opt, after.params)))
+    new, average = jax.device_get((after.params, averaged_params(after.opt_state, after.params)))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), before, new)
     assert all(jax.tree.leaves(same["encoder"]["blocks"])) and same["encoder"]["cls"]
     # Embeddings of priors are new beside a pretrained encoder, and learn with the rest.
     assert not same["encoder"]["depth"]["proj"]["kernel"] and not same["across_patches"]["scale1"]
-    moments = optax.tree_utils.tree_get(after.opt, "mu")["encoder"]["blocks"]
+    moments = optax.tree_utils.tree_get(after.opt_state, "mu")["encoder"]["blocks"]
     assert not [x for x in jax.tree.leaves(moments) if isinstance(x, jax.Array)]
     jax.tree.map(
         lambda old, new, mean: np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, atol=1e-6),
@@ -137,7 +137,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_the_average_follows_the_rest(lea
 def test_the_table_of_rules(micro):
     """What is cut; all else is whole on every device."""
     table = sharding.rule_table(abstract_state(micro).params)
-    cut = {name: tuple(spec) for name, spec in table.items() if spec != sharding.WHOLE}
+    cut = {name: tuple(spec) for name, spec in table.items() if spec != sharding.REPLICATED}
     block = {
         "attn/qkv/kernel": (None, "fsdp", None), "attn/proj/kernel": (None, None, "fsdp"),
         "mlp/fc1/kernel": (None, "fsdp", None), "mlp/fc2/kernel": (None, None, "fsdp"),
@@ -165,7 +165,7 @@ def test_parameters_and_moments_are_cut(micro):
     config = with_changes(micro, {"mesh.data": 1, "mesh.fsdp": 8})
     state, mesh = abstract_state(config), sharding.make_mesh(config)
     lies = state_shardings(config, mesh)
-    for tree, where in ((state.params, lies.params), (state.opt, lies.opt)):
+    for tree, where in ((state.params, lies.params), (state.opt_state, lies.opt_state)):
         pairs = list(zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True))
         whole = sum(x.size for x, _ in pairs)
         here = sum(math.prod(s.shard_shape(x.shape)) for x, s in pairs)

@@ -1,4 +1,4 @@
-"""`urgt train`: trains a refiner."""
+"""`urgt train`: trains a refiner, or resumes its training."""
 
 import argparse
 from functools import partial
@@ -8,35 +8,64 @@ from urgt_jax import distributed
 from urgt_jax.commands.fields import FieldsParser, override
 from urgt_jax.config_files import load_config
 from urgt_jax.training.loop import train
+from urgt_jax.training.orbax_errors import hide_secondary_errors
 
-ABOUT = """
-Trains the refiner that CONFIG describes, on all devices of this machine or of many.
+USAGE = "urgt train CONFIG --workdir DIR [options] [--FIELD VALUE ...]"
 
-The work directory holds config.json, metrics.jsonl (one line per train.log-every steps),
-checkpoints and, at the end, weights.safetensors, which eval.py and urgt refine take. A second
-call with the same work directory goes on from the newest checkpoint that can be read, with the
-same bits as if nothing had happened; on another mesh, with the same results up to rounding.
-SIGTERM and Ctrl-C save and end with status 0; wrong input ends with one line and status 2.
+DESCRIPTION = """
+Train the refiner that CONFIG describes, on all devices of this machine or of several machines.
+Run the same command again to resume: the result has the same bits as that of an uninterrupted run
+(on another mesh: the same numbers up to rounding). SIGTERM and Ctrl-C save a checkpoint and exit
+with status 0.
 
-With many processes (a pod slice, SLURM), start the same command on every host with --distributed.
+The work directory contains
+  config.json           the configuration
+  metrics.jsonl         one line of metrics every train.log_every steps
+  checkpoints/          the two newest checkpoints
+  weights.safetensors   the trained weights, for urgt eval and urgt refine
+"""
+
+EPILOG = """
+examples:
+  urgt train tiny --workdir runs/tiny
+  urgt train tiny --workdir runs/short --optim.steps 100 --train.log_every 10
+  urgt train configs/u4k.py --workdir runs/u4k --data.path DATA --model.remat blocks
+
+On a TPU pod slice or under SLURM, run the same command with --distributed on every host.
+Every field of the configuration is an option. The defaults shown below are those of CONFIG.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line of `urgt train`."""
+    """Run the command and return its exit status."""
+    args, fields = _parser().parse_known_args(arguments)
+    distributed.connect(args)
+    hide_secondary_errors()
+    return distributed.run(partial(_train, args, fields))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = FieldsParser(
         prog="urgt train",
-        description=ABOUT,
-        epilog="Any field of the configuration can be set: --model.depth 12. Below are all;\n"
-        "the default shown is the field's own, which the file may have set otherwise.",
+        usage=USAGE,
+        description=DESCRIPTION,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="a file like configs/tiny.py")
-    parser.add_argument("--workdir", type=Path, required=True, help="where the run is kept")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="name of a configuration, such as tiny, or a Python file that defines `config`",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the run, which all processes must see",
+    )
     distributed.add_options(parser)
-    args, fields = parser.parse_known_args(arguments)
-    distributed.connect(args)
-    return distributed.run(partial(_train, args, fields))
+    return parser
 
 
 def _train(args: argparse.Namespace, fields: list[str]) -> None:

@@ -262,7 +262,7 @@ def device_memory(
     rows = {name: sharding.image_sharding(mesh) for name in batch}
     return DeviceMemory(
         parameters=bytes_per_device(state.params, layout.params),
-        optimizer=bytes_per_device(state.opt, layout.opt),
+        optimizer=bytes_per_device(state.opt_state, layout.opt_state),
         batch=bytes_per_device(batch, rows),
         peak=compiled.memory_analysis().peak_memory_in_bytes,
     )

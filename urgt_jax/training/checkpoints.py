@@ -1,11 +1,8 @@
 """Orbax checkpoints of a run."""
 
 import dataclasses
-import gc
-import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,184 +10,204 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import flatten, from_json, to_json
 from urgt_jax.distributed import all_agree, is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, write_text
+from urgt_jax.training.orbax_errors import discard_failed_tasks
+from urgt_jax.training.sharding import REPLICATED
 from urgt_jax.training.step import State, abstract_state, digest, state_shardings
 
-# Fields that a run may change when it goes on: where data lie, who prepares them, what is told and
-# kept, and how the work is laid out (then with the same results up to rounding).
-KEEP = 2  # newest checkpoints that are kept
-ELSEWHERE = {
-    "data.path", "data.priors_path", "data.workers", "data.max_unreadable",
-    "mesh.data", "mesh.fsdp", "mesh.patch", "model.remat", "optim.accumulate",
-    "optim.max_skipped_steps", "optim.skip_above_grad_norm",
-    "train.save_every", "train.log_every", "train.tensorboard", "train.images_every",
-}  # fmt: skip
-# What may be wrong with a machine or a network while a checkpoint is read, and not with the files.
-PASSING = re.compile(
+MAX_TO_KEEP = 2  # the newest checkpoints
+# Fields that may change when a run is resumed: where the data is stored and who prepares it, what
+# is logged and saved, and how the work is distributed (with the same results up to rounding).
+CHANGEABLE_FIELDS = {
+    "data.path",
+    "data.priors_path",
+    "data.workers",
+    "data.max_unreadable",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.patch",
+    "model.remat",
+    "optim.accumulate",
+    "optim.max_skipped_steps",
+    "optim.skip_above_grad_norm",
+    "train.save_every",
+    "train.log_every",
+    "train.tensorboard",
+    "train.images_every",
+}
+# Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
+TEMPORARY_ERRORS = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
     "Stale file handle|Input/output error|Topology mismatch|out of memory"
 )
+WRITE_ERRORS = re.compile("No space left|quota exceeded|Read-only|Permission|too large")
 
 
 class Checkpoints:
-    """The checkpoints of a work directory, written in the background, atomically."""
+    """The checkpoints of a work directory, written atomically and in the background."""
 
     def __init__(self, workdir: Path, config: Config):
         self.config = config
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, step_prefix="step")
-        self.manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(), options=options, item_names=("state",)
-        )
+        self.folder = (workdir / "checkpoints").absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix="step")
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state",))
 
     def save(self, state: State, step: int) -> None:
-        """Starts to save the state that `step` steps led to; an error of the save before comes up.
+        """Start to save the state after `step` steps; raises the error of an earlier save.
 
-        The digest goes with it, since the files' own check sums do not cover arrays.
+        The digest is saved with it, because the checksums of the files do not cover the arrays.
         """
         if step in self.manager.all_steps():
             return
-        tree = {**_present(state), "digest": digest(state)}
-        with self._writing():
+        tree = {**state._asdict(), "digest": digest(state)}
+        with self._report_write_errors():
             self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)))
 
     def restore(self, mesh: Mesh) -> State | None:
-        """The newest state that can be read, laid out over the mesh; None before the first.
+        """The newest readable state, sharded over the mesh; None if nothing was saved.
 
-        What is newer and damaged is put aside into the folder `damaged`.
+        Newer checkpoints that are damaged are moved to the folder `damaged`.
         """
-        steps, damaged = sorted(self.manager.all_steps(), reverse=True), []
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        damaged = []
         for step in steps:
             state, problem = self._read(step, mesh)
             if state is not None:
-                self._put_aside(damaged)
+                self._move_damaged(damaged)
                 return state
             damaged.append(step)
-            report(f"checkpoint {step} in {self.manager.directory} is damaged ({problem})")
+            report(f"checkpoint {step} in {self.folder} is damaged ({problem})")
         require(
             not steps,
-            f"no checkpoint in {self.manager.directory} can be read: they are damaged or of another"
-            " program, and nothing was moved; another --workdir starts from the beginning",
+            f"no checkpoint in {self.folder} can be read: they are damaged or were written by "
+            "another program. Nothing was moved. Choose another --workdir to start from the "
+            "beginning.",
         )
         return None
 
     def _read(self, step: int, mesh: Mesh) -> tuple[State | None, str]:
-        """A state, or None and why not; all processes agree which."""
-        shapes, layout = abstract_state(self.config), state_shardings(self.config, mesh)
-        placed = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
-        target = _present(jax.tree.map(placed, shapes, layout))
-        # Laid out on this mesh, or Orbax would ask for the one that it was saved from.
-        told, whole = jax.eval_shape(digest, shapes), NamedSharding(mesh, PartitionSpec())
-        target["digest"] = jax.ShapeDtypeStruct(told.shape, told.dtype, sharding=whole)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        found, problem = None, "in another process"
+        """A state, or None and the problem; the same in all processes."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(self._target(mesh)))
+        tree = None
+        problem = "in another process"
         try:
-            with _quiet():
-                found = self.manager.restore(step, args=args)["state"]
-        except Exception as error:  # of many kinds, from files, JSON, TensorStore and Orbax
-            self._raise_unless_damaged(step, error)
+            tree = self.manager.restore(step, args=args)["state"]
+        except Exception as error:  # many types, from files, JSON, TensorStore and Orbax
+            discard_failed_tasks()
+            self._raise_if_temporary(step, error)
             problem = f"{type(error).__name__}: {str(error)[:200]}"
-        if not all_agree(found is not None):
+        if not all_agree(tree is not None):
             return None, problem
-        told, state = np.asarray(found.pop("digest")), State(**found)
-        same = all_agree(np.array_equal(told, digest(state)))
-        return (state, "") if same else (None, "its content has changed")
+        saved_digest = np.asarray(tree.pop("digest"))
+        state = State(**tree)
+        if not all_agree(np.array_equal(saved_digest, digest(state))):
+            return None, "its content has changed"
+        return state, ""
 
-    def _raise_unless_damaged(self, step: int, error: Exception) -> None:
-        """Fails where another try may succeed, so that no good checkpoint is put aside."""
-        chain = [error]
-        while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 9:
-            chain.append(cause)
-        here = [e for e in chain if isinstance(e, (OSError, MemoryError))]
-        here = [e for e in here if not isinstance(e, FileNotFoundError)]
-        found = PASSING.search(" ".join(map(str, chain)))
-        if here or found:
-            why = found[0] if found else f"{type(here[0]).__name__}: {here[0]}"
+    def _target(self, mesh: Mesh) -> dict:
+        """Shapes, dtypes and shardings of what is read.
+
+        Without shardings, Orbax would ask for the mesh that the state was saved from.
+        """
+        state = abstract_state(self.config)
+        state_digest = jax.eval_shape(digest, state)
+        shapes = {**state._asdict(), "digest": state_digest}
+        replicated = NamedSharding(mesh, REPLICATED)
+        layout = {**state_shardings(self.config, mesh)._asdict(), "digest": replicated}
+
+        def with_sharding(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map(with_sharding, shapes, layout)
+
+    def _raise_if_temporary(self, step: int, error: Exception) -> None:
+        """Stop where another attempt may succeed, so that no good checkpoint is moved."""
+        reason = _temporary_reason(error)
+        if reason:
             raise UserError(
-                f"checkpoint {step} in {self.manager.directory} cannot be read now ({why}); "
-                "nothing was moved: the same command goes on once it can"
+                f"checkpoint {step} in {self.folder} cannot be read now ({reason}). Nothing was "
+                "moved. Run the same command again when it can be read."
             ) from error
 
-    def _put_aside(self, steps: list[int]) -> None:
-        """Moves checkpoints out of the way, so that their steps can be saved again."""
+    def _move_damaged(self, steps: list[int]) -> None:
+        """Move damaged checkpoints to another folder, so that their steps can be saved again."""
         if not steps:
             return
-        aside = make_folder(Path(self.manager.directory).parent / "damaged")
+        damaged = make_folder(self.folder.parent / "damaged")
         if is_first_process():
             for step in steps:
-                shutil.rmtree(aside / f"step_{step}", ignore_errors=True)
-                shutil.move(Path(self.manager.directory) / f"step_{step}", aside)
-        wait_for_all("damaged checkpoints are put aside")
+                shutil.rmtree(damaged / f"step_{step}", ignore_errors=True)
+                shutil.move(self.folder / f"step_{step}", damaged)
+        wait_for_all("damaged checkpoints are moved")
         self.manager.reload()
-        report(f"goes on from the one before; {aside} keeps what is damaged")
+        report(f"resuming from the checkpoint before; damaged checkpoints were moved to {damaged}")
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Tells in one line what went wrong while a checkpoint was written."""
+    def _report_write_errors(self) -> Iterator[None]:
+        """Turn an error while a checkpoint is written into a user error."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # of devices or other processes, not of the disk
+        except jax.errors.JaxRuntimeError:  # from devices or other processes, not from the disk
             raise
         except Exception as error:
-            found = re.search(
-                r"No space left|quota exceeded|Read-only|Permission|too large", str(error)
-            )
-            why = found[0] if found else f"{type(error).__name__}: {str(error)[:300]}"
-            kept = max(self.manager.all_steps(), default=None)
-            raise UserError(
-                f"no checkpoint could be written to {self.manager.directory} ({why}): "
-                + (f"step {kept} is kept, and " if kept else "")
-                + "the same command goes on once there is room"
-            ) from error
+            discard_failed_tasks()
+            match = WRITE_ERRORS.search(str(error))
+            reason = match[0] if match else f"{type(error).__name__}: {str(error)[:300]}"
+            message = f"no checkpoint could be written to {self.folder} ({reason})."
+            steps = self.manager.all_steps()
+            if steps:
+                message += f" The checkpoint of step {max(steps)} is intact."
+            message += " Free some space and run the same command to resume."
+            raise UserError(message) from error
 
     def preempted(self, step: int) -> bool:
-        """Whether any process was told to go; the same answer in all of them."""
+        """Whether any process was asked to stop; the same answer in all of them."""
         return self.manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        with self._writing():
+        """Wait until everything is on disk."""
+        with self._report_write_errors():
             self.manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is on disk, and ends the work on it."""
+        """Wait until everything is on disk, and end the threads that write."""
         self.wait()
         self.manager.close()
 
 
-def _present(state: State) -> dict:
-    """The parts of a state by name, without what this run has none of."""
-    return {name: part for name, part in state._asdict().items() if part is not None}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps to itself what is left behind by reads that another read's error broke off."""
-    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
-    sys.unraisablehook, log.disabled = lambda _: None, True
-    try:
-        yield
-    finally:
-        gc.collect()
-        sys.unraisablehook, log.disabled = hook, False
+def _temporary_reason(error: Exception) -> str:
+    """Why an error may pass by itself, from it and the errors that led to it; else nothing."""
+    chain = []
+    cause = error
+    while cause is not None and len(chain) < 9:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    match = TEMPORARY_ERRORS.search(" ".join(str(cause) for cause in chain))
+    if match:
+        return match[0]
+    for cause in chain:
+        if isinstance(cause, OSError | MemoryError) and not isinstance(cause, FileNotFoundError):
+            return f"{type(cause).__name__}: {cause}"
+    return ""
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Makes the work directory this configuration's, or fails if it is another's."""
+    """Bind the work directory to this configuration; fails if it belongs to another one."""
     path = make_folder(workdir) / "config.json"
     if not path.exists():
         write_text(path, to_json(config))
         return
-    saved = from_json(Config, path.read_text(), str(path))
-    theirs, ours = (flatten(dataclasses.asdict(c)) for c in (saved, config))
-    differing = sorted({name for name in ours if theirs[name] != ours[name]} - ELSEWHERE)
-    if differing:
-        raise UserError(
-            f"{workdir} belongs to another configuration (differs in {', '.join(differing)}): "
-            "choose another --workdir"
-        )
+    saved = flatten(dataclasses.asdict(from_json(Config, path.read_text(), str(path))))
+    current = flatten(dataclasses.asdict(config))
+    differing = {name for name in current if saved[name] != current[name]} - CHANGEABLE_FIELDS
+    require(
+        not differing,
+        f"{workdir} belongs to another configuration, which differs in "
+        f"{', '.join(sorted(differing))}. Choose another --workdir.",
+    )

@@ -1,34 +1,45 @@
 """metrics.jsonl, the log of a run."""
 
 import json
-import os
+import math
 from pathlib import Path
+from typing import TextIO
+
+from urgt_jax.files import write_text
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl; lines later than `step`, of a run that was killed, are dropped."""
+    """Appends lines to metrics.jsonl.
+
+    When a run is resumed at `step`, the lines of later steps are removed first: they will be
+    written again. Only one process of a run writes.
+    """
 
     def __init__(self, workdir: Path, step: int, writes: bool = True):
-        self.path, self.file = workdir / "metrics.jsonl", None
+        self.file: TextIO | None = None
         if not writes:
             return
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            part = self.path.with_suffix(".tmp")
-            part.write_text("".join(line + "\n" for line in kept))
-            os.replace(part, self.path)
-        self.file = self.path.open("a")
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines()
+            write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+        self.file = path.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line of JSON; nothing in a process that does not write."""
+        """Append a line with the values of a step."""
         if self.file is None:
             return
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
 
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
 
-def _step(line: str) -> float:
+
+def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
-        return float("inf")  # cut off in the middle of a write
+        return math.inf  # the run was killed while it wrote this line

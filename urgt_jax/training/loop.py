@@ -1,20 +1,21 @@
-"""The training loop: resumes, saves in the background and reports progress."""
+"""The training loop: resumes, saves in the background, and reports progress."""
 
 import os
 import signal
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from urgt_jax import distributed
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
-from urgt_jax.data.sources import PriorSource, open_training_source
-from urgt_jax.distributed import is_first_process, report
+from urgt_jax.data.sources import open_training_source
+from urgt_jax.distributed import is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError
 from urgt_jax.models.attention import kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
@@ -22,252 +23,328 @@ from urgt_jax.progress import Progress, format_duration
 from urgt_jax.training import sharding, tensorboard
 from urgt_jax.training.checkpoints import Checkpoints, claim
 from urgt_jax.training.log import MetricsLog
+from urgt_jax.training.losses import Batch
 from urgt_jax.training.optimizer import averaged_params
 from urgt_jax.training.step import (
     METRICS,
     State,
     StepVerdict,
+    TrainStep,
     initial_state,
     predictions,
     train_step,
 )
-from urgt_jax.training.throughput import Throughput
-from urgt_jax.training.throughput import line as meter_line
+from urgt_jax.training.throughput import Throughput, format_throughput
 from urgt_jax.weights.weight_file import initialize_from, save_weights
 
-
-class StopSignal:
-    """SIGTERM, Ctrl-C or a preemption notice: the run saves after the step it is in, and ends."""
-
-    def __init__(self, saved: Checkpoints):
-        self.asked, self.saved = False, saved
-        # Of several processes JAX itself catches SIGTERM, and agrees with the others on a step.
-        for number in (signal.SIGINT, *(() if jax.process_count() > 1 else (signal.SIGTERM,))):
-            signal.signal(number, self._ask)
-
-    def _ask(self, *_):
-        self.asked = True
-        if jax.process_count() > 1:  # Ctrl-C
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def now(self, step: int) -> bool:
-        """Whether to stop before this step; the same answer in all processes."""
-        return self.saved.preempted(step) if jax.process_count() > 1 else self.asked
+MAX_NAMED_IMAGES = 16  # in a message
 
 
 def train(config: Config, workdir: Path) -> State:
-    """Runs the configuration to its end, or until asked to stop."""
-    mesh = sharding.make_mesh(config)
-    # These fail before anything is written or compiled.
-    pictures = open_training_source(config)
-    if config.train.tensorboard:
-        tensorboard.writer()
-    claim(workdir, config)
-    saved = Checkpoints(workdir, config)
-    stop = StopSignal(saved)
-    state = saved.restore(mesh) or _first_state(config, mesh)
-    start = int(state.step)
-    _introduce(config, workdir, start, state, mesh)
-    if start < config.optim.steps:
-        run = TrainingRun(config, workdir, mesh, pictures, saved, state)
-        try:
-            state = run.go(state, stop)
-        except UserError:
-            saved.wait()  # for what is on its way to the disk
-            raise
-        finally:
-            run.told.close()
-    done = int(state.step)
-    saved.save(state, done)
-    saved.close()
-    if done == config.optim.steps:
-        params = averaged_params(state.opt, state.params)
-        save_weights(workdir / "weights.safetensors", params, config)
-        distributed.wait_for_all("the weights are written")  # which may take one of them long
-        report(f"trained {done} steps: {workdir / 'weights.safetensors'}")
-    else:
-        report(f"stopped after step {done} and saved: the same command goes on from there")
+    """Train until the last step or until a signal asks to stop; resumes if the run was stopped.
+
+    SIGTERM and Ctrl-C stop the run after the current step and save a checkpoint. Their handlers
+    are restored at the end, and none is installed outside the main thread.
+    """
+    run = TrainingRun(config, workdir)
+    with StopRequest(run.checkpoints) as stop:
+        state = run.restore_or_initialize()
+        run.report_start(state)
+        state = run.train(state, stop)
+        run.finish(state)
     return state
 
 
-def _first_state(config: Config, mesh: Mesh) -> State:
-    state = initial_state(config, mesh)
-    if config.init:
-        state = state._replace(params=initialize_from(state.params, config))
-    return state
+class StopRequest:
+    """Listens for SIGTERM, Ctrl-C and preemption notices while its `with` block runs."""
 
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.requested = False
+        self.previous_handlers = {}
 
-def _kernel(config: Config, mesh: Mesh) -> str:
-    """What computes attention within a patch and across the largest block of patches."""
-    model, tokens = config.model, tokens_per_patch(config.model)
-    platform, size = mesh.devices.flat[0].platform, model.width // model.num_heads
-    names = [kernel_name(platform, model.dtype, size, tokens)]
-    if model.cross_patch:
-        most = tokens * config.data.patches(max(sharding.block_sides(config)))
-        names.append(kernel_name(platform, model.dtype, size, most, config.data.packed))
-    return " and ".join(dict.fromkeys(names))
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python runs signal handlers in the main thread only
+        signals = [signal.SIGINT]
+        if jax.process_count() == 1:
+            signals.append(signal.SIGTERM)
+        # With several processes, JAX itself catches SIGTERM and makes all stop at the same step.
+        for number in signals:
+            self.previous_handlers[number] = signal.signal(number, self._handle)
+        return self
 
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous_handlers.items():
+            # The handler is None if it was not installed by Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-def _introduce(config: Config, workdir: Path, start: int, state: State, mesh: Mesh) -> None:
-    size = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
-    begin = f"resumes at step {start}" if start else "starts"
-    axes = " x ".join(f"{name} {count}" for name, count in mesh.shape.items() if count > 1)
-    report(
-        f"{workdir} {begin} of {config.optim.steps}: {size:.2f} M parameters, "
-        f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}{axes and f' ({axes})'}, "
-        f"{jax.process_count()} processes, {config.model.dtype}, {_kernel(config, mesh)} attention"
-    )
+    def _handle(self, *_) -> None:
+        self.requested = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stops_before(self, step: int) -> bool:
+        """Whether to stop before this step; the same answer in all processes."""
+        if jax.process_count() > 1:
+            return self.checkpoints.preempted(step)
+        return self.requested
 
 
 class TrainingRun:
-    """A run under way: its batches, what is told of it, and what watches over it."""
+    """A configuration that is trained in a work directory."""
 
-    def __init__(
-        self, config: Config, workdir: Path, mesh: Mesh, pictures: PriorSource,
-        saved: Checkpoints, state: State,
-    ):  # fmt: skip
-        self.config, self.mesh, self.saved, self.start = config, mesh, saved, int(state.step)
-        self.pictures = pictures
-        share = sharding.process_share(mesh)
-        self.ahead = pipeline.batch_iterator(config, self.start, *share, source=pictures)
-        self.unread = pipeline.UnreadableImages(config, pictures)
-        self.batches = pipeline.Batches(config, source=pictures)
-        self.watch = StepWatch(config, self.batches, int(state.skipped))
-        self.meter = Throughput(config, mesh)
-        self.told = Reporter(config, workdir, self.start, self.meter)
-        self.compiled: dict[int, Callable] = {}  # by patches of a picture
+    def __init__(self, config: Config, workdir: Path):
+        self.config = config
+        self.workdir = workdir
+        self.mesh = sharding.make_mesh(config)
+        self.source = open_training_source(config)
+        if config.train.tensorboard:
+            tensorboard.summary_writer()
+        # Everything that can be wrong with the configuration was checked above. Only now is
+        # something written.
+        claim(workdir, config)
+        self.checkpoints = Checkpoints(workdir, config)
+        self.throughput = Throughput(config, self.mesh)
+        self.compiled_steps: dict[int, TrainStep] = {}  # by number of patches
 
-    def go(self, state: State, stop: StopSignal) -> State:
-        """Steps until the end; what one gives is read while the next one runs."""
-        config, told, watch = self.config, self.told, self.watch
-        for step in range(self.start, config.optim.steps):
-            if step > self.start and step % config.train.save_every == 0:
-                watch.read()
-                with self.meter.losing("saving"):
-                    self.saved.save(state, step)
-            if stop.now(step):
-                break
-            batch = self._next(step)
-            state, metrics, verdict = self._step(state, batch)
-            watch.step(step, verdict)
-            told.step(step + 1, metrics, verdict)
-            if config.train.images_every and (step + 1) % config.train.images_every == 0:
-                told.board.pictures(step + 1, self._pictures(step, state, batch))
-        watch.read()
+    def restore_or_initialize(self) -> State:
+        """The newest state in the work directory, or a first one."""
+        state = self.checkpoints.restore(self.mesh)
+        if state is not None:
+            return state
+        state = initial_state(self.config, self.mesh)
+        if self.config.init:
+            state = state._replace(params=initialize_from(state.params, self.config))
         return state
 
-    def _next(self, step: int) -> dict:
-        """The next batch, on its way to the devices."""
-        with self.meter.losing("data"):
-            batch = next(self.ahead)
-        for line in self.unread.report(batch):
-            report(line, everyone=True)
-        for m, count in Counter(self.batches.block_sides(step)).items():
-            self.meter.step(count, m * m)
-        return sharding.put_on_mesh(batch, self.mesh)
+    def report_start(self, state: State) -> None:
+        """Print what is trained, and on which devices."""
+        start = int(state.step)
+        verb = "resumes" if start else "starts"
+        parameters = sum(x.size for x in jax.tree.leaves(state.params)) / 1e6
+        device_kind = self.mesh.devices.flat[0].device_kind
+        devices = f"{self.mesh.devices.size} x {device_kind}"
+        axes = [f"{name} {count}" for name, count in self.mesh.shape.items() if count > 1]
+        if axes:
+            devices += f" ({' x '.join(axes)})"
+        processes = jax.process_count()
+        report(
+            f"{self.workdir} {verb} at step {start} of {self.config.optim.steps}: "
+            f"{parameters:.2f} M parameters, {devices}, "
+            f"{processes} {'process' if processes == 1 else 'processes'}, "
+            f"{self.config.model.dtype}, {attention_kernels(self.config, self.mesh)} attention"
+        )
 
-    def _pictures(self, step: int, state: State, batch: dict) -> dict:
-        """Maps of the batch's first block."""
-        side = self.batches.block_sides(step)[0]
-        return predictions(self.config, self.mesh, side)(state.params, batch)
+    def train(self, state: State, stop: StopRequest) -> State:
+        """Train until the last step or until `stop` asks to stop."""
+        if int(state.step) >= self.config.optim.steps:
+            return state
+        reporter = Reporter(self.config, self.workdir, int(state.step), self.throughput)
+        try:
+            return self._train_steps(state, stop, reporter)
+        except UserError:
+            self.checkpoints.wait()  # for a checkpoint that is being written
+            raise
+        finally:
+            reporter.close()
 
-    def _step(self, state: State, batch: dict):
+    def _train_steps(self, state: State, stop: StopRequest, reporter: "Reporter") -> State:
+        config = self.config
+        start = int(state.step)
+        batches = pipeline.Batches(config, source=self.source)
+        batch_iterator = self._batches_from(start)
+        watch = StepWatch(config, batches, int(state.skipped))
+        for step in range(start, config.optim.steps):
+            if step > start and step % config.train.save_every == 0:
+                watch.check()
+                with self.throughput.waiting_for("checkpoint"):
+                    self.checkpoints.save(state, step)
+            if stop.stops_before(step):
+                break
+            with self.throughput.waiting_for("data"):
+                batch = next(batch_iterator)
+            sides = batches.block_sides(step)
+            for m, count in Counter(sides).items():
+                self.throughput.count_images(count, m * m)
+
+            step_function = self._compiled_step(state, batch)
+            state, metrics, verdict = step_function(state, batch)
+            # The step runs in the background. Meanwhile the one before is checked.
+            watch.add(step, verdict)
+            reporter.add(step + 1, metrics, verdict)
+            if config.train.images_every and (step + 1) % config.train.images_every == 0:
+                maps = predictions(config, self.mesh, sides[0])(state.params, batch)
+                reporter.write_maps(step + 1, maps)
+        watch.check()
+        return state
+
+    def _batches_from(self, start: int) -> Iterator[Batch]:
+        """The batches from a step on, on the devices; reports images that cannot be read."""
+        index, count = sharding.process_share(self.mesh)
+        unreadable = pipeline.UnreadableImages(self.config, self.source)
+        for batch in pipeline.batch_iterator(self.config, start, index, count, self.source):
+            for line in unreadable.report(batch):
+                report(line, everyone=True)
+            yield sharding.put_on_mesh(batch, self.mesh)
+
+    def _compiled_step(self, state: State, batch: Batch) -> TrainStep:
+        """The step, compiled for the number of patches in the batch."""
         patches = batch["valid"].shape[1]
-        if patches not in self.compiled:
-            what = "a packed row" if "owner" in batch else "a picture"
-            report(f"compiling the step for {patches} patches {what} ...")
-            with self.meter.losing("compiling"):
-                step_of = train_step(self.config, self.mesh)
-                self.compiled[patches] = step_of.lower(state, batch).compile()
-                distributed.wait_for_all("compiled")  # others' patience in a step is short
-        return self.compiled[patches](state, batch)
+        if patches not in self.compiled_steps:
+            unit = "row" if self.config.data.packed else "image"
+            report(f"compiling the step for {patches} patches per {unit} ...")
+            with self.throughput.waiting_for("compilation"):
+                step = train_step(self.config, self.mesh)
+                self.compiled_steps[patches] = step.lower(state, batch).compile()
+                # Inside a step, processes wait for each other for a short time only.
+                wait_for_all("compiled")
+        return self.compiled_steps[patches]
+
+    def finish(self, state: State) -> None:
+        """Save the state, and the weights if it is the last one."""
+        step = int(state.step)
+        self.checkpoints.save(state, step)
+        self.checkpoints.close()
+        if step < self.config.optim.steps:
+            report(f"stopped after step {step}; checkpoint saved. Run the same command to resume.")
+            return
+        path = self.workdir / "weights.safetensors"
+        save_weights(path, averaged_params(state.opt_state, state.params), self.config)
+        wait_for_all("the weights are written")  # by the first process, which may take long
+        report(f"trained {step} steps: {path}")
+
+
+def attention_kernels(config: Config, mesh: Mesh) -> str:
+    """The kernels of attention within a patch and across the patches of the largest block."""
+    model = config.model
+    platform = mesh.devices.flat[0].platform
+    head_width = model.width // model.num_heads
+    tokens = tokens_per_patch(model)
+    names = [kernel_name(platform, model.dtype, head_width, tokens)]
+    if model.cross_patch:
+        patches = config.data.patches(max(sharding.block_sides(config)))
+        across = kernel_name(
+            platform, model.dtype, head_width, tokens * patches, config.data.packed
+        )
+        if across not in names:
+            names.append(across)
+    return " and ".join(names)
 
 
 class StepWatch:
-    """Reads whether a step could be taken while the next one runs; stops where too many cannot."""
+    """Checks whether a step was taken while the next one runs, and limits the skipped steps."""
 
     def __init__(self, config: Config, batches: pipeline.Batches, skipped: int):
-        self.allowed, self.batches, self.skipped = config.optim.max_skipped_steps, batches, skipped
-        self.limit = config.optim.skip_above_grad_norm
+        self.max_skipped = config.optim.max_skipped_steps
+        self.max_norm = config.optim.skip_above_grad_norm
+        self.batches = batches
+        self.skipped = skipped
         self.pending: tuple[int, StepVerdict] | None = None
 
-    def step(self, step: int, verdict: StepVerdict) -> None:
-        """Reads the verdict before, and keeps this one for later."""
-        self.read()
-        self.pending = step, verdict
+    def add(self, step: int, verdict: StepVerdict) -> None:
+        """Check the step before, and keep this one to be checked later."""
+        self.check()
+        self.pending = (step, verdict)
 
-    def read(self) -> None:
-        """Tells of a step that was left out, which has changed nothing, or stops the run."""
+    def check(self) -> None:
+        """Report the pending step if it was skipped; fails if too many were."""
         if self.pending is None:
             return
-        (step, verdict), self.pending = self.pending, None
-        usable, norm, far = jax.device_get(verdict)
-        if usable:
+        step, verdict = self.pending
+        self.pending = None
+        verdict = jax.device_get(verdict)
+        if verdict.usable:
             return
         self.skipped += 1
-        what = f"step {step + 1}: {self._why(norm)}; {self._where(step, far)}"
-        if self.skipped > self.allowed:
+        problem = f"step {step + 1} was skipped because {self._reason(verdict.grad_norm)}"
+        images = self._describe_images(step, verdict.image_errors)
+        if self.skipped > self.max_skipped:
             raise UserError(
-                f"{what}; steps left out so far: {self.skipped - 1}, and optim.max_skipped_steps allows "
-                f"{self.allowed}: look at these pictures, lower --optim.learning_rate, or set --optim.max_skipped_steps "
-                "higher; what was saved before is intact"
+                f"{problem}. {images}. Skipped steps: {self.skipped}, and optim.max_skipped_steps "
+                f"allows {self.max_skipped}. Check these images, lower --optim.learning_rate or "
+                "raise --optim.max_skipped_steps. Saved checkpoints are intact."
             )
-        report(f"{what}; left out ({self.skipped} of at most {self.allowed})")
+        report(f"{problem} (skipped steps: {self.skipped} of at most {self.max_skipped}). {images}")
 
-    def _why(self, norm: float) -> str:
-        if np.isfinite(norm):
-            return f"the gradient has exploded (norm {norm:.3g}, optim.skip_above_grad_norm {self.limit:g})"
-        return "the loss or its gradient is not finite"
+    def _reason(self, grad_norm: float) -> str:
+        if not np.isfinite(grad_norm):
+            return "the loss or its gradient is not finite"
+        return (
+            f"the gradient exploded: its norm {grad_norm:.3g} is above "
+            f"optim.skip_above_grad_norm {self.max_norm:g}"
+        )
 
-    def _where(self, step: int, far: np.ndarray) -> str:
-        """The batch's pictures by number and name: those without a finite result, or all."""
-        pictures = self.batches.drawn_images(step)
-        bad = [i for i in range(len(far)) if not np.isfinite(far[i])]
-        rows = bad or list(np.argsort(-far))
-        names = list(dict.fromkeys(f"{pictures[i][0]} ({pictures[i][1]})" for i in rows))
-        named = ", ".join(names[:16])
-        more = f" and {len(names) - 16} more" if len(names) > 16 else ""
-        kind = "without a finite result" if bad else "of the batch, farthest from the truth first"
-        return f"pictures {kind}: {named}{more}"
+    def _describe_images(self, step: int, errors: np.ndarray) -> str:
+        """The images of the batch by number and name: those without a finite result, or all."""
+        images = self.batches.drawn_images(step)
+        order = np.flatnonzero(~np.isfinite(errors))
+        title = "Images without a finite result"
+        if order.size == 0:
+            order = np.argsort(-errors)
+            title = "Images of the batch, largest error first"
+        names = []
+        for i in order:
+            index, name = images[i]
+            text = f"{index} ({name})"
+            if text not in names:
+                names.append(text)
+        text = f"{title}: {', '.join(names[:MAX_NAMED_IMAGES])}"
+        if len(names) > MAX_NAMED_IMAGES:
+            text += f" and {len(names) - MAX_NAMED_IMAGES} more"
+        return text
 
 
 class Reporter:
-    """Collects what steps report, and tells it once per interval."""
+    """Averages the metrics of steps, and logs and prints them every `train.log_every` steps."""
 
-    def __init__(self, config: Config, workdir: Path, start: int, meter: Throughput):
-        self.config, self.meter, self.pending = config, meter, []
+    def __init__(self, config: Config, workdir: Path, start: int, throughput: Throughput):
+        self.config = config
+        self.throughput = throughput
+        self.pending: list[tuple[dict, jax.Array]] = []  # metrics, and whether the step was taken
         self.log = MetricsLog(workdir, start, is_first_process())
-        self.board = (
-            tensorboard.TensorBoardWriter(workdir, start, is_first_process())
-            if config.train.tensorboard
-            else None
-        )
+        self.tensorboard = None
+        if config.train.tensorboard:
+            self.tensorboard = tensorboard.TensorBoardWriter(workdir, start, is_first_process())
         self.progress = Progress("train", config.optim.steps, start)
 
-    def step(self, step: int, metrics: dict, verdict: StepVerdict) -> None:
-        """Notes a step's metrics, which may still be in the making."""
+    def add(self, step: int, metrics: dict[str, jax.Array], verdict: StepVerdict) -> None:
+        """Add the metrics of a step, which may still be running."""
         self.pending.append((metrics, verdict.usable))
         if step % self.config.train.log_every == 0 or step == self.config.optim.steps:
-            self._tell(step)
+            self._report(step)
 
-    def _tell(self, step: int) -> None:
-        fetched = jax.device_get(self.pending)
-        self.pending = []
-        usable = [metrics for metrics, good in fetched if good]
-        values = {
-            name: float(np.mean([metrics[name] for metrics in usable]))
-            for name in METRICS
-            if usable and name in usable[0]
-        }
-        cost = self.meter.read()
-        self.log.write(step, values | cost)
-        if self.board:
-            self.board.numbers(step, values | cost)
-        terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+    def _report(self, step: int) -> None:
+        metrics = self._mean_metrics()
+        throughput = self.throughput.read()
+        self.log.write(step, metrics | throughput)
+        if self.tensorboard is not None:
+            self.tensorboard.write_scalars(step, metrics | throughput)
+        terms = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         left = format_duration(self.progress.left(step))
-        report(f"step {step}/{self.config.optim.steps}  {terms}  {meter_line(cost)}  {left} left")
+        report(
+            f"step {step}/{self.config.optim.steps}  {terms}  {format_throughput(throughput)}  "
+            f"{left} left"
+        )
+
+    def _mean_metrics(self) -> dict[str, float]:
+        """The mean of each metric over the pending steps that were taken."""
+        steps = [metrics for metrics, usable in jax.device_get(self.pending) if usable]
+        self.pending = []
+        means = {}
+        for name in METRICS:
+            values = [metrics[name] for metrics in steps if name in metrics]
+            if values:
+                means[name] = float(np.mean(values))
+        return means
+
+    def write_maps(self, step: int, maps: dict[str, jax.Array]) -> None:
+        """Write the maps of an image for TensorBoard."""
+        if self.tensorboard is not None:
+            self.tensorboard.write_maps(step, maps)
 
     def close(self) -> None:
-        """Ends what is written for TensorBoard."""
-        if self.board:
-            self.board.close()
+        """Close the log files."""
+        self.log.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()

@@ -1,7 +1,7 @@
-"""The paper's loss terms: masked means in float32 whose gradients stay finite on empty masks.
+"""The terms of the loss: masked means in float32, with finite gradients even on empty masks.
 
-Each takes what it divides by, where that is more than its own mask holds: a batch that is worked on
-in parts has the same loss as a whole.
+Every term takes the `count` that its sum is divided by (default: the pixels in the mask). With the
+count of a whole batch, the terms of its parts add up to the term of the batch.
 """
 
 import jax
@@ -10,17 +10,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from urgt_jax.images.geometry import unit_vectors
 
-STEPS = (1, 2, 4, 8)  # pixels; MiDaS's scales
-FLOOR = 0.1  # added to what a relative error is divided by, in the network's unit
+GRADIENT_OFFSETS = (1, 2, 4, 8)  # pixels, the scales of MiDaS
+RELATIVE_ERROR_OFFSET = 0.1  # added to the denominator of a relative error, in the network's unit
+
 Count = Int[Array, ""] | None
 
 
 def masked_mean(
     x: Float[Array, "*B"], mask: Bool[Array, "*B"], count: Count = None
 ) -> Float[Array, ""]:
-    """Sum over the pixels of the mask by their number, or by `count`; 0 where there are none."""
-    kept = jnp.where(mask, x.astype(jnp.float32), 0.0)
-    return kept.sum() / jnp.maximum(mask.sum() if count is None else count, 1)
+    """The sum over the pixels in the mask, divided by `count`; 0 for an empty mask."""
+    if count is None:
+        count = mask.sum()
+    total = jnp.where(mask, x.astype(jnp.float32), 0.0).sum()
+    return total / jnp.maximum(count, 1)
 
 
 def mean_squared_error(
@@ -39,49 +42,64 @@ def mean_relative_error(
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
-    """Mean absolute error over target + FLOOR: the median at edges, and far as much as near."""
+    """Mean relative error.
+
+    Its minimum at an uncertain edge is the median, which stays sharp, and distant surfaces count
+    as much as near ones.
+    """
     return masked_mean(relative_error(pred, target), mask, count)
 
 
 def relative_error(pred: Float[Array, "*B"], target: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """Absolute error over target + FLOOR."""
-    return jnp.abs(pred - target) / (jnp.abs(target) + FLOOR)
+    """Absolute error divided by target + RELATIVE_ERROR_OFFSET."""
+    return jnp.abs(pred - target) / (jnp.abs(target) + RELATIVE_ERROR_OFFSET)
 
 
 def gradient_matching(
     pred: Float[Array, "*B H W"],
     target: Float[Array, "*B H W"],
     mask: Bool[Array, "*B H W"],
-    counts: Int[Array, "8"] | None = None,
+    counts: Int[Array, "G"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean absolute step of the residual over 1, 2, 4 and 8 pixels, as in MiDaS."""
-    residual, counts = (
-        jnp.where(mask, pred - target, 0.0),
-        count_pairs(mask) if counts is None else counts,
-    )
+    """Mean absolute difference of the residual between pixels 1, 2, 4 and 8 apart, as in MiDaS.
+
+    `counts` are those of `count_pairs`.
+    """
+    if counts is None:
+        counts = count_pairs(mask)
+    residual = jnp.where(mask, pred - target, 0.0)
     total = jnp.zeros((), jnp.float32)
-    for (step, axis), count in zip(_ways(mask), counts, strict=True):
-        first, second = _pair(residual, step, axis)
-        known = jnp.logical_and(*_pair(mask, step, axis))
-        total = total + masked_mean(jnp.abs(second - first), known, count)
-    return total / (2 * len(STEPS))
+    for (offset, axis), count in zip(_pair_offsets(mask), counts, strict=True):
+        first, second = _pairs(residual, offset, axis)
+        both_valid = jnp.logical_and(*_pairs(mask, offset, axis))
+        total = total + masked_mean(jnp.abs(second - first), both_valid, count)
+    return total / (2 * len(GRADIENT_OFFSETS))
 
 
-def count_pairs(mask: Bool[Array, "*B H W"]) -> Int[Array, "8"]:
-    """How many pairs of valid pixels gradient matching divides by, for each way."""
-    return jnp.stack([jnp.logical_and(*_pair(mask, *way)).sum() for way in _ways(mask)])
+def count_pairs(mask: Bool[Array, "*B H W"]) -> Int[Array, "G"]:
+    """The numbers of pairs of valid pixels that gradient matching averages over."""
+    counts = []
+    for offset, axis in _pair_offsets(mask):
+        both_valid = jnp.logical_and(*_pairs(mask, offset, axis))
+        counts.append(both_valid.sum())
+    return jnp.stack(counts)
 
 
-def _ways(mask) -> list[tuple[int, int]]:
-    """Steps and axes along which the maps have pairs at all."""
-    return [(step, axis) for step in STEPS for axis in (-2, -1) if mask.shape[axis] > step]
+def _pair_offsets(mask: Bool[Array, "*B H W"]) -> list[tuple[int, int]]:
+    """The (offset, axis) for which a map of this size has pairs of pixels."""
+    pairs = []
+    for offset in GRADIENT_OFFSETS:
+        for axis in (-2, -1):
+            if mask.shape[axis] > offset:
+                pairs.append((offset, axis))
+    return pairs
 
 
-def _pair(x, step: int, axis: int):
-    """The map without its last and without its first `step` rows or columns."""
+def _pairs(x: Array, offset: int, axis: int) -> tuple[Array, Array]:
+    """All pixels that have one `offset` rows or columns further on, and those pixels."""
     if axis == -2:
-        return x[..., :-step, :], x[..., step:, :]
-    return x[..., :-step], x[..., step:]
+        return x[..., :-offset, :], x[..., offset:, :]
+    return x[..., :-offset], x[..., offset:]
 
 
 def angular_loss(
@@ -90,8 +108,9 @@ def angular_loss(
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
-    """Mean of 1 - cos of the angle to the target; the prediction need not be of unit length."""
-    return masked_mean(1.0 - jnp.sum(unit_vectors(pred) * target, -1), mask, count)
+    """Mean of 1 - cos of the angle to the target; predictions are normalised first."""
+    cosine = jnp.sum(unit_vectors(pred) * target, -1)
+    return masked_mean(1.0 - cosine, mask, count)
 
 
 def alignment_loss(
@@ -100,7 +119,7 @@ def alignment_loss(
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
-    """Mean squared distance of the unit normals; the prediction need not be of unit length."""
+    """Mean squared distance of the unit normals; predictions are normalised first."""
     return masked_mean(_squared_distance(pred, target), mask, count)
 
 
@@ -110,12 +129,12 @@ def mean_normal_distance(
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
-    """Mean distance of the unit normals; the prediction need not be of unit length."""
+    """Mean distance of the unit normals; predictions are normalised first."""
     return masked_mean(normal_distance(pred, target), mask, count)
 
 
 def normal_distance(pred: Float[Array, "*B 3"], target: Float[Array, "*B 3"]) -> Float[Array, "*B"]:
-    """Distance of the unit normals: for small angles, the angle in radians."""
+    """Distance of the unit normals, which for small angles is the angle in radians."""
     return jnp.sqrt(_squared_distance(pred, target) + 1e-12)
 
 
@@ -131,9 +150,10 @@ def confidence_loss(
     mask: Bool[Array, "*B"],
     count: Count = None,
 ) -> Float[Array, ""]:
-    """Mean of confidence x error - log confidence, least where confidence is 1 / expected error.
+    """Mean of confidence * error - log(confidence), minimal where confidence = 1 / expected error.
 
-    As VGGT trains confidences (Wang et al., CVPR 2025), but here they leave the error as it is.
+    This is VGGT's loss of confidences (Wang et al., CVPR 2025), except that no gradient flows to
+    the error.
     """
     error = jax.lax.stop_gradient(error)
     return masked_mean(confidence * error - jnp.log(confidence), mask, count)

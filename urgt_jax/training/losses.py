@@ -1,136 +1,177 @@
-"""What training minimises: the paper's loss of refined maps, and terms that go beyond it."""
+"""The training loss: the paper's terms and the terms that go beyond it, as a weighted sum."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from urgt_jax.config import Config
 from urgt_jax.images.geometry import normals_from_depth
+from urgt_jax.models.apply import Maps
 from urgt_jax.training import loss_terms
 
 Batch = dict[str, jax.Array]
-Maps = dict[str, jax.Array]  # refined ones of every patch, and their confidences
-Terms = dict[str, jax.Array]
-ERRORS = {"squared": loss_terms.mean_squared_error, "relative": loss_terms.mean_relative_error}
-ANGLES = {"cosine": loss_terms.angular_loss, "distance": loss_terms.mean_normal_distance}
-TERMS = (
-    "depth", "gradient", "angular", "alignment",  # the paper's
-    "seam", "depth_confidence_loss", "normal_confidence_loss",
-)  # fmt: skip
-NEAREST = 1e-3  # metres; depth's normals are not looked for nearer
+Counts = dict[str, jax.Array]
+Terms = dict[str, Float[Array, ""]]
+
+DEPTH_ERRORS = {
+    "squared": loss_terms.mean_squared_error,
+    "relative": loss_terms.mean_relative_error,
+}
+NORMAL_ERRORS = {
+    "cosine": loss_terms.angular_loss,
+    "distance": loss_terms.mean_normal_distance,
+}
+PAPER_TERMS = ("depth", "gradient", "angular", "alignment")
+TERMS = (*PAPER_TERMS, "seam", "depth_confidence_loss", "normal_confidence_loss")
 
 
 class SharedPixels(NamedTuple):
-    """What two neighbouring patches say of the pixels that both see."""
+    """The values that two overlapping patches have for the pixels that both cover."""
 
-    one: Float[Array, "*B"]
-    other: Float[Array, "*B"]
-    valid: Bool[Array, "*B"]
+    first: Float[Array, "*B"]
+    second: Float[Array, "*B"]
+    valid: Bool[Array, "*B"]  # in both patches
 
 
-def compute_terms(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
-    """All terms that the configuration weights, unweighted.
+def compute_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
+    """All terms that the configuration has weights for, unweighted.
 
-    They are means over the `counts` of a whole batch: those of its parts add up.
+    `counts` are those of the whole batch, also for a part of it: the terms of the parts add up.
     """
-    found: Terms = {}
+    terms: Terms = {}
     if "depth" in config.model.outputs:
-        found |= _of_depth(config, maps, batch, counts)
+        terms |= _depth_terms(config, maps, batch, counts)
     if "normal" in config.model.outputs:
-        found |= _of_normals(config, maps, batch, counts)
+        terms |= _normal_terms(config, maps, batch, counts)
     if config.loss.seam:
-        seen = _shared(maps["depth"], batch["valid"], config.data.overlap)
-        found["seam"] = sum(
-            loss_terms.masked_mean(jnp.abs(one - other), valid, counts["seam"])
-            for one, other, valid in seen
-        )
-    return found
+        terms["seam"] = _seam_term(config, maps, batch, counts)
+    return terms
 
 
-def weighted_sum(config: Config, terms: Terms) -> jax.Array:
-    """L = depth (error + gradient) + normal (angular + alignment), and what goes beyond it."""
-    c = config.loss
+def weighted_sum(config: Config, terms: Terms) -> Float[Array, ""]:
+    """depth (error + gradient) + normal (angular + alignment) + the terms beyond the paper."""
+    loss = config.loss
     weights = {
-        "depth": c.depth,
-        "gradient": c.depth * c.gradient,
-        "angular": c.normal,
-        "alignment": c.normal * c.alignment,
-        "seam": c.seam,
-        "depth_confidence_loss": c.confidence,
-        "normal_confidence_loss": c.confidence,
+        "depth": loss.depth,
+        "gradient": loss.depth * loss.gradient,
+        "angular": loss.normal,
+        "alignment": loss.normal * loss.alignment,
+        "seam": loss.seam,
+        "depth_confidence_loss": loss.confidence,
+        "normal_confidence_loss": loss.confidence,
     }
     return sum(weights[name] * term for name, term in terms.items())
 
 
 def image_errors(config: Config, maps: Maps, batch: Batch) -> Float[Array, "E"]:
-    """Mean squared error of the maps of each image, or packed of each patch."""
-    each = jax.vmap if "owner" not in batch else lambda error: jax.vmap(jax.vmap(error))
-    found = 0.0
+    """Mean squared error of the maps of each image, or of each patch if images are packed."""
+
+    def each(error: Callable) -> Callable:
+        per_row = jax.vmap(error)
+        return jax.vmap(per_row) if "owner" in batch else per_row
+
+    errors = 0.0
     if "depth" in config.model.outputs:
-        found += each(loss_terms.mean_squared_error)(maps["depth"], batch["target"], batch["valid"])
+        squared_error = each(loss_terms.mean_squared_error)
+        errors += squared_error(maps["depth"], batch["target"], batch["valid"])
     if "normal" in config.model.outputs:
-        found += each(loss_terms.alignment_loss)(maps["normal"], *true_normals(config, batch))
-    return found.ravel()
+        normal, valid = true_normals(config, batch)
+        errors += each(loss_terms.alignment_loss)(maps["normal"], normal, valid)
+    return errors.ravel()
 
 
-def valid_counts(config: Config, batch: Batch) -> dict[str, jax.Array]:
-    """How many pixels, pairs of pixels and normals the terms are means over."""
-    found = {"depth": batch["valid"].sum(), "gradient": loss_terms.count_pairs(batch["valid"])}
+def valid_counts(config: Config, batch: Batch) -> Counts:
+    """The numbers of pixels, of pairs of pixels and of normals that the terms average over."""
+    counts = {
+        "depth": batch["valid"].sum(),
+        "gradient": loss_terms.count_pairs(batch["valid"]),
+    }
     if "normal" in config.model.outputs:
-        found["normal"] = true_normals(config, batch)[1].sum()
+        _, valid = true_normals(config, batch)
+        counts["normal"] = valid.sum()
     if config.loss.seam:
-        seen = _shared(batch["target"], batch["valid"], config.data.overlap)
-        found["seam"] = sum(both.valid.sum() for both in seen)
-    return found
+        overlaps = overlapping_pixels(batch["target"], batch["valid"], config.data.overlap)
+        counts["seam"] = sum(shared.valid.sum() for shared in overlaps)
+    return counts
 
 
-def true_normals(config: Config, batch: Batch):
-    """The normals' target and where it is defined."""
+def true_normals(
+    config: Config, batch: Batch
+) -> tuple[Float[Array, "B P H W 3"], Bool[Array, "B P H W"]]:
+    """The target normals, and where they are defined."""
     if config.loss.normal_target == "pseudo":
         return normals_from_depth(batch["depth"], batch["intrinsics"], batch["valid"])
     return batch["normal"], batch["valid"]
 
 
-def _of_depth(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
-    sides = maps["depth"], batch["target"]
-    found = {
-        "depth": ERRORS[config.loss.depth_error](*sides, batch["valid"], counts["depth"]),
-        "gradient": loss_terms.gradient_matching(*sides, batch["valid"], counts["gradient"]),
+def _depth_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
+    depth = maps["depth"]
+    target = batch["target"]
+    valid = batch["valid"]
+    depth_error = DEPTH_ERRORS[config.loss.depth_error]
+    terms = {
+        "depth": depth_error(depth, target, valid, counts["depth"]),
+        "gradient": loss_terms.gradient_matching(depth, target, valid, counts["gradient"]),
     }
     if config.loss.confidence:
-        sure, error = maps["depth_confidence"], loss_terms.relative_error(*sides)
-        found["depth_confidence_loss"] = loss_terms.confidence_loss(
-            sure, error, batch["valid"], counts["depth"]
+        error = loss_terms.relative_error(depth, target)
+        terms["depth_confidence_loss"] = loss_terms.confidence_loss(
+            maps["depth_confidence"], error, valid, counts["depth"]
         )
-    return found
+    return terms
 
 
-def _of_normals(config: Config, maps: Maps, batch: Batch, counts: dict) -> Terms:
-    target, known = true_normals(config, batch)
-    sides = maps["normal"], target, known, counts["normal"]
-    angle = ANGLES[config.loss.normal_error]
-    found = {"angular": angle(*sides), "alignment": loss_terms.alignment_loss(*sides)}
+def _normal_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
+    normal = maps["normal"]
+    target, valid = true_normals(config, batch)
+    count = counts["normal"]
+    normal_error = NORMAL_ERRORS[config.loss.normal_error]
+    terms = {
+        "angular": normal_error(normal, target, valid, count),
+        "alignment": loss_terms.alignment_loss(normal, target, valid, count),
+    }
     if config.loss.confidence:
-        sure, error = maps["normal_confidence"], loss_terms.normal_distance(*sides[:2])
-        found["normal_confidence_loss"] = loss_terms.confidence_loss(
-            sure, error, known, counts["normal"]
+        error = loss_terms.normal_distance(normal, target)
+        terms["normal_confidence_loss"] = loss_terms.confidence_loss(
+            maps["normal_confidence"], error, valid, count
         )
-    return found
+    return terms
 
 
-def _shared(
+def _seam_term(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Float[Array, ""]:
+    """Mean absolute difference of the depths that overlapping patches predict for a pixel."""
+    total = jnp.zeros((), jnp.float32)
+    for shared in overlapping_pixels(maps["depth"], batch["valid"], config.data.overlap):
+        difference = jnp.abs(shared.first - shared.second)
+        total = total + loss_terms.masked_mean(difference, shared.valid, counts["seam"])
+    return total
+
+
+def overlapping_pixels(
     x: Float[Array, "B P H W"], valid: Bool[Array, "B P H W"], overlap: float
-) -> list[SharedPixels]:
-    """What neighbouring windows of a block both see, side by side and one below the other."""
-    m = round(x.shape[1] ** 0.5)
-    grid = lambda y: y.reshape(y.shape[0], m, m, *y.shape[2:])  # noqa: E731
-    (h, w), x, valid = x.shape[2:], grid(x), grid(valid)
-    high, wide = (round(side * (1 - overlap)) for side in (h, w))
-    ways = (
-        (np.s_[:, :, :-1, :, wide:], np.s_[:, :, 1:, :, : w - wide]),
-        (np.s_[:, :-1, :, high:], np.s_[:, 1:, :, : h - high]),
+) -> tuple[SharedPixels, SharedPixels]:
+    """The shared pixels of patches side by side, and of patches one below the other.
+
+    The patches of an image are an M x M block whose neighbours share the fraction `overlap`.
+    """
+    images, patches, height, width = x.shape
+    m = round(patches**0.5)
+    x = x.reshape(images, m, m, height, width)
+    valid = valid.reshape(images, m, m, height, width)
+
+    left = round(width * (1 - overlap))  # the first column that the patch to the right covers too
+    beside = SharedPixels(
+        first=x[:, :, :-1, :, left:],
+        second=x[:, :, 1:, :, : width - left],
+        valid=valid[:, :, :-1, :, left:] & valid[:, :, 1:, :, : width - left],
     )
-    return [SharedPixels(x[a], x[b], valid[a] & valid[b]) for a, b in ways]
+    top = round(height * (1 - overlap))  # the first row that the patch below covers too
+    below = SharedPixels(
+        first=x[:, :-1, :, top:],
+        second=x[:, 1:, :, : height - top],
+        valid=valid[:, :-1, :, top:] & valid[:, 1:, :, : height - top],
+    )
+    return beside, below

@@ -1,5 +1,6 @@
-"""AdamW with warm-up, cosine decay and clipping; the encoder may learn at a rate of its own."""
+"""AdamW with warm-up, cosine decay and clipping; the encoder may have its own learning rate."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,36 +8,43 @@ import optax
 
 from urgt_jax.config import Optim
 
+FINAL_LR_SCALE = 0.01  # the learning rate of the last step, as a share of the highest
 
-def learning_rate_schedule(c: Optim) -> optax.Schedule:
-    """Learning rate by step."""
-    warm = max(round(c.warmup * c.steps), 1)
+
+def learning_rate_schedule(config: Optim) -> optax.Schedule:
+    """The learning rate as a function of the step."""
+    warmup_steps = max(round(config.warmup * config.steps), 1)
     return optax.warmup_cosine_decay_schedule(
-        c.learning_rate / warm,
-        c.learning_rate,
-        warm,
-        max(c.steps, warm + 1),
-        0.01 * c.learning_rate,
+        init_value=config.learning_rate / warmup_steps,
+        peak_value=config.learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=max(config.steps, warmup_steps + 1),
+        end_value=FINAL_LR_SCALE * config.learning_rate,
     )
 
 
-def _groups(params):
-    """Which rate each parameter learns at, by its path."""
+def param_groups(params: dict) -> dict:
+    """The group of each parameter, in the same tree: `encoder` (pretrained) or `rest`."""
 
-    def group(path, _):
+    def group(path: tuple, _) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        priors = ("encoder/depth", "encoder/normal/")  # new beside DINOv2's weights
-        return "encoder" if name.startswith("encoder/") and not name.startswith(priors) else "rest"
+        # The embeddings of the coarse maps are new beside DINOv2's weights.
+        if name.startswith(("encoder/depth", "encoder/normal/")):
+            return "rest"
+        return "encoder" if name.startswith("encoder/") else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def freeze_encoder(c: Optim, params):
-    """The parameters, without gradients to those that are frozen."""
-    if c.encoder_lr_scale > 0:
+def freeze_encoder(config: Optim, params: dict) -> dict:
+    """The parameters; no gradient flows to those of a frozen encoder."""
+    if config.encoder_lr_scale > 0:
         return params
-    stop = lambda x, group: jax.lax.stop_gradient(x) if group == "encoder" else x  # noqa: E731
-    return jax.tree.map(stop, params, _groups(params))
+
+    def stop(x: jax.Array, group: str) -> jax.Array:
+        return jax.lax.stop_gradient(x) if group == "encoder" else x
+
+    return jax.tree.map(stop, params, param_groups(params))
 
 
 class Average(NamedTuple):
@@ -45,38 +53,62 @@ class Average(NamedTuple):
     average: dict
 
 
-def _averaged(decay: float) -> optax.GradientTransformation:
-    """Changes no update, and follows what the parameters become with it."""
+def track_average(decay: float) -> optax.GradientTransformation:
+    """Keeps a moving average of the updated parameters and leaves the updates as they are."""
 
-    def update(updates, state: Average, params):
-        new = optax.apply_updates(params, updates)
-        follow = lambda old, x: decay * old + (1 - decay) * x  # noqa: E731
-        return updates, Average(jax.tree.map(follow, state.average, new))
+    def init(params: dict) -> Average:
+        # A copy, because a step donates the buffers of its parameters and of its state.
+        return Average(jax.tree.map(lambda x: x + 0, params))
 
-    # A copy, since a step donates its parameters and its state.
-    return optax.GradientTransformation(lambda p: Average(jax.tree.map(lambda x: x + 0, p)), update)
+    def update(updates: dict, state: Average, params: dict) -> tuple[dict, Average]:
+        new_params = optax.apply_updates(params, updates)
+        average = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, state.average, new_params
+        )
+        return updates, Average(average)
+
+    return optax.GradientTransformation(init, update)
 
 
-def averaged_params(opt, params):
-    """The averaged parameters where the optimiser keeps them, else the parameters themselves."""
-    average = optax.tree_utils.tree_get(opt, "average")
+def averaged_params(opt_state: optax.OptState, params: dict) -> dict:
+    """The averaged parameters, or the parameters themselves if no average is kept."""
+    average = optax.tree_utils.tree_get(opt_state, "average")
     return params if average is None else average
 
 
-def make_optimizer(c: Optim) -> optax.GradientTransformation:
-    """Clip, then AdamW; vectors (norms, biases, scales) do not decay."""
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+def make_optimizer(config: Optim) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW; vectors (norms, biases, scales) do not decay."""
+    steps = [optax.clip_by_global_norm(config.grad_clip_norm)]
+    if config.encoder_lr_scale == 1.0:
+        steps.append(_adamw(config, 1.0))
+    else:
+        if config.encoder_lr_scale > 0:
+            encoder = _adamw(config, config.encoder_lr_scale)
+        else:
+            encoder = optax.set_to_zero()  # keeps no moments
+        groups = {"encoder": encoder, "rest": _adamw(config, 1.0)}
+        steps.append(optax.partition(groups, param_groups))
+    if config.ema_decay > 0:
+        steps.append(track_average(config.ema_decay))
+    return optax.chain(*steps)
 
-    def adamw(share: float):
-        rate = lambda step: share * learning_rate_schedule(c)(step)  # noqa: E731
-        # The heads end in weights near zero, behind which gradients are tiny at first. At Adam's
-        # usual eps of 1e-8 they move as fast as any, in one direction, until every ReLU is dead.
-        return optax.adamw(rate, b2=0.99, eps=1e-6, weight_decay=c.weight_decay, mask=matrices)
 
-    chain = [optax.clip_by_global_norm(c.grad_clip_norm)]
-    if c.encoder_lr_scale == 1.0:
-        chain.append(adamw(1.0))
-    else:  # what is frozen needs no moments
-        encoder = adamw(c.encoder_lr_scale) if c.encoder_lr_scale > 0 else optax.set_to_zero()
-        chain.append(optax.partition({"encoder": encoder, "rest": adamw(1.0)}, _groups))
-    return optax.chain(*chain, *([_averaged(c.ema_decay)] if c.ema_decay else []))
+def _adamw(config: Optim, lr_scale: float) -> optax.GradientTransformation:
+    # The DPT heads end in weights near zero, so the gradients behind them are tiny at first. With
+    # Adam's usual eps of 1e-8 those weights would all move at full speed in one direction until
+    # every ReLU is dead.
+    return optax.adamw(
+        partial(_scaled_learning_rate, config, lr_scale),
+        b2=0.99,
+        eps=1e-6,
+        weight_decay=config.weight_decay,
+        mask=_matrices,
+    )
+
+
+def _scaled_learning_rate(config: Optim, scale: float, step: jax.Array) -> jax.Array:
+    return scale * learning_rate_schedule(config)(step)
+
+
+def _matrices(params: dict) -> dict:
+    return jax.tree.map(lambda x: x.ndim > 1, params)

@@ -1,14 +1,18 @@
-"""The mesh of devices and the rules that say how arrays lie on it; model code knows neither."""
+"""The device mesh, and the rules that say how arrays are sharded over it.
+
+Model code knows no mesh: it calls the placement that `placement_for` returns.
+"""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from urgt_jax import hardware
 from urgt_jax.config import Config
@@ -17,13 +21,16 @@ from urgt_jax.models.placement import SINGLE_DEVICE, Placement
 from urgt_jax.models.registry import abstract_params
 
 AXES = ("data", "fsdp", "patch")
-IMAGES = ("data", "fsdp")  # along which the images of a batch are cut
-WHOLE = PartitionSpec()
-BYTES = 16  # of a parameter with its gradient and Adam's two moments
-EASE = 0.15  # share of a device's memory that these may take where mesh.fsdp is left open
-# First match wins, from the path of a parameter to how it is cut. What is stacked for a loop over
-# blocks has the block's number first, which is never cut: each turn of the loop gathers one block.
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
+IMAGE_AXES = ("data", "fsdp")  # the axes over which the images of a batch are sharded
+REPLICATED = PartitionSpec()
+TRAINING_BYTES = 16  # memory of a parameter with its gradient and Adam's two moments
+MEMORY_SHARE = 0.15  # share of a device's memory that these may take when mesh.fsdp is 0
+
+Rules = tuple[tuple[str, PartitionSpec], ...]
+# From the path of a parameter to its sharding; the first match wins. Blocks are stacked for a loop
+# and have the number of the block as their first axis, which is never sharded: each iteration of
+# the loop gathers one block.
+RULES: Rules = (
     (
         r"(blocks|within_patch|across_patches)/.*/(qkv|fc1|w12)/kernel$",
         PartitionSpec(None, "fsdp", None),
@@ -37,227 +44,285 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"pyramid/projects/.*/kernel$", PartitionSpec("fsdp", None)),
     (r"pyramid/upsample\d/kernel$", PartitionSpec(None, "fsdp")),
     (r"pyramid/(halve|levels/\d|fusions/.*/conv\d)/kernel$", PartitionSpec(None, None, "fsdp")),
-    (r".*", WHOLE),  # norms, biases, scales, special tokens and a head's last layers: small
+    # Norms, biases, scales, special tokens and the last layers of the DPT heads are small.
+    (r".*", REPLICATED),
 )
 
 
-def make_mesh(config: Config, devices: list | None = None) -> Mesh:
-    """The devices as a mesh of data x fsdp x patch."""
-    devices = devices or jax.devices()
-    c, count = config.mesh, len(devices)
-    fsdp = c.fsdp or _fsdp(config, devices)
-    inner = fsdp * c.patch
-    data = c.data or max(count // inner, 1)
+def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices (default: all) as a mesh of data x fsdp x patch."""
+    devices = list(devices or jax.devices())
+    data = config.mesh.data
+    fsdp = config.mesh.fsdp or _smallest_fsdp(config, devices)
+    patch = config.mesh.patch
+    if data == 0:
+        data = max(len(devices) // (fsdp * patch), 1)
+        fits = data * fsdp * patch == len(devices)
+    else:
+        fits = data * fsdp * patch <= len(devices)
     require(
-        data * inner <= count and (c.data > 0 or count % inner == 0),
-        f"a mesh of data {c.data or 'all'} x fsdp {fsdp} x patch {c.patch} does not fit {count} "
-        "devices: their product must be the number of devices",
+        fits,
+        f"a mesh of data {config.mesh.data or 'all'} x fsdp {fsdp} x patch {patch} does not fit "
+        f"{len(devices)} devices: their product must be the number of devices",
     )
-    share = data * fsdp * config.optim.accumulate
+    shares = data * fsdp * config.optim.accumulate
     require(
-        all(config.data.images(m) % share == 0 for m in block_sides(config)),
+        all(config.data.images(m) % shares == 0 for m in block_sides(config)),
         f"data.batch {config.data.batch} does not divide among mesh.data x mesh.fsdp = "
         f"{data * fsdp} devices and {config.optim.accumulate} parts (optim.accumulate): change "
         "one of them",
     )
     require(
-        c.patch == 1 or not config.data.packed,
-        f"mesh.patch {c.patch} does not go with data.batching packed, whose patches are of several "
-        "images: set --mesh.patch 1 and share by --mesh.fsdp, or set --data.batching patches",
+        patch == 1 or not config.data.packed,
+        f"mesh.patch {patch} does not go with data.batching packed, where a row holds patches of "
+        "several images: set --mesh.patch 1 and use --mesh.fsdp, or set --data.batching patches",
     )
-    shape = (data, fsdp, c.patch)
-    chosen = np.array(devices[: data * inner]).reshape(shape)
-    return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * 3)
+    used = np.array(devices[: data * fsdp * patch]).reshape(data, fsdp, patch)
+    return Mesh(used, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _fsdp(config: Config, devices: list) -> int:
-    """The fewest devices among which parameters are cut so that a device holds them with ease."""
+def _smallest_fsdp(config: Config, devices: list[jax.Device]) -> int:
+    """The fewest devices on which each holds at most MEMORY_SHARE of its memory in parameters."""
     chip = hardware.chip_of(devices[0])
     if chip is None:
         return 1
-    leaves = jax.tree.leaves(abstract_params(config.model))
-    needed = BYTES * sum(x.size for x in leaves) / (EASE * chip.hbm)
-    rest = max(len(devices) // (config.mesh.patch * max(config.mesh.data, 1)), 1)
-    return next((n for n in range(1, rest) if rest % n == 0 and n >= needed), rest)
+    parameters = sum(x.size for x in jax.tree.leaves(abstract_params(config.model)))
+    needed = TRAINING_BYTES * parameters / (MEMORY_SHARE * chip.hbm)
+    available = max(len(devices) // (config.mesh.patch * max(config.mesh.data, 1)), 1)
+    for count in range(1, available):
+        if available % count == 0 and count >= needed:
+            return count
+    return available
 
 
 def block_sides(config: Config) -> list[int]:
-    """The block sides M that occur in training."""
-    return [m for m in (1, 2, 3, 4) if config.data.mix[m - 1]]
+    """The sides M of the GridMix blocks that occur in training."""
+    return [m for m in (1, 2, 3, 4) if config.data.mix[m - 1] > 0]
 
 
 def image_sharding(mesh: Mesh) -> NamedSharding:
-    """Cut along the first axis, the images of a batch."""
-    return NamedSharding(mesh, PartitionSpec(IMAGES))
+    """The sharding of a batch: its first axis, the images, over the image axes of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(IMAGE_AXES))
 
 
 @cache
 def process_share(mesh: Mesh) -> tuple[int, int]:
-    """Which part of a batch's images this process prepares, and of how many equal parts.
+    """The part of a batch that this process prepares: its index, and the number of equal parts.
 
     Processes that share the patches of the same images prepare the same part.
     """
-    rows = mesh.devices.reshape(-1, mesh.shape["patch"])
-    mine = [
-        i for i, row in enumerate(rows) if any(d.process_index == jax.process_index() for d in row)
-    ]
-    count = len(rows) // max(len(mine), 1)
+    image_rows = mesh.devices.reshape(-1, mesh.shape["patch"])
+    own = []
+    for index, row in enumerate(image_rows):
+        if any(device.process_index == jax.process_index() for device in row):
+            own.append(index)
+    size = len(own)
+    consecutive = size > 0 and own == list(range(own[0], own[0] + size))
     require(
-        bool(mine)
-        and mine == list(range(mine[0], mine[0] + len(mine)))
-        and mine[0] % len(mine) == 0,
+        consecutive and own[0] % size == 0,
         f"process {jax.process_index()} has no equal part of the images on a mesh of "
         f"{dict(mesh.shape)}: choose axes that are multiples of the devices of a process",
     )
-    return mine[0] // len(mine), count
+    return own[0] // size, len(image_rows) // size
 
 
-def put_on_mesh(batch: dict, mesh: Mesh) -> dict:
-    """A global batch from the part that this process prepared."""
-    _, count = process_share(mesh)
+def put_on_mesh(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The global batch, of which this process holds its part."""
+    _, parts = process_share(mesh)
+    sharding = image_sharding(mesh)
+    arrays = {}
+    for name, x in batch.items():
+        shape = (x.shape[0] * parts, *x.shape[1:])
+        arrays[name] = jax.make_array_from_process_local_data(sharding, x, shape)
+    return arrays
 
-    def place(x):
-        shape = (x.shape[0] * count, *x.shape[1:])
-        return jax.make_array_from_process_local_data(image_sharding(mesh), x, shape)
 
-    return jax.tree.map(place, batch)
+def split_batch(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch in `count` parts along a new first axis; every image stays on its device."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, IMAGE_AXES))
 
-
-def split_batch(batch: dict, count: int, mesh: Mesh) -> dict:
-    """A batch in parts along a new first axis, for which no image leaves its device."""
-
-    def split(x):
-        x = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
-        spec = NamedSharding(mesh, PartitionSpec(None, IMAGES))
-        return jax.lax.with_sharding_constraint(x, spec)
+    def split(x: jax.Array) -> jax.Array:
+        # Part i gets every count-th image, starting with image i: consecutive images, which share
+        # a device, go to different parts.
+        parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
+        return jax.lax.with_sharding_constraint(jnp.moveaxis(parts, 1, 0), sharding)
 
     return jax.tree.map(split, batch)
 
 
-def rule_table(tree, rules=RULES) -> dict[str, PartitionSpec]:
-    """The rule that each leaf's path falls under; a rule without a leaf is an error."""
-    found, used = {}, set()
+def rule_table(tree: dict, rules: Rules = RULES) -> dict[str, PartitionSpec]:
+    """The sharding of every parameter by its path; a rule that no parameter matches is an error."""
+    table = {}
+    used = set()
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        number, found[_name(path)] = _rule(_name(path), rules)
-        used.add(number)
-    idle = [rules[i][0] for i in range(len(rules)) if i not in used]
-    require(not idle, f"sharding rules without a parameter: {', '.join(idle)}")
-    return found
+        name = _path_name(path)
+        pattern, spec = _matching_rule(name, rules)
+        table[name] = spec
+        used.add(pattern)
+    unused = [pattern for pattern, _ in rules if pattern not in used]
+    require(not unused, f"sharding rules that no parameter matches: {', '.join(unused)}")
+    return table
 
 
-def _name(path) -> str:
+def _path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _rule(name: str, rules) -> tuple[int, PartitionSpec]:
-    """Number and spec of the first rule that a parameter's name falls under."""
-    return next((i, spec) for i, (form, spec) in enumerate(rules) if re.search(form, name))
+def _matching_rule(name: str, rules: Rules) -> tuple[str, PartitionSpec]:
+    """The first rule whose pattern matches the path of a parameter."""
+    for pattern, spec in rules:
+        if re.search(pattern, name):
+            return pattern, spec
+    raise ValueError(f"no sharding rule matches {name}")
 
 
-def param_shardings(tree, mesh: Mesh):
-    """The sharding of every leaf, in the shape of the tree; what does not divide stays whole."""
-    specs = rule_table(tree).values()
-    leaves = jax.tree.leaves(tree)
-    shardings = [
-        NamedSharding(mesh, spec if _divides(leaf.shape, spec, mesh) else WHOLE)
-        for leaf, spec in zip(leaves, specs, strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(tree), shardings)
+def param_shardings(params: dict, mesh: Mesh) -> dict:
+    """The sharding of every parameter, in the same tree.
+
+    A parameter whose sharded axis does not divide by the number of devices is replicated.
+    """
+    table = rule_table(params)
+
+    def sharding_of(path: tuple, x: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+        spec = table[_path_name(path)]
+        if not _divides(x.shape, spec, mesh):
+            spec = REPLICATED
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding_of, params)
 
 
 def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> bool:
-    return all(
-        axis is None or side % mesh.shape[axis] == 0
-        for side, axis in zip(shape, spec, strict=False)
-    )
+    """Whether every sharded side divides by the number of devices that share it."""
+    for side, axis in zip(shape[: len(spec)], spec, strict=True):
+        if axis is not None and side % mesh.shape[axis] != 0:
+            return False
+    return True
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gathered(x: jax.Array, mesh: Mesh, own: PartitionSpec) -> jax.Array:
-    """A matrix whole on every device; its gradient goes back to where its parts lie."""
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, WHOLE))
+def _gather(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    """The whole matrix on every device; its gradient is sharded by `spec` like the matrix was."""
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, REPLICATED))
 
 
-def _cut_again(mesh: Mesh, own: PartitionSpec, _, gradient):
-    return (jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, own)),)
+def _gather_forward(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> tuple[jax.Array, None]:
+    return _gather(x, mesh, spec), None
 
 
-_gathered.defvjp(lambda x, mesh, own: (_gathered(x, mesh, own), None), _cut_again)
+def _gather_backward(
+    mesh: Mesh, spec: PartitionSpec, residual: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec)),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def placement_for(mesh: Mesh) -> Placement:
-    """How activations lie on a mesh; on one device there is nothing to say."""
-    return OnMesh(mesh) if mesh.devices.size > 1 else SINGLE_DEVICE
+    """The placement of activations on a mesh."""
+    if mesh.devices.size == 1:
+        return SINGLE_DEVICE
+    return MeshPlacement(mesh)
 
 
-class OnMesh(Placement):
-    """Images over data and fsdp, patches over patch; attention across patches moves tokens."""
+class MeshPlacement(Placement):
+    """Images over data and fsdp, patches over patch; cross-patch attention exchanges tokens."""
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
-        self.shards = mesh.shape["patch"]
+        self.patch_shards = mesh.shape["patch"]
         self.gathers = mesh.shape["fsdp"] > 1
 
     def padded_count(self, patches: int) -> int:
-        """The number of patches that the patch axis divides."""
-        return -(-patches // self.shards) * self.shards
+        """The next multiple of the number of devices on the patch axis."""
+        return math.ceil(patches / self.patch_shards) * self.patch_shards
 
     def map_patches(self, network: Callable, weights, patches):
-        """Every device runs the network on its own patches."""
-        spec = PartitionSpec(IMAGES, "patch")
-        return self._map(network, (WHOLE, spec), spec)(weights, patches)
+        """network(weights, patches), where every device computes its own patches."""
+        spec = PartitionSpec(IMAGE_AXES, "patch")
+        mapped = self._shard_map(network, (REPLICATED, spec), spec, self.mesh)
+        return mapped(weights, patches)
 
     def gather_block(self, block, dtype):
-        """The matrices of a block, whole and in the dtype they are used in.
+        """The matrices of a block, whole on every device and in the dtype they are used in.
 
-        Left to itself the compiler multiplies with parts of them and passes partial sums around,
-        which moves several times as much.
+        Without this the compiler multiplies shards of matrices and adds up partial products
+        across devices, which communicates several times as much.
         """
         if not self.gathers:
             return block
 
-        def whole(path, x):
-            spec = _rule(f"blocks/{_name(path)}".removesuffix("/value"), RULES)[1]
-            own = PartitionSpec(*spec[1:])  # without the axis of the loop
-            if spec == WHOLE or not _divides(x.shape, own, self.mesh):
+        def gather(path: tuple, x: jax.Array) -> jax.Array:
+            name = "blocks/" + _path_name(path).removesuffix("/value")
+            _, stacked_spec = _matching_rule(name, RULES)
+            spec = PartitionSpec(*stacked_spec[1:])  # one block has no axis of blocks
+            if stacked_spec == REPLICATED or not _divides(x.shape, spec, self.mesh):
                 return x
-            return _gathered(x.astype(dtype), self.mesh, own)
+            return _gather(x.astype(dtype), self.mesh, spec)
 
-        return jax.tree_util.tree_map_with_path(whole, block)
+        return jax.tree_util.tree_map_with_path(gather, block)
 
-    def shard_tokens(self, x):
-        """Tokens of its own patches are on each device."""
-        spec = PartitionSpec(IMAGES, "patch")
+    def shard_tokens(self, x: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
+        """Every device holds the tokens of its own patches."""
+        spec = PartitionSpec(IMAGE_AXES, "patch")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
-    def attend(self, kernel, q, k, v, *owners, across: bool):
-        """Across patches each device gets all tokens of some heads.
+    def attend(
+        self,
+        kernel: Callable,
+        q: Float[Array, "B N H D"],
+        k: Float[Array, "B N H D"],
+        v: Float[Array, "B N H D"],
+        *owners: Int[Array, "B N"],
+        across: bool,
+    ) -> Float[Array, "B N H D"]:
+        """Attention; across patches every device computes some heads over all tokens.
 
-        Where heads are fewer, several devices have the same ones, and a part of the queries each.
+        If there are more devices than heads, several devices share a head: each takes a part of
+        its queries.
         """
-        if not across or self.shards == 1:
-            arrays, spec = (q, k, v, *owners), PartitionSpec((*IMAGES, "patch"))
-            return self._map(kernel, (spec,) * len(arrays), spec)(*arrays)
-        mesh = self._split(math.gcd(q.shape[2], self.shards))
+        if not across or self.patch_shards == 1:
+            arrays = (q, k, v, *owners)
+            spec = PartitionSpec((*IMAGE_AXES, "patch"))
+            return self._shard_map(kernel, (spec,) * len(arrays), spec, self.mesh)(*arrays)
+        mesh = self._head_mesh(q.shape[2])
 
-        # Written out, since the partitioner gathers whole tensors where it could exchange them.
-        def exchange(q, k, v):
-            q, k, v = (jax.lax.all_to_all(x, "heads", 2, 1, tiled=True) for x in (q, k, v))
+        # Written out, because the partitioner would gather whole tensors instead of exchanging
+        # tokens for heads.
+        def exchange(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            q = _tokens_to_heads(q)
+            k = _tokens_to_heads(k)
+            v = _tokens_to_heads(v)
             if mesh.shape["queries"] > 1:
-                k, v = (jax.lax.all_gather(x, "queries", axis=1, tiled=True) for x in (k, v))
-            return jax.lax.all_to_all(kernel(q, k, v), "heads", 1, 2, tiled=True)
+                k = jax.lax.all_gather(k, "queries", axis=1, tiled=True)
+                v = jax.lax.all_gather(v, "queries", axis=1, tiled=True)
+            return _heads_to_tokens(kernel(q, k, v))
 
-        own = PartitionSpec(IMAGES, ("queries", "heads"))
-        return self._map(exchange, (own,) * 3, own, mesh)(q, k, v)
+        spec = PartitionSpec(IMAGE_AXES, ("queries", "heads"))
+        return self._shard_map(exchange, (spec,) * 3, spec, mesh)(q, k, v)
 
-    def _split(self, heads: int) -> Mesh:
-        """The same devices, with the patch axis as two: who shares queries, and who heads."""
-        *images, _ = self.mesh.devices.shape
-        axes = (*IMAGES, "queries", "heads")
-        devices = self.mesh.devices.reshape(*images, -1, heads)
+    def _head_mesh(self, num_heads: int) -> Mesh:
+        """The mesh with its patch axis split into `queries` and `heads`."""
+        heads = math.gcd(num_heads, self.patch_shards)
+        data, fsdp, patch = self.mesh.devices.shape
+        devices = self.mesh.devices.reshape(data, fsdp, patch // heads, heads)
+        axes = (*IMAGE_AXES, "queries", "heads")
         return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
 
-    def _map(self, f: Callable, inside, out, mesh: Mesh | None = None):
-        # Whether a result is the same on all devices is plain here, and custom gradients tell not.
-        mesh = mesh or self.mesh
-        return jax.shard_map(f, mesh=mesh, in_specs=inside, out_specs=out, check_vma=False)
+    def _shard_map(self, function: Callable, in_specs, out_specs, mesh: Mesh) -> Callable:
+        # check_vma would demand to know which results are the same on all devices, which functions
+        # with custom gradients do not declare.
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
+
+def _tokens_to_heads(x: Float[Array, "B N H D"]) -> Float[Array, "B N2 H2 D"]:
+    """Trade a device's tokens of all heads for more tokens of some heads."""
+    return jax.lax.all_to_all(x, "heads", split_axis=2, concat_axis=1, tiled=True)
+
+
+def _heads_to_tokens(x: Float[Array, "B N H D"]) -> Float[Array, "B N2 H2 D"]:
+    """The inverse of `_tokens_to_heads`."""
+    return jax.lax.all_to_all(x, "heads", split_axis=1, concat_axis=2, tiled=True)

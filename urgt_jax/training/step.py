@@ -1,5 +1,6 @@
-"""The training step as one jitted function, and the state it updates."""
+"""The training step as one jitted function, and the state that it updates."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -7,168 +8,232 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped, UInt
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from urgt_jax.config import Config, Model
 from urgt_jax.models import refiner
-from urgt_jax.models.apply import Batch, apply
+from urgt_jax.models.apply import apply
 from urgt_jax.models.placement import use_placement
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.training import losses, sharding
+from urgt_jax.training.losses import Batch, Counts, Terms
 from urgt_jax.training.optimizer import freeze_encoder, learning_rate_schedule, make_optimizer
 
 METRICS = ("loss", *losses.TERMS, "grad_norm", "learning_rate")  # of a step
 
 
 class State(NamedTuple):
-    """All that a run needs to go on."""
+    """Everything that a run needs to resume."""
 
-    step: jax.Array
-    skipped: jax.Array  # steps that were left out, their gradients not being usable
+    step: Int[Array, ""]
+    skipped: Int[Array, ""]  # number of skipped steps, whose gradients were not usable
     params: dict
-    opt: tuple
+    opt_state: optax.OptState
 
 
 class StepVerdict(NamedTuple):
-    """Whether a step could be taken, and what tells why not."""
+    """Whether a step was taken, and what explains why not."""
 
-    usable: jax.Array  # the loss is finite and the gradient has not exploded
-    norm: jax.Array  # of the gradient
-    # Mean squared error of the maps of each image, or packed of each patch [B * 16]; not finite
-    # where those are not.
-    far: jax.Array
+    usable: Bool[Array, ""]  # the loss is finite and the norm of the gradient is below the limit
+    grad_norm: Float[Array, ""]
+    # Mean squared error of the maps of each image, or of each patch if images are packed; not
+    # finite if the maps are not.
+    image_errors: Float[Array, "E"]
+
+
+class PartResult(NamedTuple):
+    """Loss and gradient of a batch, or of a part of it."""
+
+    loss: Float[Array, ""]
+    terms: Terms
+    image_errors: Float[Array, "E"]
+    grads: dict
+
+
+TrainStep = Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]], StepVerdict]]
 
 
 def initial_params(model: Model, seed: int) -> dict:
-    """Weights drawn from the seed."""
+    """Parameters drawn from the seed."""
     return nnx.to_pure_dict(nnx.state(refiner.build(model, seed), nnx.Param))
 
 
 def abstract_state(config: Config) -> State:
-    """Shapes and dtypes of a state."""
+    """The shapes and dtypes of a state."""
     params = abstract_params(config.model)
-    opt = jax.eval_shape(make_optimizer(config.optim).init, params)
+    opt_state = jax.eval_shape(make_optimizer(config.optim).init, params)
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    return State(count, count, params, opt)
+    return State(count, count, params, opt_state)
 
 
 def state_shardings(config: Config, mesh: Mesh) -> State:
-    """How a state lies on the mesh."""
-    whole = NamedSharding(mesh, PartitionSpec())
+    """The sharding of every array of a state; moments are sharded like their parameters."""
+    replicated = NamedSharding(mesh, sharding.REPLICATED)
     state = abstract_state(config)
     params = sharding.param_shardings(state.params, mesh)
-    # Parameters of another group of the optimiser have no moments in this one.
-    masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-    opt = optax.tree_utils.tree_map_params(
-        make_optimizer(config.optim), lambda x, s: x if masked(x) else s, state.opt, params,
-        transform_non_params=lambda _: whole, is_leaf=masked,
-    )  # fmt: skip
-    return State(whole, whole, params, opt)
+
+    def is_masked(x: object) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    def sharding_of(x: object, param_sharding: NamedSharding) -> object:
+        # Each group of the optimiser has moments for its own parameters only.
+        return x if is_masked(x) else param_sharding
+
+    opt_state = optax.tree_utils.tree_map_params(
+        make_optimizer(config.optim),
+        sharding_of,
+        state.opt_state,
+        params,
+        transform_non_params=lambda _: replicated,
+        is_leaf=is_masked,
+    )
+    return State(replicated, replicated, params, opt_state)
 
 
 @jax.jit
 def digest(state: State) -> UInt[Array, "L"]:
-    """The sum of every leaf's bits, modulo 2^32, the same on any mesh."""
-    bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32)  # noqa: E731
-    return jnp.stack([bits(x).sum(dtype=jnp.uint32) for x in jax.tree.leaves(state)])
+    """The sum of the bits of every array, modulo 2^32; it does not depend on the mesh."""
+    sums = []
+    for x in jax.tree.leaves(state):
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+        sums.append(bits.sum(dtype=jnp.uint32))
+    return jnp.stack(sums)
 
 
 def initial_state(config: Config, mesh: Mesh) -> State:
-    """Step 0, already laid out over the mesh."""
+    """The state before the first step, sharded over the mesh."""
 
-    def make():
+    def make_state() -> State:
         params = initial_params(config.model, config.seed)
         zero = jnp.zeros((), jnp.int32)
         return State(zero, zero, params, make_optimizer(config.optim).init(params))
 
-    return jax.jit(make, out_shardings=state_shardings(config, mesh))()
+    return jax.jit(make_state, out_shardings=state_shardings(config, mesh))()
 
 
 @cache
-def train_step(config: Config, mesh: Mesh):
-    """(state, batch) -> (state, metrics, verdict); compiled once for each number of patches.
+def train_step(config: Config, mesh: Mesh) -> TrainStep:
+    """The jitted function (state, batch) -> (state, metrics, verdict).
 
-    A step whose gradient is not usable leaves parameters and optimiser as they were.
+    It is compiled once for each number of patches. If the gradient is not usable, parameters and
+    optimiser state stay as they were.
     """
-    layout, rows = state_shardings(config, mesh), sharding.image_sharding(mesh)
-    whole = NamedSharding(mesh, PartitionSpec())
+    optimizer = make_optimizer(config.optim)
+    schedule = learning_rate_schedule(config.optim)
 
-    def loss_of(params, batch, counts):
-        with use_placement(sharding.placement_for(mesh)):
-            maps = apply(freeze_encoder(config.optim, params), config.model, batch)
-            terms = losses.compute_terms(config, maps, batch, counts)
-            far = losses.image_errors(config, maps, batch)
-        return losses.weighted_sum(config, terms), (terms, far)
+    def step(state: State, batch: Batch) -> tuple[State, dict, StepVerdict]:
+        result = _loss_and_gradient(config, mesh, state.params, batch)
+        grad_norm = optax.tree.norm(result.grads)
+        # A norm of NaN is not below the limit either.
+        small_enough = grad_norm <= config.optim.skip_above_grad_norm
+        usable = jnp.isfinite(result.loss) & small_enough
 
-    def gradient(params, batch: Batch):
-        """Loss, terms and gradient, part by part where a batch is worked on in parts."""
-        of_part = jax.value_and_grad(loss_of, has_aux=True)
-        counts = losses.valid_counts(config, batch)
-        if config.optim.accumulate == 1:
-            return of_part(params, batch, counts)
-        parts = sharding.split_batch(batch, config.optim.accumulate, mesh)
+        updates, opt_state = optimizer.update(result.grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
 
-        def add(so_far, part):
-            (loss, (terms, far)), grads = of_part(params, part, counts)
-            far = far.reshape(len(part["valid"]), -1)
-            return jax.tree.map(jnp.add, so_far, (loss, terms, grads)), far
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(usable, new, old)
 
-        (loss, (terms, _)), grads = jax.eval_shape(of_part, params, _first(parts), counts)
-        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, terms, grads))
-        (loss, terms, grads), far = jax.lax.scan(add, start, parts)
-        return (loss, (terms, far.swapaxes(0, 1).reshape(-1))), grads
+        new_state = State(
+            step=state.step + 1,
+            skipped=state.skipped + ~usable,
+            params=jax.tree.map(choose, params, state.params),
+            opt_state=jax.tree.map(choose, opt_state, state.opt_state),
+        )
+        metrics = {
+            "loss": result.loss,
+            **result.terms,
+            "grad_norm": grad_norm,
+            "learning_rate": schedule(state.step - state.skipped),
+        }
+        return new_state, metrics, StepVerdict(usable, grad_norm, result.image_errors)
 
-    def step(state: State, batch: Batch):
-        (loss, (terms, far)), grads = gradient(state.params, batch)
-        norm = optax.tree.norm(grads)
-        usable = jnp.isfinite(loss) & (norm <= config.optim.skip_above_grad_norm)  # which no NaN is
-        updates, opt = make_optimizer(config.optim).update(grads, state.opt, state.params)
-        after = optax.apply_updates(state.params, updates), opt
-        before = state.params, state.opt
-        kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), after, before)
-        metrics = {"loss": loss, **terms, "grad_norm": norm}
-        metrics["learning_rate"] = learning_rate_schedule(config.optim)(state.step - state.skipped)
-        verdict = StepVerdict(usable, norm, far)
-        after = State(state.step + 1, state.skipped + ~usable, *kept)
-        return after, metrics, verdict
-
+    state_sharding = state_shardings(config, mesh)
+    replicated = NamedSharding(mesh, sharding.REPLICATED)
     return jax.jit(
-        step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole, whole)
+        step,
+        donate_argnums=0,
+        in_shardings=(state_sharding, sharding.image_sharding(mesh)),
+        out_shardings=(state_sharding, replicated, replicated),
     )
 
 
-def _first(parts):
-    return jax.tree.map(lambda x: x[0], parts)
+def _loss_and_gradient(config: Config, mesh: Mesh, params: dict, batch: Batch) -> PartResult:
+    """Loss, terms, errors and gradient, over `optim.accumulate` parts one after the other."""
+    counts = losses.valid_counts(config, batch)
+    if config.optim.accumulate == 1:
+        return _part_gradient(config, mesh, params, batch, counts)
+
+    parts = sharding.split_batch(batch, config.optim.accumulate, mesh)
+
+    def add_part(total: tuple, part: Batch) -> tuple[tuple, jax.Array]:
+        result = _part_gradient(config, mesh, params, part, counts)
+        total = jax.tree.map(jnp.add, total, (result.loss, result.terms, result.grads))
+        rows = len(part["valid"])
+        return total, result.image_errors.reshape(rows, -1)
+
+    first_part = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(
+        lambda part: _part_gradient(config, mesh, params, part, counts), first_part
+    )
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (shapes.loss, shapes.terms, shapes.grads)
+    )
+    (loss, terms, grads), errors = jax.lax.scan(add_part, zeros, parts)
+    # From [parts, rows of a part, errors of a row] back to the order of the batch.
+    image_errors = errors.swapaxes(0, 1).reshape(-1)
+    return PartResult(loss, terms, image_errors, grads)
+
+
+def _part_gradient(
+    config: Config, mesh: Mesh, params: dict, batch: Batch, counts: Counts
+) -> PartResult:
+    """Loss, terms, errors and gradient of a batch or of one of its parts."""
+
+    def loss_function(params: dict) -> tuple[jax.Array, tuple[Terms, jax.Array]]:
+        with use_placement(sharding.placement_for(mesh)):
+            trained = freeze_encoder(config.optim, params)
+            maps = apply(trained, config.model, batch)
+            terms = losses.compute_terms(config, maps, batch, counts)
+            errors = losses.image_errors(config, maps, batch)
+        return losses.weighted_sum(config, terms), (terms, errors)
+
+    (loss, (terms, errors)), grads = jax.value_and_grad(loss_function, has_aux=True)(params)
+    return PartResult(loss, terms, errors, grads)
 
 
 @cache
-def predictions(config: Config, mesh: Mesh, side: int):
-    """(params, batch) -> maps of the batch's first block as one picture, at a patch's size.
+def predictions(
+    config: Config, mesh: Mesh, side: int
+) -> Callable[[dict, Batch], dict[str, jax.Array]]:
+    """The jitted function (params, batch) -> maps of the first block, at the size of a patch.
 
-    The block is the first side x side patches of the first row.
+    The block is the first side x side patches of the first row of the batch.
     """
 
-    def maps(params, batch: Batch):
-        batch = {name: x[:, : side * side] for name, x in batch.items() if name != "owner"}
+    def predict(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        block = {name: x[:, : side * side] for name, x in batch.items() if name != "owner"}
         with use_placement(sharding.placement_for(mesh)):
-            result = apply(params, config.model, batch)
-        found = {"image": batch["image"], "valid": batch["valid"]}
+            refined = apply(params, config.model, block)
+        maps = {"image": block["image"], "valid": block["valid"]}
         if "depth" in config.model.outputs:
-            found |= {"coarse_depth": batch["coarse_depth"], "refined_depth": result["depth"]}
-            found["true_depth"] = batch["target"]
+            maps["coarse_depth"] = block["coarse_depth"]
+            maps["refined_depth"] = refined["depth"]
+            maps["true_depth"] = block["target"]
         if "normal" in config.model.outputs:
-            found |= {"coarse_normal": batch["coarse_normal"], "refined_normal": result["normal"]}
-            found["true_normal"], found["normal_valid"] = losses.true_normals(config, batch)
-        return jax.tree.map(_first_block, found)
+            maps["coarse_normal"] = block["coarse_normal"]
+            maps["refined_normal"] = refined["normal"]
+            maps["true_normal"], maps["normal_valid"] = losses.true_normals(config, block)
+        return {name: _join_first_block(x) for name, x in maps.items()}
 
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(maps, out_shardings=whole)
+    return jax.jit(predict, out_shardings=NamedSharding(mesh, sharding.REPLICATED))
 
 
-def _first_block(x: Shaped[Array, "B P H W ..."]) -> Shaped[Array, "H W ..."]:
-    """The m x m patches of the first image, side by side; every m-th pixel."""
-    m = round(x.shape[1] ** 0.5)
-    rows = x[0].reshape(m, m, *x.shape[2:]).swapaxes(1, 2)
-    whole = rows.reshape(m * x.shape[2], m * x.shape[3], *x.shape[4:])
-    return whole[m // 2 :: m, m // 2 :: m]
+def _join_first_block(x: Shaped[Array, "B P H W ..."]) -> Shaped[Array, "H W ..."]:
+    """The m x m patches of the first image side by side, of which every m-th pixel is taken."""
+    _, patches, height, width, *channels = x.shape
+    m = round(patches**0.5)
+    rows = x[0].reshape(m, m, height, width, *channels).swapaxes(1, 2)
+    joined = rows.reshape(m * height, m * width, *channels)
+    return joined[m // 2 :: m, m // 2 :: m]

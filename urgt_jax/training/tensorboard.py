@@ -1,70 +1,92 @@
-"""A run's numbers and pictures for TensorBoard, beside metrics.jsonl."""
+"""TensorBoard event files, beside metrics.jsonl."""
 
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from urgt_jax.errors import UserError
 from urgt_jax.images.colour import RGB, colour_normal, colour_values
 from urgt_jax.images.geometry import unit_normals
 
+SIDES = ("coarse", "refined", "true")
+GREY = np.uint8(128)  # where a true map has no value
+
 
 class TensorBoardWriter:
-    """Event files in the work directory's folder `tensorboard`; later steps of a killed run go."""
+    """Writes event files to the folder `tensorboard` of the work directory.
+
+    When a run is resumed at `step`, the events of later steps are removed. Only one process of a
+    run writes.
+    """
 
     def __init__(self, workdir: Path, step: int, writes: bool = True):
-        self.file = None
+        self.writer = None
         if writes:
-            self.file = writer()(str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=20)
+            folder = str(workdir / "tensorboard")
+            self.writer = summary_writer()(folder, purge_step=step + 1, flush_secs=20)
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
-        """A point of every curve."""
-        if self.file is None:
+    def write_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to the curve of every value."""
+        if self.writer is None:
             return
         for name, value in values.items():
-            self.file.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, step)
 
-    def pictures(self, step: int, maps: dict[str, Float[Array, "H W ..."]]) -> None:
-        """The maps of one picture as a strip of depth and a strip of normals."""
-        if self.file is None:
+    def write_maps(self, step: int, maps: dict[str, Shaped[Array, "H W ..."]]) -> None:
+        """Add the strips of an image's maps."""
+        if self.writer is None:
             return
-        maps = {name: np.asarray(x) for name, x in maps.items()}
-        for name, picture in strips(maps).items():
-            self.file.add_image(f"pictures/{name}", picture, step, dataformats="HWC")
+        arrays = {name: np.asarray(x) for name, x in maps.items()}
+        for name, strip in draw_strips(arrays).items():
+            self.writer.add_image(f"images/{name}", strip, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Waits until all is on disk."""
-        if self.file is not None:
-            self.file.close()
+        """Wait until everything is on disk."""
+        if self.writer is not None:
+            self.writer.close()
 
 
-def strips(maps: dict[str, Float[np.ndarray, "H W ..."]]) -> dict[str, RGB]:
-    """Picture, coarse, refined and true map side by side; what is unknown is grey."""
-    image, sides = maps["image"].astype(np.uint8), ("coarse", "refined", "true")
-    found = {}
+def draw_strips(maps: dict[str, Shaped[np.ndarray, "H W ..."]]) -> dict[str, RGB]:
+    """Image, coarse, refined and true map side by side, for depth and for normals.
+
+    Depth has one colour scale for all three maps. True maps are grey where they have no value.
+    """
+    image = maps["image"].astype(np.uint8)
+    strips = {}
     if "true_depth" in maps:
-        known = maps["true_depth"][maps["valid"]]
-        limits = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
-        depths = [colour_values(maps[f"{side}_depth"], *map(float, limits)) for side in sides]
-        found["depth"] = _strip(image, depths, maps["valid"])
+        low, high = _depth_limits(maps["true_depth"], maps["valid"])
+        pictures = [colour_values(maps[f"{side}_depth"], low, high) for side in SIDES]
+        strips["depth"] = _join(image, pictures, maps["valid"])
     if "true_normal" in maps:
-        normals = [colour_normal(unit_normals(maps[f"{side}_normal"])) for side in sides]
-        found["normal"] = _strip(image, normals, maps["normal_valid"])
-    return found
+        pictures = [colour_normal(unit_normals(maps[f"{side}_normal"])) for side in SIDES]
+        strips["normal"] = _join(image, pictures, maps["normal_valid"])
+    return strips
 
 
-def _strip(image: RGB, pictures: list[RGB], known: np.ndarray) -> RGB:
-    *others, true = pictures
-    return np.concatenate([image, *others, np.where(known[..., None], true, np.uint8(128))], 1)
+def _depth_limits(
+    depth: Float[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
+) -> tuple[float, float]:
+    """The range of true depth without outliers."""
+    if not valid.any():
+        return 0.0, 1.0
+    low, high = np.percentile(depth[valid], (1, 99))
+    return float(low), float(high)
 
 
-def writer() -> type:
-    """What writes event files; fails where it is not installed."""
+def _join(image: UInt8[np.ndarray, "H W 3"], pictures: list[RGB], valid: np.ndarray) -> RGB:
+    coarse, refined, true = pictures
+    true = np.where(valid[..., None], true, GREY)
+    return np.concatenate([image, coarse, refined, true], axis=1)
+
+
+def summary_writer() -> type:
+    """The class that writes event files; fails if its package is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError(
-            "train.tensorboard needs tensorboardX: pip install tensorboardX, or leave it away"
+            "train.tensorboard needs a package: pip install tensorboardX, or drop "
+            "--train.tensorboard"
         ) from error
     return SummaryWriter

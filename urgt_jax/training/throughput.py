@@ -1,4 +1,4 @@
-"""What a run costs, per interval of its log: rates, time lost, use of the chip, memory."""
+"""Throughput of a run: images per second, time lost, model FLOPs utilisation and memory."""
 
 import time
 from collections.abc import Iterator
@@ -7,75 +7,87 @@ from contextlib import contextmanager
 import jax
 from jax.sharding import Mesh
 
-from urgt_jax import hardware
 from urgt_jax.config import Config
-from urgt_jax.hardware import peak_memory
+from urgt_jax.hardware import chip_of, peak_memory
 from urgt_jax.models import flops
 
-WAITS = ("data", "compiling", "saving")  # what a step may have to wait for
+WAITS = ("data", "compilation", "checkpoint")  # what a step may have to wait for
 
 
 class Throughput:
-    """Counts from one reading to the next."""
+    """Counts work and waiting time between two lines of the log."""
 
     def __init__(self, config: Config, mesh: Mesh):
-        self.config, self.devices = config, mesh.devices.size
+        self.config = config
+        self.device_count = mesh.devices.size
         self.device = jax.local_devices()[0]
-        self.chip = hardware.chip_of(self.device)
-        self._begin()
+        self.chip = chip_of(self.device)
+        self._reset()
 
-    def _begin(self) -> None:
-        self.since = time.monotonic()
-        self.images = self.patches = 0
+    def _reset(self) -> None:
+        self.start = time.monotonic()
+        self.images = 0
+        self.patches = 0
         self.flops = 0.0
-        self.lost = dict.fromkeys(WAITS, 0.0)
+        self.waits = dict.fromkeys(WAITS, 0.0)  # seconds
 
     @contextmanager
-    def losing(self, what: str) -> Iterator[None]:
-        """Counts the time inside as lost to one of `WAITS`."""
-        began = time.monotonic()
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Count the time inside as waiting for one of `WAITS`."""
+        start = time.monotonic()
         yield
-        self.lost[what] += time.monotonic() - began
+        self.waits[what] += time.monotonic() - start
 
-    def step(self, images: int, patches: int) -> None:
-        """Counts a step of so many images, with so many patches in each."""
-        self.images, self.patches = self.images + images, self.patches + images * patches
+    def count_images(self, images: int, patches: int) -> None:
+        """Count images of a step, with `patches` patches in each."""
+        self.images += images
+        self.patches += images * patches
         self.flops += images * flops.training(self.config, patches).total
 
     def read(self) -> dict[str, float]:
-        """Rates per second, shares of the time, and GB since the last reading."""
-        spent = time.monotonic() - self.since
+        """Rates, shares of the time and GB since the last call."""
+        elapsed = time.monotonic() - self.start
         values = {
-            "images_per_second": self.images / spent,
-            "patches_per_second": self.patches / spent,
-            **{f"lost_to_{what}": seconds / spent for what, seconds in self.lost.items()},
-            **self._memory(),
+            "images_per_second": self.images / elapsed,
+            "patches_per_second": self.patches / elapsed,
         }
-        if self.chip:
-            peak = self.chip.peak(self.config.model.dtype) * self.devices
-            values["utilisation"] = self.flops / spent / peak
-        self._begin()
+        for what, seconds in self.waits.items():
+            values[f"{what}_wait"] = seconds / elapsed
+        values |= self._memory()
+        if self.chip is not None:
+            peak = self.chip.peak(self.config.model.dtype) * self.device_count
+            values["mfu"] = self.flops / elapsed / peak
+        self._reset()
         return values
 
     def _memory(self) -> dict[str, float]:
-        """The most that the first device ever held, or this process where devices do not say."""
-        told = self.device.memory_stats() or {}
-        if "peak_bytes_in_use" in told:
-            held = {"memory_gb": told["peak_bytes_in_use"] / 1e9}
-            limit = told.get("bytes_limit")
-            return held | ({"memory_limit_gb": limit / 1e9} if limit else {})
-        return {"memory_gb": peak_memory()}
+        """Peak memory of the first device, or of this process if the device does not report it."""
+        stats = self.device.memory_stats() or {}
+        if "peak_bytes_in_use" not in stats:
+            return {"memory_gb": peak_memory()}
+        memory = {"memory_gb": stats["peak_bytes_in_use"] / 1e9}
+        if stats.get("bytes_limit"):
+            memory["memory_limit_gb"] = stats["bytes_limit"] / 1e9
+        return memory
 
 
-def line(values: dict[str, float]) -> str:
-    """A reading as people read it."""
+def format_throughput(values: dict[str, float]) -> str:
+    """The values of `Throughput.read` for the terminal."""
     parts = [
-        f"{values['images_per_second']:.3g} images/s {values['patches_per_second']:.3g} patches/s"
+        f"{values['images_per_second']:.3g} images/s",
+        f"{values['patches_per_second']:.3g} patches/s",
     ]
-    if "utilisation" in values:
-        parts.append(f"{values['utilisation']:.1%} of peak")
-    limit = f" of {values['memory_limit_gb']:.3g}" if "memory_limit_gb" in values else ""
-    parts.append(f"{values['memory_gb']:.3g}{limit} GB")
-    lost = {what: values.get(f"lost_to_{what}", 0.0) for what in WAITS}
-    told = ", ".join(f"{what} {share:.0%}" for what, share in lost.items() if share >= 0.005)
-    return "  ".join([*parts, f"lost: {told}"] if told else parts)
+    if "mfu" in values:
+        parts.append(f"MFU {values['mfu']:.1%}")
+    memory = f"memory {values['memory_gb']:.3g}"
+    if "memory_limit_gb" in values:
+        memory += f" of {values['memory_limit_gb']:.3g}"
+    parts.append(f"{memory} GB")
+    waits = []
+    for what in WAITS:
+        share = values[f"{what}_wait"]
+        if share >= 0.005:
+            waits.append(f"{what} {share:.0%}")
+    if waits:
+        parts.append("waited for " + ", ".join(waits))
+    return "  ".join(parts)
