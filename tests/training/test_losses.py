@@ -1,4 +1,4 @@
-"""Terms beyond the paper's loss: they are least for the truth, and see what they are meant to."""
+"""The loss: zero for the truth, and the terms beyond the paper measure what they are meant to."""
 
 import jax
 import jax.numpy as jnp
@@ -15,73 +15,71 @@ from urgt_jax.training import losses
 
 
 @pytest.fixture(scope="module")
-def joint(micro) -> Config:
-    """Pictures whose patches need no resizing; neighbours share halves, and both terms count."""
-    fields = {"data.size": (112, 168), "data.overlap": 0.5, "loss.normal_target": "exact"}
-    return with_changes(micro, fields | {"loss.seam": 1.0})
+def config(micro) -> Config:
+    """Images whose patches need no resizing, whose neighbours share halves, with a seam term."""
+    changes = {
+        "data.size": (112, 168),
+        "data.overlap": 0.5,
+        "loss.normal_target": "exact",
+        "loss.seam": 1.0,
+    }
+    return with_changes(micro, changes)
 
 
 @pytest.fixture(scope="module")
-def seen(joint) -> dict:
-    """A block of a scene, and the truth as its refined maps."""
-    windows = grid.gridmix_block(*joint.data.size, 3, 1, 2, joint.data.overlap)
-    batch = gridmix.read_block(SceneSource(joint, "train"), 3, joint, windows)
-    return {name: jnp.asarray(x)[None] for name, x in batch.items()}
+def batch(config) -> dict:
+    """A block of 3 x 3 patches of a scene."""
+    windows = grid.gridmix_block(*config.data.size, 3, 1, 2, config.data.overlap)
+    block = gridmix.read_block(SceneSource(config, "train"), 3, config, windows)
+    return {name: jnp.asarray(x)[None] for name, x in block.items()}
 
 
-def _terms(config: Config, batch: dict, depth, normal) -> dict:
+def _terms(config: Config, batch: dict, depth: jax.Array, normal: jax.Array) -> dict:
     maps = {"depth": depth, "normal": normal}
     return losses.compute_terms(config, maps, batch, losses.valid_counts(config, batch))
 
 
-def test_all_terms_are_least_where_maps_are_the_truth(joint, seen):
-    best = _terms(joint, seen, seen["target"], seen["normal"])
-    assert best["depth"] == best["gradient"] == best["seam"] == 0
-    noisy = seen["target"] + 0.05 * np.random.default_rng(0).random(
-        seen["target"].shape, np.float32
-    )
-    worse = _terms(joint, seen, noisy, seen["normal"])
-    assert worse["depth"] > 0 and worse["gradient"] > 0 and worse["seam"] > 0
+def test_depth_terms_are_zero_for_the_truth_and_positive_for_noise(config, batch):
+    truth = _terms(config, batch, batch["target"], batch["normal"])
+    assert truth["depth"] == truth["gradient"] == truth["seam"] == 0
+    noise = np.random.default_rng(0).random(batch["target"].shape, np.float32)
+    noisy = _terms(config, batch, batch["target"] + 0.05 * noise, batch["normal"])
+    assert noisy["depth"] > 0 and noisy["gradient"] > 0 and noisy["seam"] > 0
 
 
-def test_a_patch_that_is_off_differs_from_its_neighbours_by_as_much(joint, seen):
-    everywhere = {**seen, "valid": jnp.ones_like(seen["valid"])}
-    middle = seen["target"].at[:, 4].add(0.25)  # the middle of 3 x 3 has four of twelve borders
-    found = _terms(joint, everywhere, middle, seen["normal"])["seam"]
-    assert float(found) == pytest.approx(0.25 * 4 / 12, rel=1e-5)
-    alone = {name: x[:, :1] for name, x in everywhere.items()}
-    assert _terms(joint, alone, middle[:, :1], seen["normal"][:, :1])["seam"] == 0
+def test_seam_term_measures_the_offset_of_a_patch_from_its_neighbours(config, batch):
+    batch = {**batch, "valid": jnp.ones_like(batch["valid"])}
+    offset = batch["target"].at[:, 4].add(0.25)  # the centre of 3 x 3 has four of twelve borders
+    seam = _terms(config, batch, offset, batch["normal"])["seam"]
+    assert float(seam) == pytest.approx(0.25 * 4 / 12, rel=1e-5)
 
 
-@pytest.mark.parametrize("angle,wanted", [("cosine", 1.0), ("distance", 2.0**0.5)])
-def test_normals_that_are_square_to_the_truth_are_off_by_either_angular_term(
-    joint, seen, angle, wanted
-):
-    square = jnp.cross(seen["normal"], jnp.array([0.3, 0.5, 0.2]))
-    chosen = with_changes(joint, {"loss.normal_error": angle})
-    found = _terms(chosen, seen, seen["target"], square)["angular"]
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
+def test_seam_term_of_a_single_patch_is_zero(config, batch):
+    batch = {name: x[:, :1] for name, x in batch.items()}
+    assert _terms(config, batch, batch["target"] + 1, batch["normal"])["seam"] == 0
 
 
-def test_gradients_are_finite_also_where_nothing_is_valid(joint, seen):
-    def loss(depth, normal, batch):
-        return losses.weighted_sum(joint, _terms(joint, batch, depth, normal))
-
-    for valid in (seen["valid"], seen["valid"] & False):
-        for flat in (seen["target"], 0 * seen["target"]):
-            given = flat, seen["normal"], {**seen, "valid": valid}
-            assert all(np.isfinite(g).all() for g in jax.grad(loss, (0, 1))(*given))
+@pytest.mark.parametrize("error,expected", [("cosine", 1.0), ("distance", 2.0**0.5)])
+def test_angular_term_of_perpendicular_normals(config, batch, error, expected):
+    perpendicular = jnp.cross(batch["normal"], jnp.array([0.3, 0.5, 0.2]))
+    config = with_changes(config, {"loss.normal_error": error})
+    angular = _terms(config, batch, batch["target"], perpendicular)["angular"]
+    assert float(angular) == pytest.approx(expected, rel=1e-5)
 
 
-def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
-    rng, size = np.random.default_rng(0), joint.data.size
-    blocks = [gridmix.draw_windows(size, joint, 2, rng) for _ in range(200)]
-    assert {b.tops for b in blocks} == {(14 * k, 14 * k + 14) for k in range(6)}
-    assert {b.patch for b in blocks} == {(28, 42)}
+def test_gradients_are_finite_even_where_nothing_is_valid(config, batch):
+    def loss(depth: jax.Array, normal: jax.Array, batch: dict) -> jax.Array:
+        return losses.weighted_sum(config, _terms(config, batch, depth, normal))
+
+    for valid in (batch["valid"], batch["valid"] & False):
+        for depth in (batch["target"], 0 * batch["target"]):
+            masked = {**batch, "valid": valid}
+            for gradient in jax.grad(loss, (0, 1))(depth, batch["normal"], masked):
+                assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(
-    "fields,named",
+    "fields,message",
     [
         ({"data.overlap": 0.3}, "data.overlap 0.3"),
         ({"loss.seam": 1.0}, "data.overlap 0.5"),
@@ -89,6 +87,6 @@ def test_blocks_of_patches_that_share_halves_lie_anywhere_in_the_picture(joint):
         ({"loss.confidence": -1.0}, "loss.confidence -1.0 must not be negative"),
     ],
 )
-def test_terms_that_cannot_be_had_are_refused(micro, fields, named):
-    with pytest.raises(UserError, match=named):
+def test_config_rejects_terms_that_cannot_be_computed(micro, fields, message):
+    with pytest.raises(UserError, match=message):
         with_changes(micro, fields)
