@@ -1,4 +1,4 @@
-"""Several processes on loopback, each with some fake devices, as hosts of a pod."""
+"""Several processes on loopback, each with some fake devices, as the hosts of a pod."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from helpers.command import config_file
 
 from urgt_jax import distributed
 from urgt_jax.commands.fields import FieldsParser
-from urgt_jax.config import Mesh
+from urgt_jax.config import Config, Mesh
 from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.errors import UserError
@@ -33,30 +33,49 @@ MAIN = (
 )
 
 
-def _start(config, folder: Path, count: int, devices: int, workdir: Path, extra=()) -> list:
-    """The processes of a run; `extra` says what some of them run before."""
-    file = config_file(config, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(devices), file, "--workdir", workdir]
+def _start(
+    config: Config,
+    folder: Path,
+    count: int,
+    devices: int,
+    preludes: dict[int, str] | None = None,
+) -> list[subprocess.Popen]:
+    """The `count` processes of a run in `folder`/run; preludes are code that some run before."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = [str(devices), config_file(config, folder), "--workdir", folder / "run"]
     if count > 1:
-        command += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", dict(extra).get(i, "") + MAIN, *command]
-            + (["--process", str(i)] if count > 1 else []), cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        options += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
+    processes = []
+    for i in range(count):
+        program = (preludes or {}).get(i, "") + MAIN
+        own_options = ["--process", str(i)] if count > 1 else []
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *options, *own_options],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        for i in range(count)
-    ]  # fmt: skip
+        processes.append(process)
+    return processes
 
 
-def _wait(running: list) -> list[str]:
-    out = [process.communicate(timeout=400)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * len(running), "".join(out)
-    return out
+def _finish(processes: list[subprocess.Popen]) -> list[str]:
+    """Wait for processes that must succeed, and return their outputs."""
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    for process in processes:
+        assert process.returncode == 0, "".join(outputs)
+    return outputs
+
+
+def _read_until(process: subprocess.Popen, start: str) -> None:
+    for line in process.stdout:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"the process ended before {start}")
 
 
 def _losses(workdir: Path) -> list[float]:
@@ -69,86 +88,86 @@ def _weights(workdir: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def short(micro):
-    config = with_changes(
-        micro, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.steps": 6, "mesh.data": 2}
-    )
+def short(micro) -> Config:
+    config = with_changes(micro, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.steps": 6})
     return dataclasses.replace(config, mesh=Mesh(2, 2, 2))
 
 
 @pytest.fixture(scope="module")
-def alone(short, tmp_path_factory):
+def one_process(short, tmp_path_factory) -> Path:
+    """The work directory of a run in one process."""
     folder = tmp_path_factory.mktemp("one")
-    _wait(_start(short, folder, 1, 8, folder / "run"))
+    _finish(_start(short, folder, 1, 8))
     return folder / "run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_train_as_one_does(short, alone, tmp_path, count):
-    out = _wait(_start(short, tmp_path, count, 8 // count, tmp_path / "run"))
-    assert f"{count} processes" in out[0] and "step 6/6" in out[0] and "step" not in out[1]
-    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(alone), rtol=1e-5)
-    one, two = _weights(alone), _weights(tmp_path / "run")
-    assert all(np.allclose(one[name], two[name], atol=1e-4) for name in one)
+def test_several_processes_train_like_one(short, one_process, tmp_path, count):
+    outputs = _finish(_start(short, tmp_path, count, 8 // count))
+    assert f"{count} processes" in outputs[0] and "step 6/6" in outputs[0]
+    assert "step" not in outputs[1]
+    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(one_process), rtol=1e-5)
+    weights = _weights(tmp_path / "run")
+    expected = _weights(one_process)
+    assert weights.keys() == expected.keys()
+    for name, array in weights.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_four_processes_goes_on_in_one_with_other_devices(short, alone, tmp_path):
-    running = _start(with_changes(short, {"train.save_every": 2}), tmp_path, 4, 2, tmp_path / "run")
-    _until(running[0], "step 3/")
-    running[2].send_signal(signal.SIGTERM)  # one host is told to go; all save and end
-    assert [process.wait(timeout=200) for process in running] == [0] * 4
-    other = with_changes(
-        short, {"train.save_every": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.patch": 1}
-    )
-    out = _wait(_start(other, tmp_path, 1, 2, tmp_path / "run"))[0]
-    assert "resumes at step" in out
-    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(alone), rtol=1e-5)
+def test_checkpoint_of_four_processes_resumes_in_one_with_other_devices(
+    short, one_process, tmp_path
+):
+    config = with_changes(short, {"train.save_every": 2})
+    processes = _start(config, tmp_path, 4, 2)
+    _read_until(processes[0], "step 3/")
+    processes[2].send_signal(signal.SIGTERM)  # one host is preempted; all save and end
+    assert [process.wait(timeout=200) for process in processes] == [0] * 4
+    config = with_changes(config, {"mesh.data": 1, "mesh.fsdp": 2, "mesh.patch": 1})
+    output = _finish(_start(config, tmp_path, 1, 2))[0]
+    assert "resumes at step" in output
+    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(one_process), rtol=1e-5)
 
 
-FAILS = (
+FAILS_AFTER_FIVE_BATCHES = (
     "from urgt_jax.data import pipeline\n"
     "from urgt_jax.errors import UserError\n"
-    "def take(self, batch):\n"
+    "def report(self, batch):\n"
     "    self.count = getattr(self, 'count', 0) + 1\n"
     "    if self.count > 5: raise UserError('this process fails')\n"
     "    return []\n"
-    "pipeline.Unread.take = take\n"
+    "pipeline.UnreadableImages.report = report\n"
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("way", ["killed", "fails"])
-def test_when_one_process_dies_the_others_end_and_all_go_on_later(
-    short, alone, tmp_path, victim, way
+@pytest.mark.parametrize("cause", ["killed", "fails"])
+def test_when_one_process_dies_the_other_ends_and_both_can_resume(
+    short, one_process, tmp_path, victim, cause
 ):
     config = with_changes(short, {"train.save_every": 2})
-    extra = {victim: FAILS} if way == "fails" else {}
-    running = _start(config, tmp_path, 2, 4, tmp_path / "run", extra)
-    if way == "killed":
-        _until(running[0], "step 4/")
-        running[victim].kill()
-    began = time.monotonic()
-    out = [process.communicate(timeout=400)[0] for process in running]
-    status = [process.returncode for process in running]
+    preludes = {victim: FAILS_AFTER_FIVE_BATCHES} if cause == "fails" else {}
+    processes = _start(config, tmp_path, 2, 4, preludes)
+    if cause == "killed":
+        _read_until(processes[0], "step 4/")
+        processes[victim].kill()
+    start = time.monotonic()
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    elapsed = time.monotonic() - start
+    status = [process.returncode for process in processes]
     other = 1 - victim
-    assert status[other] not in (0, 2) and "has died or does not answer" in out[other], out[other]
-    assert status[victim] == (2 if way == "fails" else -signal.SIGKILL)
-    assert ("error: this process fails" in out[victim]) == (way == "fails")
-    if way == "killed":
-        assert time.monotonic() - began < 120
-    out = _wait(_start(config, tmp_path, 2, 4, tmp_path / "run"))
-    assert "resumes at step" in out[0]
-    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(alone), rtol=1e-5)
-
-
-def _until(process, start: str) -> None:
-    for line in process.stdout:
-        if line.startswith(start):
-            return
-    raise AssertionError(f"ended before {start}")
+    assert status[other] not in (0, 2)
+    assert "has died or does not answer" in outputs[other], outputs[other]
+    if cause == "killed":
+        assert status[victim] == -signal.SIGKILL and elapsed < 120
+        assert "error: this process fails" not in outputs[victim]
+    else:
+        assert status[victim] == 2 and "error: this process fails" in outputs[victim]
+    outputs = _finish(_start(config, tmp_path, 2, 4))
+    assert "resumes at step" in outputs[0]
+    np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(one_process), rtol=1e-5)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -156,18 +175,19 @@ def test_every_process_prepares_its_part_of_the_same_batch(short, hosts):
     whole = pipeline.Batches(short)[4]
     parts = [pipeline.Batches(short, host, hosts)[4] for host in range(hosts)]
     for name in whole:
-        np.testing.assert_array_equal(whole[name], np.concatenate([p[name] for p in parts]))
+        joined = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(whole[name], joined)
 
 
 @pytest.mark.parametrize(
-    "words,told",
+    "options,message",
     [
-        (["--coordinator", "a:1"], "go together"),
+        (["--coordinator", "a:1"], "must be used together"),
         (["--coordinator", "a:1", "--processes", "2", "--process", "2"], "must be from 0 to"),
     ],
 )
-def test_options_that_do_not_go_together(words, told):
+def test_connect_rejects_options_that_do_not_go_together(options, message):
     parser = FieldsParser()
     distributed.add_options(parser)
-    with pytest.raises(UserError, match=told):
-        distributed.connect(parser.parse_args(words))
+    with pytest.raises(UserError, match=message):
+        distributed.connect(parser.parse_args(options))

@@ -1,0 +1,179 @@
+"""The training loop: skipped steps, signals, threads, notebooks, and errors in one line."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command import config_file
+
+from urgt_jax.config import Config
+from urgt_jax.config_files import with_changes
+from urgt_jax.data import pipeline
+from urgt_jax.errors import UserError
+from urgt_jax.training import loop
+from urgt_jax.training.loop import StepWatch, TrainingRun, train
+from urgt_jax.training.step import StepVerdict
+
+ROOT = Path(__file__).parents[2]
+
+
+def _watch(config: Config, **optim) -> StepWatch:
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
+    return StepWatch(config, pipeline.Batches(config), skipped=0)
+
+
+NOT_FINITE = StepVerdict(
+    usable=np.False_,
+    grad_norm=np.float32("nan"),
+    image_errors=np.array([1.0, np.nan] + [0.5] * 6, np.float32),
+)
+
+
+def test_step_watch_stops_at_a_skipped_step_and_names_the_image(depth_only):
+    watch = _watch(depth_only)
+    index, name = pipeline.Batches(depth_only).drawn_images(5)[1]
+    watch.add(5, NOT_FINITE)
+    message = rf"step 6 .* not finite\. Images without a finite result: {index} \({name}\)\. .* 1,"
+    with pytest.raises(UserError, match=message):
+        watch.check()
+
+
+def test_step_watch_allows_as_many_skipped_steps_as_configured(depth_only, capsys):
+    watch = _watch(depth_only, max_skipped_steps=2)
+    for step in range(2):
+        watch.add(step, NOT_FINITE)
+        watch.add(step, NOT_FINITE._replace(usable=np.True_))
+    watch.add(9, NOT_FINITE)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("(")[1].split(")")[0] for line in lines] == [
+        "skipped steps: 1 of at most 2",
+        "skipped steps: 2 of at most 2",
+    ]
+    with pytest.raises(UserError, match="step 10 .* Skipped steps: 3, .* allows 2"):
+        watch.check()
+
+
+def test_step_watch_names_images_of_an_exploded_gradient_by_error(depth_only):
+    watch = _watch(depth_only)
+    images = pipeline.Batches(depth_only).drawn_images(0)
+    watch.add(0, StepVerdict(np.False_, np.float32(2e5), np.arange(8, dtype=np.float32)))
+    with pytest.raises(UserError, match=rf"norm 2e\+05.*largest error first: {images[7][0]} \("):
+        watch.check()
+
+
+@pytest.fixture
+def short(depth_only) -> Config:
+    """Two steps, without accumulation."""
+    return with_changes(depth_only, {"optim.steps": 2, "optim.accumulate": 1})
+
+
+def _metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+@pytest.fixture(params=["plain", "thread", "notebook"])
+def caller(request):
+    """Calls a function as a program does, in a thread, or inside a running event loop."""
+
+    def in_thread(function):
+        results = []
+        thread = threading.Thread(target=lambda: results.append(function()))
+        thread.start()
+        thread.join()
+        return results[0]
+
+    def in_event_loop(function):
+        async def cell():
+            return function()
+
+        return asyncio.run(cell())
+
+    def plain(function):
+        return function()
+
+    return {"plain": plain, "thread": in_thread, "notebook": in_event_loop}[request.param]
+
+
+def test_train_works_from_python_and_prints_only_reports(
+    short, tmp_path, caller, capfd, monkeypatch
+):
+    reports = []
+    monkeypatch.setattr(loop, "report", lambda text, everyone=False: reports.append(text))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    state = caller(lambda: train(short, tmp_path / "run"))
+    assert state.step == 2 and (tmp_path / "run/weights.safetensors").exists()
+    assert [line["step"] for line in _metrics(tmp_path / "run")] == [1, 2]
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert reports[0].startswith(f"{tmp_path / 'run'} starts at step 0 of 2: ")
+    assert reports[-1] == f"trained 2 steps: {tmp_path / 'run/weights.safetensors'}"
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_train_stops_on_a_signal_and_restores_the_handlers(
+    short, tmp_path, monkeypatch, capsys, number
+):
+    def save_weights(*_):
+        raise AssertionError("the run was not stopped")
+
+    def restore(run: TrainingRun):
+        os.kill(os.getpid(), number)
+        return original(run)
+
+    original = TrainingRun.restore_or_initialize
+    monkeypatch.setattr(TrainingRun, "restore_or_initialize", restore)
+    monkeypatch.setattr(loop, "save_weights", save_weights)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    state = train(short, tmp_path / "run")
+    assert state.step == 0 and (tmp_path / "run/checkpoints/step_0").is_dir()
+    assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_train_restores_the_handlers_after_an_error(short, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("no state")
+
+    monkeypatch.setattr(TrainingRun, "restore_or_initialize", fail)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(UserError, match="no state"):
+        train(short, tmp_path / "run")
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_urgt_train_on_a_full_disk_prints_one_line(depth_only, tmp_path):
+    config = with_changes(depth_only, {"optim.steps": 3, "train.save_every": 1})
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "from urgt_jax.commands.main import main\n"
+        "sys.exit(main())\n"
+    )
+    file = config_file(config, tmp_path)
+    process = subprocess.run(
+        [sys.executable, "-c", program, "train", file, "--workdir", tmp_path / "run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        # Compiled programs are read from the cache, but new ones are too large to be written.
+        env=os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"},
+    )
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("error: no checkpoint could be written to ")
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+
+
+def test_train_rejects_a_mesh_before_it_writes_anything(short, tmp_path):
+    config = with_changes(short, {"mesh.data": 3, "mesh.fsdp": 4})
+    with pytest.raises(UserError, match="does not fit 8 devices"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
