@@ -1,6 +1,7 @@
-"""Training on packed rows: one compiled program, the losses of the images alone."""
+"""Training on packed rows: one compiled program, with the losses of the images alone."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,51 +25,58 @@ def packed(micro) -> Config:
 
 def test_make_mesh_does_not_share_patches_of_packed_rows(packed):
     config = with_changes(packed, {"mesh.data": 1, "mesh.patch": 4})
-    with pytest.raises(
-        UserError, match="mesh.patch 4 does not go with data.batching packed.*--mesh"
-    ):
+    message = "mesh.patch 4 does not go with data.batching packed.*--mesh"
+    with pytest.raises(UserError, match=message):
         sharding.make_mesh(config)
-    assert dict(sharding.make_mesh(with_changes(packed, {"mesh.data": 2})).shape)["data"] == 2
+    mesh = sharding.make_mesh(with_changes(packed, {"mesh.data": 2}))
+    assert mesh.shape["data"] == 2
 
 
 def test_step_watch_names_the_image_that_spoils_a_packed_step_once(packed):
     batches = pipeline.Batches(packed)
-    k = next(k for k in range(99) if len(set(gridmix.row_sides(packed, k, 0))) >= 3)
-    sides = gridmix.row_sides(packed, k, 0)
-    far = np.zeros(32, np.float32)
-    bad = slice(sides[0] ** 2, sides[0] ** 2 + sides[1] ** 2)  # the second block's patches
-    far[bad] = np.nan
-    (named,) = {f"{index} ({name})" for index, name in batches.drawn_images(k)[bad]}
+    step = next(k for k in range(99) if len(set(gridmix.row_sides(packed, k, 0))) >= 3)
+    sides = gridmix.row_sides(packed, step, 0)
+    second_block = slice(sides[0] ** 2, sides[0] ** 2 + sides[1] ** 2)
+    errors = np.zeros(32, np.float32)
+    errors[second_block] = np.nan
+    (image,) = {f"{index} ({name})" for index, name in batches.drawn_images(step)[second_block]}
     watch = StepWatch(packed, batches, skipped=0)
-    watch.step(k, StepVerdict(np.False_, np.float32("nan"), far))
-    with pytest.raises(UserError) as told:
-        watch.read()
-    assert f"without a finite result: {named}; steps left out" in str(told.value)
+    watch.add(step, StepVerdict(np.False_, np.float32("nan"), errors))
+    with pytest.raises(UserError) as error:
+        watch.check()
+    assert f"Images without a finite result: {image}. Skipped steps" in str(error.value)
 
 
 @pytest.mark.slow
-def test_train_step_packed_is_one_program_with_the_loss_of_its_images(packed):
+def test_packed_step_is_one_program_with_the_losses_of_its_images(packed):
     config = with_changes(packed, {"data.mix": (0.0, 1.0, 0.0, 0.0), "optim.accumulate": 2})
-    mesh, batches = sharding.make_mesh(config), pipeline.Batches(config)
-    run, state = train_step(config, mesh), initial_state(config, mesh)
-    together = batches[0]
+    mesh = sharding.make_mesh(config)
+    state = initial_state(config, mesh)
     params = jax.device_get(state.params)
-    counts = losses.valid_counts(config, together)
-    apart = {n: x.reshape(8, 4, *x.shape[2:]) for n, x in together.items() if n != "owner"}
+    run = train_step(config, mesh)
 
-    def of_images(params, batch):
+    rows = pipeline.Batches(config)[0]  # 2 rows of 4 images of 4 patches
+    images = {}
+    for name, x in rows.items():
+        if name != "owner":
+            images[name] = jnp.asarray(x.reshape(8, 4, *x.shape[2:]))
+    counts = losses.valid_counts(config, images)
+
+    def separately(params: dict, batch: dict) -> tuple[dict, jax.Array]:
         maps = apply(params, config.model, batch)
         terms = losses.compute_terms(config, maps, batch, counts)
         return terms, losses.image_errors(config, maps, batch)
 
-    terms, far = jax.jit(of_images)(params, apart)
-    state, metrics, verdict = run(state, sharding.put_on_mesh(together, mesh))
+    terms, errors = jax.jit(separately)(params, images)
+    state, metrics, verdict = run(state, sharding.put_on_mesh(rows, mesh))
     for name, value in terms.items():
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
-    each = np.asarray(verdict.far).reshape(8, 4)
-    assert (each.min(1) <= far * 1.001).all() and (far <= each.max(1) * 1.001).all()
+    patch_errors = np.asarray(verdict.image_errors).reshape(8, 4)
+    assert (patch_errors.min(1) <= errors * 1.001).all()
+    assert (errors <= patch_errors.max(1) * 1.001).all()
+
     compiled = run._cache_size()
-    for k in range(1, 3):  # whatever their blocks are
-        batch = pipeline.Batches(packed)[k]
+    for step in (1, 2):  # blocks of other sides
+        batch = pipeline.Batches(packed)[step]
         state, *_ = run(state, sharding.put_on_mesh(batch, mesh))
     assert run._cache_size() == compiled

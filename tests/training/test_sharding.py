@@ -227,10 +227,6 @@ def test_compiled_step_gathers_one_block_at_a_time(depth_config):
         ({"mesh.data": 0, "mesh.patch": 3}, "does not fit 8 devices"),
         ({"mesh.data": 8, "data.batch": 12}, "data.batch 12 does not divide"),
         ({"mesh.data": 4, "optim.accumulate": 4}, "4 parts"),
-        (
-            {"mesh.data": 0, "mesh.patch": 2, "data.batching": "packed"},
-            "mesh.patch 2 does not go with data.batching packed",
-        ),
     ],
 )
 def test_make_mesh_rejects(micro, changes, message):
