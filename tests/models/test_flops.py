@@ -1,14 +1,12 @@
 """Operations of a refiner against the compiler's own count; peaks of chips by JAX's names."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from urgt_jax import hardware
 from urgt_jax.config import SIZES, Config, Model, Optim, Vit
 from urgt_jax.models import flops, refiner
 
@@ -86,26 +84,3 @@ def test_only_attention_across_patches_grows_faster_than_their_number():
     one, four = (flops.forward(SIZES["large"], patches) for patches in (1, 4))
     assert four.across_attention == 16 * one.across_attention
     assert four.total - four.across_attention == 4 * (one.total - one.across_attention)
-
-
-@pytest.mark.parametrize(
-    "kind,name,share",
-    [
-        ("TPU v5 lite", "v5e", 1),
-        ("TPU v5", "v5p", 1),
-        ("TPU v5p", "v5p", 1),
-        ("TPU v6 lite", "v6e", 1),
-        ("TPU v3", "v3", 2),
-        ("TPU7x", "tpu7x", 2),
-        ("NVIDIA H100 80GB HBM3", "H100", 1),
-    ],
-)
-def test_devices_have_their_share_of_a_chip(kind, name, share):
-    found = hardware.chip_of(SimpleNamespace(device_kind=kind))
-    whole = next(chip for chip in hardware.CHIPS if chip.name == name)
-    assert found.name == name and found.bfloat16 * share == whole.bfloat16
-    assert found.hbm * share == whole.hbm
-
-
-def test_a_cpu_has_no_peak():
-    assert hardware.chip_of(jax.devices("cpu")[0]) is None
