@@ -15,7 +15,13 @@ from jaxtyping import Float
 
 from urgt_jax import hardware
 from urgt_jax.config import Model
-from urgt_jax.models.attention import MASKED, attention, merge_attention, partial_attention
+from urgt_jax.models.attention import (
+    MASKED,
+    PartialAttention,
+    attention,
+    merge_attention,
+    partial_attention,
+)
 from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.pooling import Cells
 from urgt_jax.models.refiner import SPECIAL_TOKENS, tokens_per_patch
@@ -154,7 +160,7 @@ def _attend_to(steps: PairSteps, q: np.ndarray, keys: list[Keys]) -> jax.Array:
     q = jax.device_put(q)
     patches, tokens, heads, head_width = q.shape
     rows = patches * tokens
-    so_far = (
+    so_far = PartialAttention(
         jnp.zeros((1, rows, heads, head_width), jnp.float32),
         jnp.full((1, rows, heads, 1), -jnp.inf, jnp.float32),
     )

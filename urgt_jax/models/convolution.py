@@ -9,30 +9,34 @@ from jaxtyping import Array, Float
 
 
 class Conv(nnx.Module):
-    """A convolution of odd size with zero padding and bias, which keeps the map's size."""
+    """A convolution with an odd kernel and zero padding, which keeps the size of the map."""
 
-    def __init__(self, size: int, fan_in: int, out: int, dtype, rngs: nnx.Rngs, *, bias=True):
+    def __init__(
+        self, size: int, inputs: int, outputs: int, dtype, rngs: nnx.Rngs, *, bias: bool = True
+    ):
         # A uniform draw compiles several times faster than a truncated normal one.
-        kernel = nnx.initializers.lecun_uniform()(rngs.params(), (size, size, fan_in, out))
-        self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros(out)) if bias else None
+        init = nnx.initializers.lecun_uniform()
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
         y = convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(self.dtype)
 
 
-def _convolve(x, kernel):
-    names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=names)
+def _convolve(x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"]) -> Array:
+    layouts = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layouts)
 
 
 @jax.custom_vjp
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C D"]
+    x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"]
 ) -> Float[Array, "B H W D"]:
-    """The cross-correlation with an odd kernel, zeros around the map."""
+    """The cross-correlation with a kernel of odd sides, with zeros around the map."""
     return _convolve(x, kernel)
 
 
@@ -40,40 +44,53 @@ def _forward(x, kernel):
     return _convolve(x, kernel), (x, kernel)
 
 
-def _backward(kept, seen):
-    x, kernel = kept
-    to_x = _convolve(seen, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+def _backward(saved, gradient):
+    x, kernel = saved
+    x_gradient = _convolve(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     size = kernel.shape[:2]
-    to_kernel = jax.lax.platform_dependent(
-        x, seen, cpu=partial(_by_picture, size=size), default=partial(_by_conv, size=size)
+    kernel_gradient = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=partial(_kernel_gradient_by_image, size=size),
+        default=partial(_kernel_gradient_by_xla, size=size),
     )
-    return to_x, to_kernel.reshape(kernel.shape).astype(kernel.dtype)
+    return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _by_conv(x, seen, size):
-    """XLA's own kernel gradient."""
-    shape = (*size, x.shape[-1], seen.shape[-1])
-    (gradient,) = jax.linear_transpose(
-        lambda kernel: _convolve(x, kernel), jax.ShapeDtypeStruct(shape, x.dtype)
-    )(seen)
-    return gradient.astype(jnp.float32)  # as the other way gives it
+def _kernel_gradient_by_xla(
+    x: Float[Array, "B H W C"], gradient: Float[Array, "B H W D"], size: tuple[int, int]
+) -> Float[Array, "h w C D"]:
+    """The kernel's gradient by XLA's own convolution."""
+    shape = (*size, x.shape[-1], gradient.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    transposed = jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)
+    (kernel_gradient,) = transposed(gradient)
+    return kernel_gradient.astype(jnp.float32)  # the dtype of `_kernel_gradient_by_image`
 
 
-def _by_picture(x, seen, size):
-    """Picture by picture as a matrix product, which stays in the cache: 4 times as fast on CPU."""
-    (rows, cols), (h, w) = size, x.shape[1:3]
-    border = [(0, 0), (rows // 2,) * 2, (cols // 2,) * 2, (0, 0)]
-    shape = (rows * cols * x.shape[-1], seen.shape[-1])
+def _kernel_gradient_by_image(
+    x: Float[Array, "B H W C"], gradient: Float[Array, "B H W D"], size: tuple[int, int]
+) -> Float[Array, "h w C D"]:
+    """The kernel's gradient by a matrix product per image, which fits in the cache.
 
-    def add(total, item):
-        x, seen = item
+    It is 4 times as fast on a CPU as XLA's convolution.
+    """
+    rows, cols = size
+    _, h, w, inputs = x.shape
+    outputs = gradient.shape[-1]
+    border = [(0, 0), (rows // 2, rows // 2), (cols // 2, cols // 2), (0, 0)]
+
+    def add_image(total, item):
+        x, gradient = item
         shifted = [x[i : i + h, j : j + w] for i in range(rows) for j in range(cols)]
         columns = jnp.concatenate(shifted, -1).reshape(h * w, -1)
-        product = jnp.dot(columns.T, seen.reshape(h * w, -1), preferred_element_type=jnp.float32)
+        flat = gradient.reshape(h * w, -1)
+        product = jnp.dot(columns.T, flat, preferred_element_type=jnp.float32)
         return total + product, None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(shape, jnp.float32), (jnp.pad(x, border), seen))
-    return total.reshape(*size, x.shape[-1], seen.shape[-1])
+    zeros = jnp.zeros((rows * cols * inputs, outputs), jnp.float32)
+    total, _ = jax.lax.scan(add_image, zeros, (jnp.pad(x, border), gradient))
+    return total.reshape(rows, cols, inputs, outputs)
 
 
 convolve.defvjp(_forward, _backward)

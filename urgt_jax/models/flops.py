@@ -1,8 +1,7 @@
 """Floating point operations of a refiner, from its configuration; a multiply-add counts as two.
 
-Matrix products and convolutions are counted. What works on each number by itself (norms, GELU,
-softmax, rotations, bilinear resampling, losses, the optimiser) is left out, as is usual where a
-share of a machine's peak is told.
+Only matrix products and convolutions are counted. Elementwise work (norms, GELU, softmax, rotary
+embedding, resampling, losses, the optimiser) is left out, as is usual for utilisation figures.
 """
 
 import itertools
@@ -11,14 +10,17 @@ from dataclasses import dataclass, fields, replace
 
 from urgt_jax.config import TOKEN_SIZE, Config, Model
 from urgt_jax.models.dpt import DETAIL
+from urgt_jax.models.layers import swiglu_hidden
 from urgt_jax.models.refiner import CHANNELS, SPECIAL_TOKENS, tokens_per_patch
+
+PIXEL_CHANNELS = 3 + sum(CHANNELS.values())  # of the image and its coarse maps
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of a pass over one picture; attention is what grows with the square of tokens."""
+    """Operations for one image. The attention terms grow with the square of the tokens."""
 
-    embedding: float  # squares of pixels to tokens
+    embedding: float  # from pixels to tokens
     encoder_linear: float
     encoder_attention: float
     within_linear: float
@@ -29,135 +31,165 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all parts."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     @property
     def encoder(self) -> float:
-        """Those of DINOv2."""
+        """The operations of DINOv2."""
         return self.embedding + self.encoder_linear + self.encoder_attention
 
     @property
     def pairs(self) -> float:
-        """Those of the pairs of blocks."""
+        """The operations of the pairs of blocks."""
         return self.total - self.encoder - self.dpt_heads
 
     def scaled(self, factor: float, **factors: float) -> "Flops":
-        """Every part times `factor`, or a factor of its own."""
-        return Flops(
-            **{f.name: getattr(self, f.name) * factors.get(f.name, factor) for f in fields(self)}
-        )
+        """Every part times `factor`, or times a factor of its own."""
+        parts = {}
+        for field in fields(self):
+            parts[field.name] = getattr(self, field.name) * factors.get(field.name, factor)
+        return Flops(**parts)
 
 
 def forward(model: Model, patches: int, pool: int = 1) -> Flops:
-    """Operations of a forward pass over one picture of that many patches.
+    """Operations of a forward pass over one image of that many patches.
 
-    With `pool` above 1 patches see cells of so many tokens a side of one another.
+    With `pool` above 1, patches see the means of pool x pool tokens of one another.
     """
-    lattice = model.tokens[0] * model.tokens[1]
-    encoder, width = model.encoder, model.width
-    seen, tokens = lattice + 1 + encoder.registers, tokens_per_patch(model)
-    pairs = max(model.dpt_layers) + 1  # later ones are not run
-    seen_of_each = SPECIAL_TOKENS + math.prod(-(-n // pool) for n in model.tokens)
-    keys = seen_of_each * patches if model.cross_patch else tokens
-    pixels = (
-        TOKEN_SIZE * TOKEN_SIZE * (3 + sum(CHANNELS.values()))
-    )  # of the picture and its coarse maps
+    width = model.width
+    rows, cols = model.tokens
+    lattice = rows * cols
+
+    encoder = model.encoder
+    encoder_tokens = lattice + 1 + encoder.registers
+    encoder_linear = encoder_tokens * _linear(width, encoder.ffn)
+    encoder_attention = _attention(width, encoder_tokens, encoder_tokens)
+
+    tokens = tokens_per_patch(model)
+    pairs = max(model.dpt_layers) + 1  # later pairs are not run
+    keys = tokens
+    if model.cross_patch:
+        cells = math.ceil(rows / pool) * math.ceil(cols / pool)
+        keys = patches * (SPECIAL_TOKENS + cells)
+    pair_linear = pairs * patches * tokens * _linear(width)
+
+    dpt_heads = sum(_dpt_head(model, 1 + CHANNELS[name]) for name in model.outputs)
     return Flops(
-        embedding=2 * patches * lattice * pixels * width,
-        encoder_linear=encoder.depth * patches * seen * _linear(width, encoder.ffn),
-        encoder_attention=encoder.depth * patches * _attention(width, seen, seen),
-        within_linear=pairs * patches * tokens * _linear(width),
+        embedding=2 * patches * lattice * TOKEN_SIZE * TOKEN_SIZE * PIXEL_CHANNELS * width,
+        encoder_linear=encoder.depth * patches * encoder_linear,
+        encoder_attention=encoder.depth * patches * encoder_attention,
+        within_linear=pair_linear,
         within_attention=pairs * patches * _attention(width, tokens, tokens),
-        across_linear=pairs * patches * tokens * _linear(width),
+        across_linear=pair_linear,
         across_attention=pairs * patches * _attention(width, tokens, keys),
-        dpt_heads=patches * sum(_head(model, 1 + CHANNELS[name]) for name in model.outputs),
+        dpt_heads=patches * dpt_heads,
     )
 
 
 def training(config: Config, patches: int) -> Flops:
-    """Operations that a step needs for one picture; what remat computes again is not counted.
+    """Operations that a training step needs for one image; what remat repeats is not counted.
 
-    Each product has two more of its size in the backward pass. A frozen encoder lacks those for
-    its weights, but not those on the way to the embeddings of the priors, which learn.
+    The backward pass has two more products for each one. A frozen encoder needs no gradients of
+    its weights, but those of its activations: the embeddings of the priors still learn.
     """
     once = forward(config.model, patches)
-    return once.scaled(3) if config.optim.encoder_lr_scale else once.scaled(3, encoder_linear=2)
+    if config.optim.encoder_lr_scale == 0:
+        return once.scaled(3, encoder_linear=2)
+    return once.scaled(3)
 
 
 def executed(config: Config, patches: int) -> Flops:
-    """Operations that an accelerator does at least for a step on one picture.
+    """A lower bound on the operations that an accelerator executes in a step for one image.
 
-    Beside those of `training`: what remat computes again, the scores that every kernel of
-    attention computes again for its gradients, and resampling, which is done by matrices there.
+    To those of `training` it adds what remat repeats, the scores that every attention kernel
+    computes again for its gradients, and resampling, which accelerators do by matrix products.
     """
-    model, again = config.model, config.model.remat != "none"
-    attention = 3.5 + (model.remat == "blocks")
-    heads_again = again and patches > 2  # with remat they are done two at a time
-    found = forward(model, patches).scaled(
+    model = config.model
+    remat = model.remat != "none"
+    repeats = 1 if remat else 0
+    # With remat the DPT heads take two patches at a time, and repeat them for their gradients.
+    head_repeats = 1 if remat and patches > 2 else 0
+    attention = 4.5 if model.remat == "blocks" else 3.5
+    encoder_linear = 2 if config.optim.encoder_lr_scale == 0 else 3
+    flops = forward(model, patches).scaled(
         3,
-        encoder_linear=(3 if config.optim.encoder_lr_scale else 2) + again,
+        encoder_linear=encoder_linear + repeats,
         encoder_attention=attention,
-        within_linear=3 + again,
+        within_linear=3 + repeats,
         within_attention=attention,
-        across_linear=3 + again,
+        across_linear=3 + repeats,
         across_attention=attention,
-        dpt_heads=3 + heads_again,
+        dpt_heads=3 + head_repeats,
     )
-    resampling = (2 + heads_again) * patches * len(model.outputs) * _resampling(model)
-    return replace(found, dpt_heads=found.dpt_heads + resampling)
+    resampling = (2 + head_repeats) * patches * len(model.outputs) * _resampling(model)
+    return replace(flops, dpt_heads=flops.dpt_heads + resampling)
 
 
 def _linear(width: int, ffn: str = "mlp") -> float:
-    """A block's layers, for each token."""
+    """The linear layers of a block, for one token."""
     attention = 4 * width * width
-    hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8
-    inner = 8 * width * width if ffn == "mlp" else 3 * hidden * width
-    return 2 * (attention + inner)
+    if ffn == "mlp":
+        return 2 * (attention + 8 * width * width)
+    return 2 * (attention + 3 * swiglu_hidden(width) * width)
 
 
 def _attention(width: int, queries: int, keys: int) -> float:
-    """Scores and their weighted sum, over all heads."""
+    """Scores and the weighted sum of values, over all heads."""
     return 2 * 2 * queries * keys * width
 
 
-def _head(model: Model, outputs: int) -> float:
+def _dpt_head(model: Model, outputs: int) -> float:
     """A DPT head on one patch."""
-    (h, w), features, channels = model.tokens, model.dpt_features, model.dpt_channels
-    lattice, halved = h * w, ((h + 1) // 2, (w + 1) // 2)
-    sizes = [(4 * h, 4 * w), (2 * h, 2 * w), (h, w), halved]
-    macs = lattice * 2 * model.width * sum(channels)  # projections of the tokens
-    macs += lattice * (16 * channels[0] ** 2 + 4 * channels[1] ** 2)  # enlarged by 4 and 2
+    h, w = model.tokens
+    features = model.dpt_features
+    channels = model.dpt_channels
+    macs = h * w * 2 * model.width * sum(channels)  # projections of the tokens
+    macs += h * w * 16 * channels[0] ** 2  # enlarged 4 times
+    macs += h * w * 4 * channels[1] ** 2  # enlarged twice
     macs += _halving_taps(h) * _halving_taps(w) * channels[3] ** 2
-    for i, (rows, cols) in enumerate(sizes):
+    for i, (rows, cols) in enumerate(_level_sizes(model)):
         macs += _conv(rows, cols, channels[i], features)
-        residuals = 1 if i == 3 else 2
-        macs += 2 * residuals * _conv(rows, cols, features, features) + rows * cols * features**2
+        convolutions = 2 if i == 3 else 4  # of one or two residual blocks
+        macs += convolutions * _conv(rows, cols, features, features)
+        macs += rows * cols * features**2
     macs += _conv(8 * h, 8 * w, features, features // 2)
     macs += _conv(TOKEN_SIZE * h, TOKEN_SIZE * w, features // 2, DETAIL)
-    macs += TOKEN_SIZE**2 * lattice * DETAIL * outputs
+    macs += TOKEN_SIZE * h * TOKEN_SIZE * w * DETAIL * outputs
     return 2 * macs
 
 
-def _conv(rows: int, cols: int, fan_in: int, out: int) -> float:
+def _level_sizes(model: Model) -> list[tuple[int, int]]:
+    """Rows and columns of the levels of a DPT head, from fine to coarse."""
+    h, w = model.tokens
+    return [(4 * h, 4 * w), (2 * h, 2 * w), (h, w), (math.ceil(h / 2), math.ceil(w / 2))]
+
+
+def _conv(rows: int, cols: int, inputs: int, outputs: int) -> float:
     """Multiply-adds of a 3 x 3 convolution, without those with the zeros around the map."""
-    return (3 * rows - 2) * (3 * cols - 2) * fan_in * out
+    return (3 * rows - 2) * (3 * cols - 2) * inputs * outputs
 
 
 def _halving_taps(side: int) -> int:
-    """Pixels that a kernel of 3 at stride 2 sees along a side, without the zeros around it."""
-    return 3 * ((side + 1) // 2) - 1 - side % 2
+    """Pixels that a kernel of 3 at stride 2 reads along a side, without the zeros around it."""
+    taps = 3 * math.ceil(side / 2) - 1
+    if side % 2 == 1:
+        taps -= 1
+    return taps
 
 
 def _resampling(model: Model) -> float:
-    """Products with the matrices that enlarge a head's maps of one patch."""
-    (h, w), features = model.tokens, model.dpt_features
-    sizes = [(-(-h // 2), -(-w // 2)), (h, w), (2 * h, 2 * w), (4 * h, 4 * w), (8 * h, 8 * w)]
-    macs = sum(features * _stretch(*pair) for pair in itertools.pairwise(sizes))
-    macs += features // 2 * _stretch(sizes[-1], (TOKEN_SIZE * h, TOKEN_SIZE * w))
+    """Products with the matrices that enlarge the maps of a DPT head, for one patch."""
+    h, w = model.tokens
+    sizes = _level_sizes(model)[::-1]
+    sizes.append((8 * h, 8 * w))
+    macs = 0
+    for small, large in itertools.pairwise(sizes):
+        macs += model.dpt_features * _enlarge(small, large)
+    macs += model.dpt_features // 2 * _enlarge(sizes[-1], (TOKEN_SIZE * h, TOKEN_SIZE * w))
     return 2 * macs
 
 
-def _stretch(old: tuple[int, int], new: tuple[int, int]) -> int:
-    """Multiply-adds of a channel: rows first, then columns."""
+def _enlarge(old: tuple[int, int], new: tuple[int, int]) -> int:
+    """Multiply-adds for one channel: rows first, then columns."""
     return new[0] * old[0] * old[1] + new[0] * new[1] * old[1]

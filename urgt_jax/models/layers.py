@@ -1,5 +1,8 @@
 """The transformer block that all models share, and the loop over stacked blocks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,68 +13,109 @@ from urgt_jax.models.attention import ATTENTION, attention
 from urgt_jax.models.placement import AttentionFunction, current_placement
 from urgt_jax.models.rope import RotaryAngles, apply_rope
 
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
 
-def linear(size: int, out: int, dtype, rngs: nnx.Rngs, init=None) -> nnx.Linear:
-    """A linear map with bias."""
-    # A uniform draw compiles several times faster than a truncated normal one.
-    init = init or nnx.initializers.lecun_uniform()
-    return nnx.Linear(size, out, kernel_init=init, dtype=dtype, rngs=rngs)
+# What the backward pass keeps, by the value of model.remat; it computes everything else again.
+POLICIES = {
+    # Used only where weights are gathered: they are gathered again, and nothing else is repeated.
+    "none": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    ),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[ATTENTION],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+
+
+def linear(
+    inputs: int, outputs: int, dtype: Any, rngs: nnx.Rngs, init: Initializer | None = None
+) -> nnx.Linear:
+    """A linear layer with bias."""
+    if init is None:
+        # A uniform draw compiles several times faster than a truncated normal one.
+        init = nnx.initializers.lecun_uniform()
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def within_patch_attention(
     q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]
 ) -> Float[Array, "B N H D"]:
-    """Attention among the tokens of one patch, which every device does for its own."""
+    """Attention among the tokens of one patch, without communication between devices."""
     return current_placement().attend(attention, q, k, v, across=False)
 
 
 class Norm(nnx.LayerNorm):
-    """Layer norm over one axis in float32, given back in the dtype it came in."""
+    """Layer norm over one axis, computed in float32 and returned in the dtype of the input."""
 
     def __init__(self, size: int, eps: float, rngs: nnx.Rngs, axis: int = -1):
-        axes = {"reduction_axes": axis, "feature_axes": axis}
-        super().__init__(size, epsilon=eps, dtype=jnp.float32, rngs=rngs, **axes)
+        super().__init__(
+            size,
+            epsilon=eps,
+            dtype=jnp.float32,
+            rngs=rngs,
+            reduction_axes=axis,
+            feature_axes=axis,
+        )
 
     def __call__(self, x: Float[Array, "*B"]) -> Float[Array, "*B"]:
         return super().__call__(x).astype(x.dtype)
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, with normed and rotated queries and keys where asked."""
+    """The linear layers of multi-head self-attention, with norms of queries and keys if asked."""
 
-    def __init__(self, width: int, heads: int, eps: float | None, dtype, rngs: nnx.Rngs):
-        self.heads = heads
+    def __init__(self, width: int, num_heads: int, qk_eps: float | None, dtype, rngs: nnx.Rngs):
+        self.num_heads = num_heads
         self.qkv = linear(width, 3 * width, dtype, rngs)
         self.proj = linear(width, width, dtype, rngs)
-        self.q_norm = Norm(width // heads, eps, rngs, -2) if eps else None
-        self.k_norm = Norm(width // heads, eps, rngs, -2) if eps else None
+        head_size = width // num_heads
+        self.q_norm = Norm(head_size, qk_eps, rngs, axis=-2) if qk_eps else None
+        self.k_norm = Norm(head_size, qk_eps, rngs, axis=-2) if qk_eps else None
 
     def project(
-        self, x: Float[Array, "B N D"], turn: RotaryAngles | None
-    ) -> list[Float[Array, "B N H d"]]:
-        """Queries, keys and values."""
-        # Until they are ready a head's numbers come before the tokens, and queries and keys go
-        # together: a head's 64 numbers would fill half a TPU's lanes (docs/log.md).
-        b, n, _ = x.shape
-        kernel, bias = (w[...].astype(x.dtype) for w in (self.qkv.kernel, self.qkv.bias))
-        found = jnp.einsum("ck,bnc->bkn", kernel, x) + bias[:, None]
-        found = found.reshape(b, 3, self.heads, -1, n)
-        qk, v = found[:, :2], found[:, 2]
+        self, x: Float[Array, "B N D"], angles: RotaryAngles | None
+    ) -> tuple[Float[Array, "B N H d"], Float[Array, "B N H d"], Float[Array, "B N H d"]]:
+        """Queries, keys and values; queries and keys are normed, then rotated."""
+        # Tokens come last, and queries and keys stay in one array, until they are complete: a
+        # head's 64 numbers would fill only half of a TPU's lanes (docs/log.md, "Tokens last").
+        batch, tokens, _ = x.shape
+        kernel = self.qkv.kernel[...].astype(x.dtype)
+        bias = self.qkv.bias[...].astype(x.dtype)
+        qkv = jnp.einsum("ck,bnc->bkn", kernel, x) + bias[:, None]
+        qkv = qkv.reshape(batch, 3, self.num_heads, -1, tokens)
+        qk = qkv[:, :2]
+        v = qkv[:, 2]
         if self.q_norm is not None:
-            norms = jax.tree.map(lambda *each: jnp.stack(each), self.q_norm, self.k_norm)
-            qk = jax.vmap(lambda norm, x: norm(x), (0, 1), 1)(norms, qk)
-        if turn is not None:
-            qk = apply_rope(qk, turn)
-        return [jnp.moveaxis(x, -1, 1) for x in (qk[:, 0], qk[:, 1], v)]
+            qk = _norm_each(self.q_norm, self.k_norm, qk)
+        if angles is not None:
+            qk = apply_rope(qk, angles)
+        q = jnp.moveaxis(qk[:, 0], -1, 1)
+        k = jnp.moveaxis(qk[:, 1], -1, 1)
+        return q, k, jnp.moveaxis(v, -1, 1)
 
     def join(self, heads: Float[Array, "B N H d"]) -> Float[Array, "B N D"]:
-        """What all heads have found."""
-        return self.proj(heads.reshape(*heads.shape[:2], -1))
+        """The output of all heads, mixed by the last linear layer."""
+        batch, tokens, _, _ = heads.shape
+        return self.proj(heads.reshape(batch, tokens, -1))
 
 
-@jax.checkpoint  # for gradients only what it is given is kept
+def _norm_each(
+    q_norm: Norm, k_norm: Norm, qk: Float[Array, "B 2 H d N"]
+) -> Float[Array, "B 2 H d N"]:
+    """Queries and keys each normed by their own norm, in one operation."""
+    both = jax.tree.map(lambda q, k: jnp.stack([q, k]), q_norm, k_norm)
+    return jax.vmap(lambda norm, x: norm(x), in_axes=(0, 1), out_axes=1)(both, qk)
+
+
+@jax.checkpoint  # only the input is kept for gradients
 def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """The exact GELU in float32: bfloat16 would round what erfc takes, and a GPU store that too."""
+    """The exact GELU in float32: bfloat16 would round the argument of erfc."""
     return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
 
 
@@ -86,11 +130,16 @@ class Mlp(nnx.Module):
         return self.fc2(gelu(self.fc1(x)))
 
 
+def swiglu_hidden(width: int) -> int:
+    """The hidden width of DINOv2's SwiGLU: two thirds of the MLP's, to a multiple of 8."""
+    return (int(4 * width * 2 / 3) + 7) // 8 * 8
+
+
 class SwiGlu(nnx.Module):
-    """A gated layer and one back, DINOv2's giant's."""
+    """A gated layer and one back, as in DINOv2's giant."""
 
     def __init__(self, width: int, dtype, rngs: nnx.Rngs):
-        hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8
+        hidden = swiglu_hidden(width)
         self.w12 = linear(width, 2 * hidden, dtype, rngs)
         self.w3 = linear(hidden, width, dtype, rngs)
 
@@ -103,101 +152,111 @@ class Block(nnx.Module):
     """Pre-norm attention and MLP, each scaled by a learned LayerScale."""
 
     def __init__(
-        self, width: int, heads: int, *, ffn: str = "mlp", eps: float, qk_norm: bool,
-        scale: float, dtype, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        eps: float,
+        qk_norm: bool,
+        layer_scale: float,
+        dtype,
+        rngs: nnx.Rngs,
+        ffn: str = "mlp",
+    ):
         self.norm1 = Norm(width, eps, rngs)
-        self.attn = Attention(width, heads, eps if qk_norm else None, dtype, rngs)
+        self.attn = Attention(width, num_heads, eps if qk_norm else None, dtype, rngs)
         self.norm2 = Norm(width, eps, rngs)
-        self.mlp = {"mlp": Mlp, "swiglu": SwiGlu}[ffn](width, dtype, rngs)
-        self.scale1 = nnx.Param(jnp.full((width,), scale, jnp.float32))
-        self.scale2 = nnx.Param(jnp.full((width,), scale, jnp.float32))
+        if ffn == "swiglu":
+            self.mlp = SwiGlu(width, dtype, rngs)
+        else:
+            self.mlp = Mlp(width, dtype, rngs)
+        self.scale1 = nnx.Param(jnp.full((width,), layer_scale, jnp.float32))
+        self.scale2 = nnx.Param(jnp.full((width,), layer_scale, jnp.float32))
 
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        turn: RotaryAngles | None = None,
-        attend: AttentionFunction | None = None,
+        angles: RotaryAngles | None = None,
+        attend: AttentionFunction = within_patch_attention,
     ) -> Float[Array, "B N D"]:
-        """The tokens after the block; without `attend` all of a row see one another."""
-        return self.finish(x, (attend or within_patch_attention)(*self.project(x, turn)))
+        """The tokens after the block; by default all tokens of a row see one another."""
+        q, k, v = self.project(x, angles)
+        return self.finish(x, attend(q, k, v))
 
     def project(
-        self, x: Float[Array, "B N D"], turn: RotaryAngles | None
-    ) -> list[Float[Array, "B N H d"]]:
-        """Queries, keys and values of tokens."""
-        return self.attn.project(self.norm1(x), turn)
+        self, x: Float[Array, "B N D"], angles: RotaryAngles | None
+    ) -> tuple[Float[Array, "B N H d"], Float[Array, "B N H d"], Float[Array, "B N H d"]]:
+        """Queries, keys and values of the tokens."""
+        return self.attn.project(self.norm1(x), angles)
 
     def finish(
-        self, x: Float[Array, "B N D"], found: Float[Array, "B N H d"]
+        self, x: Float[Array, "B N D"], heads: Float[Array, "B N H d"]
     ) -> Float[Array, "B N D"]:
-        """The tokens after the block, from those before and what attention found."""
-        x = x + (self.attn.join(found) * self.scale1[...]).astype(x.dtype)
+        """The tokens after the block, from those before it and the output of attention."""
+        x = x + (self.attn.join(heads) * self.scale1[...]).astype(x.dtype)
         return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
 
 
-def stack_blocks(count: int, rngs: nnx.Rngs, make) -> nnx.Module:
-    """`count` modules whose parameters are stacked on a first axis, to be scanned over."""
+def stack_blocks(count: int, rngs: nnx.Rngs, build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+    """`count` modules whose parameters are stacked along a first axis, to be scanned over."""
 
     @jax.vmap
     @nnx.transform_metadata(in_axes=0, out_axes=0, partition="layers")
-    def build(rngs):
-        return make(rngs)
+    def build_stacked(rngs):
+        return build(rngs)
 
-    return build(rngs.split(count))
-
-
-# What the backward pass computes again, by the names in the configuration.
-POLICIES = {
-    # Where weights are gathered: all products and attention are kept, and they gathered again.
-    "none": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_saveable,
-        jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    ),
-    "blocks": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=[ATTENTION],
-        offload_src="device", offload_dst="pinned_host",
-    ),
-}  # fmt: skip
+    return build_stacked(rngs.split(count))
 
 
-def kept_blocks(which: tuple[int, ...]) -> list[int]:
-    """The blocks whose outputs `run` keeps, in rising order and each once."""
-    return sorted(set(which))
+def kept_blocks(layers: tuple[int, ...]) -> list[int]:
+    """The blocks whose outputs `run_blocks` keeps: in rising order, each once."""
+    return sorted(set(layers))
 
 
 def select_blocks(
-    outs: Shaped[Array, "K ..."], which: tuple[int, ...]
+    outputs: Shaped[Array, "K ..."], layers: tuple[int, ...]
 ) -> list[Shaped[Array, "..."]]:
-    """The outputs of `run` in the order that was asked for, some of them more than once."""
-    kept = kept_blocks(which)
-    return [outs[kept.index(i)] for i in which]
+    """The outputs of `run_blocks` for the requested layers, some of them more than once."""
+    kept = kept_blocks(layers)
+    return [outputs[kept.index(layer)] for layer in layers]
 
 
-def run_blocks(blocks, x, body, which: tuple[int, ...], remat: str) -> Shaped[Array, "K ..."]:
-    """What body(x, block) -> (x, out) puts out at some of the stacked blocks, counted from 0.
+def run_blocks(
+    blocks: Any, x: Array, body: Callable, layers: tuple[int, ...], remat: str
+) -> Shaped[Array, "K ..."]:
+    """The outputs of body(x, block) -> (x, output) at the blocks `kept_blocks(layers)`.
 
-    They are in rising order, each once, and in one array, since apart they would be copies. One
-    loop over all blocks, so that the compiler sees a block once, whatever is kept.
+    One loop runs over all blocks, so that the compiler sees a block only once. The outputs are in
+    one array, since separate ones would be copies.
     """
-    place, kept = current_placement(), kept_blocks(which)
-    # Weights that are gathered for a turn are gathered again for its gradients, never kept.
-    step = lambda x, block: body(x, place.gather_block(block, x.dtype))  # noqa: E731
-    if remat != "none" or place.gathers:
+    placement = current_placement()
+    kept = kept_blocks(layers)
+    depth = kept[-1] + 1  # later blocks are not needed
+
+    def step(x, block):
+        # Gathered inside the step: with remat, weights are gathered again for the gradients
+        # instead of being kept.
+        return body(x, placement.gather_block(block, x.dtype))
+
+    if remat != "none" or placement.gathers:
         step = jax.checkpoint(step, prevent_cse=False, policy=POLICIES[remat])
-    # A block writes where the next one that is kept will, so that only those stay.
-    slots = np.searchsorted(kept, np.arange(kept[-1] + 1))
-    blocks = jax.tree.map(lambda a: a[: kept[-1] + 1], blocks)
-    one = jax.eval_shape(lambda x: step(x, jax.tree.map(lambda a: a[0], blocks))[1], x)
 
-    def go_on(carry, item):
-        x, outs = carry
+    def first_output(x, blocks):
+        first_block = jax.tree.map(lambda a: a[0], blocks)
+        _, output = step(x, first_block)
+        return output
+
+    def run_block(carry, item):
+        x, outputs = carry
         block, slot = item
-        x, out = step(x, block)
-        return (x, jax.lax.dynamic_update_index_in_dim(outs, out, slot, 0)), None
+        x, output = step(x, block)
+        outputs = jax.lax.dynamic_update_index_in_dim(outputs, output, slot, 0)
+        return (x, outputs), None
 
-    start = x, jnp.zeros((len(kept), *one.shape), one.dtype)
-    (_, outs), _ = jax.lax.scan(go_on, start, (blocks, slots))
-    return outs
+    blocks = jax.tree.map(lambda a: a[:depth], blocks)
+    # Each block writes into the slot of the next kept block, which writes over it.
+    slots = np.searchsorted(kept, np.arange(depth))
+    output = jax.eval_shape(first_output, x, blocks)
+    outputs = jnp.zeros((len(kept), *output.shape), output.dtype)
+    (_, outputs), _ = jax.lax.scan(run_block, (x, outputs), (blocks, slots))
+    return outputs

@@ -1,36 +1,37 @@
-"""Where activations lie: what model code says about itself, and a mesh may make use of.
+"""Where activations are stored: hints from the models that a mesh of devices may use.
 
-Model code knows no mesh. It calls the placement in force, which on one device does nothing.
+A model knows no mesh. It calls the current placement, which on a single device changes nothing.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from jaxtyping import Array, Float, Int
 
-AttentionFunction = Callable[..., Float[Array, "B N H D"]]
+AttentionFunction = Callable[..., Float[Array, "B N H D"]]  # (q, k, v) or (q, k, v, owner)
 
 
 class Placement:
-    """Everything on one device, or wherever the compiler likes."""
+    """Everything on one device, or wherever the compiler puts it."""
 
-    gathers = False  # whether `held` brings a block's weights together for its turn
+    gathers = False  # whether `gather_block` collects weights that are cut over devices
 
-    def map_patches(self, network: Callable, weights, patches):
-        """network(weights, patches) on arrays [B, P, ...] of patches that do not see each other."""
-        return network(weights, patches)
+    def map_patches(self, function: Callable, weights: Any, patches: Any) -> Any:
+        """function(weights, patches) on arrays [B, P, ...] of patches that are independent."""
+        return function(weights, patches)
 
     def padded_count(self, patches: int) -> int:
-        """The number of patches to which some are added so that they can be shared."""
+        """The number of patches to pad to, so that the devices can share them evenly."""
         return patches
 
-    def gather_block(self, block, dtype):
-        """A block's weights when its turn in a loop has come."""
+    def gather_block(self, block: Any, dtype: Any) -> Any:
+        """The weights of a block, just before a loop over blocks uses them."""
         return block
 
-    def shard_tokens(self, x: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
-        """Tokens of patches between blocks."""
+    def shard_tokens(self, x: Array) -> Array:
+        """An array [B, P, ...] of patches, between blocks."""
         return x
 
     def attend(
@@ -39,30 +40,33 @@ class Placement:
         q: Float[Array, "B N H D"],
         k: Float[Array, "B N H D"],
         v: Float[Array, "B N H D"],
-        *owners: Int[Array, "B N"],
+        owner: Int[Array, "B N"] | None = None,
+        *,
         across: bool,
     ) -> Float[Array, "B N H D"]:
-        """Attention, among the tokens of one patch or across all patches of a picture.
+        """Attention among the tokens of one patch, or `across` all patches of an image.
 
-        Patches of several pictures in one sequence come with the owners of all tokens.
+        Where a row holds several images, `owner` is the image of each token.
         """
-        return kernel(q, k, v, *owners)
+        if owner is None:
+            return kernel(q, k, v)
+        return kernel(q, k, v, owner)
 
 
 SINGLE_DEVICE = Placement()
-_IN_FORCE: ContextVar[Placement | None] = ContextVar("placement", default=None)
+_current: ContextVar[Placement] = ContextVar("placement", default=SINGLE_DEVICE)
 
 
 def current_placement() -> Placement:
-    """The placement in force where this is traced."""
-    return _IN_FORCE.get() or SINGLE_DEVICE
+    """The placement that is in force where the program is traced."""
+    return _current.get()
 
 
 @contextmanager
-def use_placement(new: Placement) -> Iterator[None]:
-    """Puts a placement in force for what is traced inside."""
-    token = _IN_FORCE.set(new)
+def use_placement(placement: Placement) -> Iterator[None]:
+    """Use a placement for everything that is traced inside."""
+    token = _current.set(placement)
     try:
         yield
     finally:
-        _IN_FORCE.reset(token)
+        _current.reset(token)

@@ -1,9 +1,10 @@
-"""Attention across patches to means over small cells of tokens: approximate, and much cheaper.
+"""Attention across patches to the means of cells of tokens: approximate, and much cheaper.
 
-A cell counts as much as the tokens in it, by the logarithm of their number beside its score (ToMe's
-proportional attention: Bolya et al., ICLR 2023, section 3).
+A cell counts as much as all its tokens: the logarithm of their number is added to its score
+(ToMe's proportional attention: Bolya et al., ICLR 2023, section 3).
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,36 +15,42 @@ from urgt_jax.models.attention import biased_attention
 
 
 class Cells(NamedTuple):
-    """How the tokens of a patch are pooled: its special ones not at all, the others by cells."""
+    """The cells of a patch: each special token alone, and squares of the other tokens."""
 
     special: int  # tokens before those of the lattice
     tokens: tuple[int, int]  # rows and columns of the lattice
-    side: int  # rows and columns of a cell; at the border cells may have fewer
+    side: int  # rows and columns of tokens in a cell; cells at the border may have fewer
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of cells."""
-        return tuple(-(-n // self.side) for n in self.tokens)
+        rows, cols = self.tokens
+        return math.ceil(rows / self.side), math.ceil(cols / self.side)
 
     @property
     def sizes(self) -> Float[np.ndarray, "M"]:
-        """How many tokens each of a patch's keys stands for."""
-        rows, cols = (
-            np.minimum(self.side, n - self.side * np.arange(m))
-            for n, m in zip(self.tokens, self.shape, strict=True)
-        )
-        return np.append(np.ones(self.special), np.outer(rows, cols)).astype(np.float32)
+        """The number of tokens in each cell, those of special tokens first."""
+        rows, cols = self.shape
+        rows_in_cell = np.minimum(self.side, self.tokens[0] - self.side * np.arange(rows))
+        cols_in_cell = np.minimum(self.side, self.tokens[1] - self.side * np.arange(cols))
+        sizes = np.outer(rows_in_cell, cols_in_cell)
+        return np.append(np.ones(self.special), sizes).astype(np.float32)
 
     def pool(self, x: Float[Array, "P N H D"]) -> Float[Array, "P M H D"]:
-        """Special tokens, and the mean of every cell."""
-        (rows, cols), k, rest = self.shape, self.side, x.shape[2:]
-        lattice = x[:, self.special :].astype(jnp.float32).reshape(-1, *self.tokens, *rest)
-        room = [(0, m * k - n) for n, m in zip(self.tokens, self.shape, strict=True)]
-        lattice = jnp.pad(lattice, [(0, 0), *room, (0, 0), (0, 0)])
-        sums = lattice.reshape(-1, rows, k, cols, k, *rest).sum((2, 4))
-        sums = sums.reshape(-1, rows * cols, *rest)
+        """The mean of every cell."""
+        patches, _, heads, head_size = x.shape
+        rows, cols = self.shape
+        special = x[:, : self.special]
+        lattice = x[:, self.special :].astype(jnp.float32)
+        lattice = lattice.reshape(patches, *self.tokens, heads, head_size)
+        missing_rows = rows * self.side - self.tokens[0]
+        missing_cols = cols * self.side - self.tokens[1]
+        padding = [(0, 0), (0, missing_rows), (0, missing_cols), (0, 0), (0, 0)]
+        lattice = jnp.pad(lattice, padding)
+        cells = lattice.reshape(patches, rows, self.side, cols, self.side, heads, head_size)
+        sums = cells.sum((2, 4)).reshape(patches, rows * cols, heads, head_size)
         means = (sums / self.sizes[self.special :, None, None]).astype(x.dtype)
-        return jnp.concatenate([x[:, : self.special], means], 1)
+        return jnp.concatenate([special, means], 1)
 
     def attend(
         self,
@@ -52,11 +59,13 @@ class Cells(NamedTuple):
         v: Float[Array, "B N H D"],
         patches: int,
     ) -> Float[Array, "B N H D"]:
-        """Attention of the tokens of all patches to the pooled ones of the first `patches`."""
+        """Attention of the tokens of all patches to the cells of the first `patches` patches."""
         count = self.special + self.tokens[0] * self.tokens[1]
 
-        def seen(x):
-            apart = x[:, : patches * count].reshape(-1, count, *x.shape[2:])
-            return self.pool(apart).reshape(x.shape[0], -1, *x.shape[2:])
+        def pool_patches(x):
+            batch, _, heads, head_size = x.shape
+            by_patch = x[:, : patches * count].reshape(batch * patches, count, heads, head_size)
+            return self.pool(by_patch).reshape(batch, -1, heads, head_size)
 
-        return biased_attention(q, seen(k), seen(v), jnp.tile(jnp.log(self.sizes), patches))
+        bias = jnp.tile(jnp.log(self.sizes), patches)
+        return biased_attention(q, pool_patches(k), pool_patches(v), bias)

@@ -1,17 +1,21 @@
-"""URGT: patches of a picture as views of one transformer, which predicts offsets to its priors."""
+"""URGT: the patches of an image as views of one transformer, which predicts offsets to coarse maps.
+
+Within-patch blocks alternate with blocks across all patches, after VGGT (frame and global blocks).
+"""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from urgt_jax.config import TOKEN_SIZE, Model
+from urgt_jax.models import imagenet
 from urgt_jax.models.attention import attention, packed_attention
-from urgt_jax.models.dpt import DETAIL, Head
+from urgt_jax.models.dpt import DETAIL, DPTHead
 from urgt_jax.models.layers import (
     Block,
     run_blocks,
@@ -25,240 +29,280 @@ from urgt_jax.models.rope import rotary_angles
 from urgt_jax.models.vit import VisionTransformer
 
 EPS = 1e-5
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, of pictures in [0, 1]
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN = imagenet.MEAN.astype(np.float32)
+STD = imagenet.STD.astype(np.float32)
 REGISTERS = 4
 SPECIAL_TOKENS = 1 + REGISTERS  # camera token and registers of every patch
-CHANNELS = {"depth": 1, "normal": 3}  # of what each head predicts, beside its confidence
-HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a head works on at a time, to bound memory
+CHANNELS = {"depth": 1, "normal": 3}  # of the offsets of each DPT head
+HEAD_PIXELS = 8 * 518 * 518  # pixels of patches that a DPT head takes at a time, to bound memory
 
 
-def tokens_per_patch(c: Model) -> int:
-    """Tokens of a patch, camera token and registers included."""
-    rows, cols = c.tokens
+def tokens_per_patch(config: Model) -> int:
+    """The number of tokens of a patch, with camera token and registers."""
+    rows, cols = config.tokens
     return SPECIAL_TOKENS + rows * cols
 
 
 class Offsets(NamedTuple):
-    """What a head adds to its prior, and how sure it is (1 and above)."""
+    """The output of a DPT head for patches of H x W pixels."""
 
-    value: Float[Array, "B P H W C"]
-    confidence: Float[Array, "B P H W"]
+    value: Float[Array, "B P H W C"]  # to be added to the coarse map
+    confidence: Float[Array, "B P H W"]  # 1 and above
 
 
 class URGT(nnx.Module):
-    """Depth and normal offsets of the patches of pictures."""
+    """Offsets of depth and normals for all patches of an image, in one pass."""
 
-    def __init__(self, c: Model, rngs: nnx.Rngs):
-        self.config = c
-        dtype = jnp.dtype(c.dtype)
-        small = nnx.initializers.normal(0.02)
-        self.encoder = VisionTransformer(c.encoder, dtype, rngs, priors=True, remat=c.remat)
-        # One set of special tokens for the first patch, one for all others.
-        self.camera = nnx.Param(small(rngs.params(), (2, 1, c.width)))
-        self.registers = nnx.Param(small(rngs.params(), (2, REGISTERS, c.width)))
+    def __init__(self, config: Model, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        dtype = jnp.dtype(config.dtype)
+        normal = nnx.initializers.normal(0.02)
+        self.encoder = VisionTransformer(
+            config.encoder, dtype, rngs, priors=True, remat=config.remat
+        )
+        # One set of special tokens for the first patch, and one for all others.
+        self.camera = nnx.Param(normal(rngs.params(), (2, 1, width)))
+        self.registers = nnx.Param(normal(rngs.params(), (2, REGISTERS, width)))
 
-        def make(r):
+        def build_block(rngs):
             return Block(
-                c.width,
-                c.num_heads,
+                width,
+                config.num_heads,
                 eps=EPS,
                 qk_norm=True,
-                scale=c.layer_scale,
+                layer_scale=config.layer_scale,
                 dtype=dtype,
-                rngs=r,
+                rngs=rngs,
             )
 
-        self.within_patch = stack_blocks(c.depth, rngs, make)
-        self.across_patches = stack_blocks(c.depth, rngs, make)
-        self.depth_head = Head(c, CHANNELS["depth"], rngs) if "depth" in c.outputs else None
-        self.normal_head = Head(c, CHANNELS["normal"], rngs) if "normal" in c.outputs else None
+        self.within_patch = stack_blocks(config.depth, rngs, build_block)
+        self.across_patches = stack_blocks(config.depth, rngs, build_block)
+        outputs = config.outputs
+        self.depth_head = DPTHead(config, CHANNELS["depth"], rngs) if "depth" in outputs else None
+        self.normal_head = (
+            DPTHead(config, CHANNELS["normal"], rngs) if "normal" in outputs else None
+        )
 
     def __call__(
         self,
-        image: Float[Array, "B P H W 3"],
+        image: UInt8[Array, "B P H W 3"] | Float[Array, "B P H W 3"],
         depth: Float[Array, "B P H W"],
         normal: Float[Array, "B P H W 3"],
-        spots: Float[Array, "B P N 2"],
-        count: int | None = None,
+        positions: Float[Array, "B P N 2"],
+        patches: int | None = None,
         owner: Int[Array, "B P"] | None = None,
     ) -> dict[str, Offsets]:
-        """Offsets of all patches; those from `count` on fill up a mesh, and nobody sees them.
+        """Offsets of all patches, by the name of the output (depth, normal).
 
-        Patches of several images in one row see those of their own `owner`, counted from 0.
+        Only the first `patches` patches (default: all) are real; no other patch sees the rest,
+        which pad the batch so that devices can share it. Where the patches of several images share
+        a row, `owner` is the image of each patch, counted from 0, and patches see only those of
+        their own image.
         """
-        layers = self.attend(self.encode(image, depth, normal), spots, count, owner=owner)
-        return self.predict_offsets(
-            layers, (image.shape[2] // TOKEN_SIZE, image.shape[3] // TOKEN_SIZE)
-        )
+        rows = image.shape[2] // TOKEN_SIZE
+        cols = image.shape[3] // TOKEN_SIZE
+        tokens = self.encode(image, depth, normal)
+        layers = self.attend(tokens, positions, patches, owner=owner)
+        return self.predict_offsets(layers, (rows, cols))
 
     def encode(
         self,
-        image: Float[Array, "B P H W 3"],
+        image: UInt8[Array, "B P H W 3"] | Float[Array, "B P H W 3"],
         depth: Float[Array, "B P H W"],
         normal: Float[Array, "B P H W 3"],
     ) -> Float[Array, "B P N D"]:
-        """Tokens of every patch on its own."""
-        b, p = image.shape[:2]
-        image = image.astype(jnp.float32) / (255.0 if image.dtype == jnp.uint8 else 1.0)
-        flat = lambda x: x.reshape(b * p, *x.shape[2:])  # noqa: E731
-        tokens = self.encoder(flat((image - MEAN) / STD), flat(depth), flat(normal))
-        return tokens.reshape(b, p, *tokens.shape[1:])
-
-    def predict_offsets(
-        self, layers: Float[Array, "K B P N C"], tokens: tuple[int, int]
-    ) -> dict[str, Offsets]:
-        """Offsets of every patch on its own, from the layers that `attend` gives."""
-        # Here and not where they are made, since all patches' layers would be in memory twice.
-        layers = [
-            layer[:, :, SPECIAL_TOKENS:] for layer in select_blocks(layers, self.config.dpt_layers)
-        ]
-        heads = {"depth": self.depth_head, "normal": self.normal_head}
-        run_head = partial(_run_head, rows_cols=tokens, remat=self.config.remat != "none")
-        return {
-            name: current_placement().map_patches(run_head, head, layers)
-            for name, head in heads.items()
-            if head is not None
-        }
+        """The tokens of every patch on its own. An image has bytes, or floats in [0, 1]."""
+        batch, patches = image.shape[:2]
+        scale = 255.0 if image.dtype == jnp.uint8 else 1.0
+        image = (image.astype(jnp.float32) / scale - MEAN) / STD
+        tokens = self.encoder(
+            image.reshape(batch * patches, *image.shape[2:]),
+            depth.reshape(batch * patches, *depth.shape[2:]),
+            normal.reshape(batch * patches, *normal.shape[2:]),
+        )
+        return tokens.reshape(batch, patches, *tokens.shape[1:])
 
     def attend(
         self,
         tokens: Float[Array, "B P N D"],
-        spots: Float[Array, "B P N 2"],
-        count: int | None = None,
+        positions: Float[Array, "B P N 2"],
+        patches: int | None = None,
         pool: int = 1,
         owner: Int[Array, "B P"] | None = None,
-    ) -> Float[Array, "K B P N 2*D"]:
-        """Tokens, special ones too, after the pairs of blocks that the heads read, side by side.
+    ) -> Float[Array, "K B P M 2*D"]:
+        """The outputs of the pairs of blocks that the DPT heads read, with special tokens.
 
-        With `pool` above 1 attention across patches is approximate: to cells of so many tokens a
-        side.
+        The outputs of both blocks of a pair are concatenated. With `pool` above 1 attention across
+        patches is approximate: to the means of pool x pool tokens.
         """
-        x, spots = self.add_special_tokens(tokens, spots, owner=owner)
-        kernel = self._kernel(count or x.shape[1], x.shape[2], pool)
-        return self._pairs(current_placement().shard_tokens(x), spots, kernel, owner)
+        x, positions = self.add_special_tokens(tokens, positions, owner=owner)
+        x = current_placement().shard_tokens(x)
+        if patches is None:
+            patches = x.shape[1]
+        cross_patch_attention = self._cross_patch_attention(patches, x.shape[2], pool)
+        return self._run_pairs(x, positions, cross_patch_attention, owner)
 
     def add_special_tokens(
         self,
         tokens: Float[Array, "B P N D"],
-        spots: Float[Array, "B P N 2"],
-        start: int = 0,
+        positions: Float[Array, "B P N 2"],
+        start: int | Int[Array, ""] = 0,
         owner: Int[Array, "B P"] | None = None,
     ) -> tuple[Float[Array, "B P N+5 D"], Float[Array, "B P N+5 2"]]:
-        """Tokens and spots with the special ones; patches are counted from `start`."""
-        b, p, *_ = tokens.shape
-        first = start + np.arange(p) == 0 if owner is None else _first_of(owner)
-        x = jnp.concatenate([self._special(b, first, tokens.dtype), tokens], 2)
+        """Tokens and positions with the special tokens, whose position is 0.
+
+        `start` is the number of the first of these patches in the image.
+        """
+        batch, patches = tokens.shape[:2]
+        if owner is None:
+            is_first = start + np.arange(patches) == 0
+        else:
+            is_first = jnp.diff(owner, axis=1, prepend=-1) != 0
+        special = self._special_tokens(batch, is_first, tokens.dtype)
         if self.config.rope == "local":
-            spots = jnp.broadcast_to(spots[:, :1] - spots[:, :1, :1] + 1.0, spots.shape)
-        return x, jnp.pad(spots, ((0, 0), (0, 0), (SPECIAL_TOKENS, 0), (0, 0)))
+            # Those of the first patch, with its first token at position 1.
+            first_patch = positions[:, :1] - positions[:, :1, :1] + 1.0
+            positions = jnp.broadcast_to(first_patch, positions.shape)
+        positions = jnp.pad(positions, ((0, 0), (0, 0), (SPECIAL_TOKENS, 0), (0, 0)))
+        return jnp.concatenate([special, tokens], 2), positions
 
-    def _special(self, b: int, first: Bool[Array, "*B P"], dtype) -> Float[Array, "B P 5 D"]:
-        """Camera token and registers of every patch; the first patch of an image has its own."""
-        both = jnp.concatenate([self.camera[...], self.registers[...]], 1)
-        each = jnp.where(first[..., None, None], both[0], both[1])
-        return jnp.broadcast_to(each, (b, *each.shape[-3:])).astype(dtype)
+    def _special_tokens(
+        self, batch: int, is_first: Bool[Array | np.ndarray, "*B P"], dtype: Any
+    ) -> Float[Array, "b P 5 D"]:
+        """Camera token and registers; the first patch of an image has its own."""
+        first, other = jnp.concatenate([self.camera[...], self.registers[...]], 1)
+        tokens = jnp.where(is_first[..., None, None], first, other)
+        return jnp.broadcast_to(tokens, (batch, *tokens.shape[-3:])).astype(dtype)
 
-    def _kernel(self, count: int, tokens: int, pool: int) -> AttentionFunction | None:
-        """Attention across patches, which sees the first `count`; none where there is none."""
+    def _cross_patch_attention(
+        self, patches: int, tokens: int, pool: int
+    ) -> AttentionFunction | None:
+        """Attention to the first `patches` patches of `tokens` tokens; None if there is none."""
         if not self.config.cross_patch:
             return None
         if pool > 1:
             cells = Cells(SPECIAL_TOKENS, self.config.tokens, pool)
-            return partial(cells.attend, patches=count)
-        keys = count * tokens
+            return partial(cells.attend, patches=patches)
+        keys = patches * tokens
 
-        def kernel(q, k, v, *owners):
-            return (
-                packed_attention(q, k, v, *owners)
-                if owners
-                else attention(q, k[:, :keys], v[:, :keys])
-            )
+        def attend(q, k, v, owner=None):
+            if owner is None:
+                return attention(q, k[:, :keys], v[:, :keys])
+            return packed_attention(q, k, v, owner)
 
-        return kernel
+        return attend
 
-    def _pairs(
-        self, x: Float[Array, "B P N D"], spots, kernel: AttentionFunction | None, owner=None
+    def _run_pairs(
+        self,
+        x: Float[Array, "B P N D"],
+        positions: Float[Array, "B P N 2"],
+        cross_patch_attention: AttentionFunction | None,
+        owner: Int[Array, "B P"] | None,
     ) -> Float[Array, "K B P N 2*D"]:
-        """Both blocks' outputs side by side, of the pairs that the heads read."""
-        # All tokens in one row, also within patches: a block's end and the next one's start lie
-        # alike then, and nothing is copied in between.
-        b, p, n, d = x.shape
-        turn = rotary_angles(spots.reshape(b, p * n, 2), d // self.config.num_heads)
-        owners = [] if owner is None else [jnp.repeat(owner, n, 1)]
+        """The outputs of the pairs of blocks that the DPT heads read."""
+        # All tokens of an image stand in one row, also in within-patch blocks. Then the end of a
+        # block and the start of the next one have the same layout, and nothing is copied.
+        batch, patches, tokens, width = x.shape
+        row = patches * tokens
+        x = x.reshape(batch, row, width)
+        angles = rotary_angles(positions.reshape(batch, row, 2), width // self.config.num_heads)
+        token_owner = None if owner is None else jnp.repeat(owner, tokens, 1)
 
-        def within_patches(*arrays):
-            found = within_patch_attention(*(a.reshape(b * p, n, *a.shape[2:]) for a in arrays))
-            return found.reshape(b, p * n, *found.shape[2:])
+        def attend_within(q, k, v):
+            shape = (batch * patches, tokens, *q.shape[2:])
+            output = within_patch_attention(q.reshape(shape), k.reshape(shape), v.reshape(shape))
+            return output.reshape(batch, row, *output.shape[2:])
 
-        def across_patches(*arrays):
-            return current_placement().attend(kernel, *arrays, *owners, across=True)
+        def attend_across(q, k, v):
+            if cross_patch_attention is None:
+                return attend_within(q, k, v)
+            placement = current_placement()
+            return placement.attend(cross_patch_attention, q, k, v, token_owner, across=True)
 
-        def pair(x, blocks):
+        def run_pair(x, blocks):
             within, across = blocks
-            y = within(x, turn, within_patches)
-            z = across(y, turn, across_patches if kernel else within_patches)
+            y = within(x, angles, attend_within)
+            z = across(y, angles, attend_across)
             z = current_placement().shard_tokens(z)
-            # In its last shape here, since after the loop a CPU would hold all layers twice.
-            return z, jnp.concatenate([y, z], -1).reshape(b, p, n, 2 * d)
+            # Reshaped inside the loop: after it, a CPU would hold all outputs twice.
+            output = jnp.concatenate([y, z], -1).reshape(batch, patches, tokens, 2 * width)
+            return z, output
 
-        c, x = self.config, x.reshape(b, p * n, d)
-        return run_blocks((self.within_patch, self.across_patches), x, pair, c.dpt_layers, c.remat)
+        blocks = self.within_patch, self.across_patches
+        return run_blocks(blocks, x, run_pair, self.config.dpt_layers, self.config.remat)
 
+    def predict_offsets(
+        self, layers: Float[Array, "K B P N D"], tokens: tuple[int, int]
+    ) -> dict[str, Offsets]:
+        """Offsets of every patch on its own, from the output of `attend`.
 
-def _first_of(owner: Int[Array, "B P"]) -> Bool[Array, "B P"]:
-    """Where the patches of an owner begin."""
-    return jnp.diff(owner, axis=1, prepend=-1) != 0
+        `tokens` are the rows and columns of tokens in a patch.
+        """
+        # Selected here and not in `attend`, which would hold the layers of all patches twice.
+        selected = select_blocks(layers, self.config.dpt_layers)
+        selected = [layer[:, :, SPECIAL_TOKENS:] for layer in selected]
+        run_head = partial(_run_head, tokens=tokens, remat=self.config.remat != "none")
+        offsets = {}
+        for name, head in (("depth", self.depth_head), ("normal", self.normal_head)):
+            if head is not None:
+                offsets[name] = current_placement().map_patches(run_head, head, selected)
+        return offsets
 
 
 def _run_head(
-    head: Head, layers: list[Float[Array, "B P N C"]], rows_cols: tuple[int, int], remat: bool
+    head: DPTHead, layers: list[Float[Array, "B P N D"]], tokens: tuple[int, int], remat: bool
 ) -> Offsets:
-    """The head on all patches, a few at a time, whichever number there is.
+    """A DPT head on all patches, some at a time.
 
-    With remat they are fewer, and computed again for their gradients.
+    With remat they are fewer at a time, and computed again for their gradients.
     """
-    rows, cols = rows_cols
-    b, p = layers[0].shape[:2]
-    flat = [x.reshape(b * p, *x.shape[2:]) for x in layers]
+    rows, cols = tokens
+    batch, patches = layers[0].shape[:2]
+    count = batch * patches
+    layers = [x.reshape(count, *x.shape[2:]) for x in layers]
     pixels = HEAD_PIXELS // 4 if remat else HEAD_PIXELS
     chunk = max(pixels // (rows * cols * TOKEN_SIZE * TOKEN_SIZE), 1)
-    if b * p <= chunk:
-        value, confidence = head(flat, rows, cols)
+
+    def run_patch(layers):
+        value, confidence = head([x[None] for x in layers], rows, cols)
+        return value[0], confidence[0]
+
+    if count <= chunk:
+        value, confidence = head(layers, rows, cols)
     else:
-        one = lambda x: jax.tree.map(lambda a: a[0], head([t[None] for t in x], rows, cols))  # noqa: E731
-        one = jax.checkpoint(one) if remat else one
-        value, confidence = jax.lax.map(one, flat, batch_size=chunk)
-    return Offsets(
-        value.reshape(b, p, *value.shape[1:]), confidence.reshape(b, p, *value.shape[1:3])
-    )
+        if remat:
+            run_patch = jax.checkpoint(run_patch)
+        value, confidence = jax.lax.map(run_patch, layers, batch_size=chunk)
+    value = value.reshape(batch, patches, *value.shape[1:])
+    confidence = confidence.reshape(batch, patches, *confidence.shape[1:])
+    return Offsets(value, confidence)
 
 
-def build(c: Model, seed: int) -> URGT:
+def build(config: Model, seed: int) -> URGT:
     """A refiner with weights drawn from the seed, the same on any mesh."""
-    return URGT(c, nnx.Rngs(seed))
+    return URGT(config, nnx.Rngs(seed))
 
 
-def freshly_drawn_params(c: Model) -> dict[str, dict]:
-    """What the released code draws anew when it starts from VGGT, in the shape of the weights.
+def freshly_drawn_params(config: Model) -> dict[str, dict]:
+    """The parameters that the released code draws anew when it starts from VGGT's weights.
 
     The embeddings of the priors and the last layer of the depth head are N(0, 1e-4) with biases of
-    0. How the normal head starts is not published: here as when nothing is known.
+    0. How the normal head starts is not published: it is drawn as for training from scratch.
     """
-    small, rngs = nnx.initializers.normal(1e-4), nnx.Rngs(0)
+    rngs = nnx.Rngs(0)
+    init = nnx.initializers.normal(1e-4)
 
-    def layer(size: int, out: int):
-        return {"kernel": small(rngs.params(), (size, out)), "bias": jnp.zeros(out)}
+    def draw_layer(inputs: int, outputs: int) -> dict[str, Array]:
+        return {"kernel": init(rngs.params(), (inputs, outputs)), "bias": jnp.zeros(outputs)}
 
-    found = {
-        "encoder": {
-            kind: {"proj": layer(TOKEN_SIZE * TOKEN_SIZE * channels, c.width)}
-            for kind, channels in CHANNELS.items()
-        }
-    }
-    if "depth" in c.outputs:
-        found["depth_head"] = {"pyramid": {"last": layer(DETAIL, 1 + CHANNELS["depth"])}}
-    if "normal" in c.outputs:
-        head = nnx.state(Head(c, CHANNELS["normal"], rngs), nnx.Param)
-        found["normal_head"] = nnx.to_pure_dict(head)
-    return found
+    params: dict[str, dict] = {"encoder": {}}
+    for name, channels in CHANNELS.items():
+        inputs = TOKEN_SIZE * TOKEN_SIZE * channels
+        params["encoder"][name] = {"proj": draw_layer(inputs, config.width)}
+    if "depth" in config.outputs:
+        params["depth_head"] = {"pyramid": {"last": draw_layer(DETAIL, 1 + CHANNELS["depth"])}}
+    if "normal" in config.outputs:
+        head = DPTHead(config, CHANNELS["normal"], rngs)
+        params["normal_head"] = nnx.to_pure_dict(nnx.state(head, nnx.Param))
+    return params

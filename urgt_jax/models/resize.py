@@ -7,85 +7,109 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+CUBIC_SLOPE = -0.75  # torch's coefficient of bicubic resampling
+
 
 def resize(
     x: Float[Array, "*B H W C"], height: int, width: int, align_corners: bool = False
 ) -> Float[Array, "*B h w C"]:
     """Bilinear resampling without antialias; pixel centres at one half, or corners on corners."""
     if x.shape[-3] != height:
-        x = _stretch(x, -3, height, align_corners)
-    return x if x.shape[-2] == width else _stretch(x, -2, width, align_corners)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _stretch(x: Float[Array, "*B"], axis: int, want: int, align_corners: bool):
-    """One axis resampled: by matrix where gathers are slow, as on TPUs, by gathers on CPUs."""
-    way = dict(axis=axis, want=want, align_corners=align_corners)
-    return jax.lax.platform_dependent(
-        x, cpu=partial(_by_gather, **way), default=partial(_by_matrix, **way)
-    )
-
-
-def _stretch_back(axis: int, want: int, align_corners: bool, have: int, seen):
-    # By matrix everywhere: the gradient of a gather is a scatter, which is slow everywhere.
-    return (_mix(_lerp(have, want, align_corners).T, seen, axis),)
-
-
-_stretch.defvjp(lambda x, *way: (_stretch(x, *way), x.shape[way[0]]), _stretch_back)
-
-
-def _mix(matrix: np.ndarray, x: Float[Array, "*B"], axis: int) -> Float[Array, "*B"]:
-    names = "oi,...iwc->...owc" if axis == -3 else "oi,...hic->...hoc"
-    return jnp.einsum(names, matrix.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST)
-
-
-def _by_matrix(x, axis: int, want: int, align_corners: bool):
-    return _mix(_lerp(x.shape[axis], want, align_corners), x, axis)
-
-
-def _by_gather(x, axis: int, want: int, align_corners: bool):
-    low, share = _neighbours(x.shape[axis], want, align_corners)
-    high = np.minimum(low + 1, x.shape[axis] - 1)
-    share = share.astype(x.dtype).reshape(-1, *(1,) * (-axis - 1))
-    return jnp.take(x, low, axis) * (1 - share) + jnp.take(x, high, axis) * share
-
-
-def _neighbours(have: int, want: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The lower neighbour of each new pixel, and the upper one's share."""
-    if align_corners:
-        place = np.arange(want) * ((have - 1) / max(want - 1, 1))
-    else:
-        place = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
-    low = np.minimum(place.astype(np.int32), max(have - 2, 0))
-    return low, place - low
-
-
-def _lerp(have: int, want: int, align_corners: bool) -> np.ndarray:
-    """[want, have] shares of the two neighbours of each new pixel."""
-    low, share = _neighbours(have, want, align_corners)
-    matrix = np.zeros((want, have), np.float32)
-    matrix[np.arange(want), np.minimum(low + 1, have - 1)] = share
-    matrix[np.arange(want), low] += 1 - share
-    return matrix
+        x = _resize_axis(x, -3, height, align_corners)
+    if x.shape[-2] != width:
+        x = _resize_axis(x, -2, width, align_corners)
+    return x
 
 
 def resize_cubic(
     x: Float[Array, "*B H W C"], height: int, width: int, steps: tuple[float, float]
 ) -> Float[Array, "*B h w C"]:
-    """Bicubic resampling as torch's without antialias (a = -0.75); `steps` old pixels a new one."""
-    x = _mix(_cubic(x.shape[-3], height, steps[0]), x, -3)
-    return _mix(_cubic(x.shape[-2], width, steps[1]), x, -2)
+    """Bicubic resampling without antialias, as torch does it.
+
+    `steps` are the distances between new pixels along both axes, in old pixels.
+    """
+    x = _apply_matrix(_cubic_matrix(x.shape[-3], height, steps[0]), x, -3)
+    return _apply_matrix(_cubic_matrix(x.shape[-2], width, steps[1]), x, -2)
 
 
-def _cubic(have: int, want: int, step: float) -> np.ndarray:
-    """[want, have] shares of the four neighbours of each new pixel, the border repeated."""
-    a = -0.75
-    place = (np.arange(want) + 0.5) * step - 0.5
-    low = np.floor(place).astype(int)
-    matrix = np.zeros((want, have))
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _resize_axis(
+    x: Float[Array, "..."], axis: int, size: int, align_corners: bool
+) -> Float[Array, "..."]:
+    """One axis resampled: by a matrix product, or by gathers on CPUs, where they are fast."""
+    by_gather = partial(_resize_by_gather, axis=axis, size=size, align_corners=align_corners)
+    by_matrix = partial(_resize_by_matrix, axis=axis, size=size, align_corners=align_corners)
+    return jax.lax.platform_dependent(x, cpu=by_gather, default=by_matrix)
+
+
+def _resize_axis_forward(x, axis: int, size: int, align_corners: bool):
+    return _resize_axis(x, axis, size, align_corners), x.shape[axis]
+
+
+def _resize_axis_backward(axis: int, size: int, align_corners: bool, old_size: int, gradient):
+    # By matrix on CPUs too: the gradient of a gather is a scatter, which is slow everywhere.
+    matrix = _linear_matrix(old_size, size, align_corners)
+    return (_apply_matrix(matrix.T, gradient, axis),)
+
+
+_resize_axis.defvjp(_resize_axis_forward, _resize_axis_backward)
+
+
+def _resize_by_matrix(x: Array, axis: int, size: int, align_corners: bool) -> Array:
+    return _apply_matrix(_linear_matrix(x.shape[axis], size, align_corners), x, axis)
+
+
+def _resize_by_gather(x: Array, axis: int, size: int, align_corners: bool) -> Array:
+    low, upper_weight = _neighbours(x.shape[axis], size, align_corners)
+    high = np.minimum(low + 1, x.shape[axis] - 1)
+    trailing = -axis - 1  # axes after the resampled one
+    upper_weight = upper_weight.astype(x.dtype).reshape(-1, *[1] * trailing)
+    return jnp.take(x, low, axis) * (1 - upper_weight) + jnp.take(x, high, axis) * upper_weight
+
+
+def _apply_matrix(
+    matrix: Float[np.ndarray, "new old"], x: Float[Array, "..."], axis: int
+) -> Float[Array, "..."]:
+    """The product of the matrix with an axis of x, the last but two (-3) or the last but one."""
+    subscripts = "oi,...iwc->...owc" if axis == -3 else "oi,...hic->...hoc"
+    return jnp.einsum(subscripts, matrix.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _neighbours(old_size: int, new_size: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The lower neighbour of each new pixel, and the weight of the upper one."""
+    new = np.arange(new_size)
+    if align_corners:
+        position = new * ((old_size - 1) / max(new_size - 1, 1))
+    else:
+        position = np.clip((new + 0.5) * (old_size / new_size) - 0.5, 0, old_size - 1)
+    low = np.minimum(position.astype(np.int32), max(old_size - 2, 0))
+    return low, position - low
+
+
+def _linear_matrix(
+    old_size: int, new_size: int, align_corners: bool
+) -> Float[np.ndarray, "new old"]:
+    """The weights of both neighbours of each new pixel."""
+    low, upper_weight = _neighbours(old_size, new_size, align_corners)
+    high = np.minimum(low + 1, old_size - 1)
+    new = np.arange(new_size)
+    matrix = np.zeros((new_size, old_size), np.float32)
+    matrix[new, high] = upper_weight
+    matrix[new, low] += 1 - upper_weight
+    return matrix
+
+
+def _cubic_matrix(old_size: int, new_size: int, step: float) -> Float[np.ndarray, "new old"]:
+    """The weights of the four neighbours of each new pixel, with the border repeated."""
+    a = CUBIC_SLOPE
+    new = np.arange(new_size)
+    position = (new + 0.5) * step - 0.5
+    low = np.floor(position).astype(int)
+    matrix = np.zeros((new_size, old_size))
     for tap in range(-1, 3):
-        d = np.abs(place - (low + tap))
+        d = np.abs(position - (low + tap))
         near = ((a + 2) * d - (a + 3)) * d * d + 1
-        share = np.where(d <= 1, near, ((d - 5) * d + 8) * d * a - 4 * a)
-        np.add.at(matrix, (np.arange(want), np.clip(low + tap, 0, have - 1)), share)
+        far = ((d - 5) * d + 8) * d * a - 4 * a
+        weight = np.where(d <= 1, near, far)
+        np.add.at(matrix, (new, np.clip(low + tap, 0, old_size - 1)), weight)
     return matrix.astype(np.float32)

@@ -1,4 +1,6 @@
-"""DINOv2's vision transformer, which also takes coarse depth and normals where asked."""
+"""DINOv2's vision transformer, which can also read a coarse depth map and coarse normals."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,65 +18,81 @@ from urgt_jax.models.layers import (
 from urgt_jax.models.resize import resize_cubic
 
 EPS = 1e-6
-OFFSET = 0.1  # what DINOv2 adds to the wanted number of tokens, against rounding
+POSITION_OFFSET = 0.1  # DINOv2 adds it to the number of rows and columns, against rounding
 
 
-def contrast(deviation: float, channels: int):
-    """Random filters that answer less to the mean of a token than to what varies within it."""
+def contrast_init(deviation: float, channels: int) -> Callable[..., Array]:
+    """An initialiser of filters that respond less to the mean of a token than to its contrast."""
 
     def draw(key, shape, dtype=jnp.float32):
-        kernel = deviation * jax.random.normal(
-            key, (TOKEN_SIZE * TOKEN_SIZE, channels, shape[-1]), dtype
-        )
+        _, width = shape
+        by_pixel = (TOKEN_SIZE * TOKEN_SIZE, channels, width)
+        kernel = deviation * jax.random.normal(key, by_pixel, dtype)
         return (kernel - 0.8 * kernel.mean(0)).reshape(shape)
 
     return draw
 
 
 class PatchEmbed(nnx.Module):
-    """One linear map from each 14 x 14 square of pixels to a token."""
+    """A linear layer from each square of 14 x 14 pixels to a token."""
 
-    def __init__(self, channels: int, width: int, init, dtype, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, deviation: float, dtype, rngs: nnx.Rngs):
         self.proj = nnx.Linear(
-            TOKEN_SIZE * TOKEN_SIZE * channels, width, kernel_init=init, dtype=dtype, rngs=rngs
+            TOKEN_SIZE * TOKEN_SIZE * channels,
+            width,
+            kernel_init=contrast_init(deviation, channels),
+            dtype=dtype,
+            rngs=rngs,
         )
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         b, h, w, c = x.shape
-        squares = x.reshape(
-            b, h // TOKEN_SIZE, TOKEN_SIZE, w // TOKEN_SIZE, TOKEN_SIZE, c
-        ).swapaxes(2, 3)
-        return self.proj(squares.reshape(b, -1, TOKEN_SIZE * TOKEN_SIZE * c))
+        rows = h // TOKEN_SIZE
+        cols = w // TOKEN_SIZE
+        squares = x.reshape(b, rows, TOKEN_SIZE, cols, TOKEN_SIZE, c).swapaxes(2, 3)
+        return self.proj(squares.reshape(b, rows * cols, TOKEN_SIZE * TOKEN_SIZE * c))
 
 
 class VisionTransformer(nnx.Module):
-    """Class token, registers and patch tokens of pictures, after any of its blocks."""
+    """Images to tokens: a class token, registers and one token for each 14 x 14 pixels."""
 
-    def __init__(self, c: Vit, dtype, rngs: nnx.Rngs, *, priors: bool = False, remat: str = "none"):
-        side = c.pretrain_size // TOKEN_SIZE
+    def __init__(
+        self, config: Vit, dtype, rngs: nnx.Rngs, *, priors: bool = False, remat: str = "none"
+    ):
+        width = config.width
+        side = config.pretrain_size // TOKEN_SIZE
         normal = nnx.initializers.normal(0.02)
-        self.image = PatchEmbed(3, c.width, contrast(0.02, 3), dtype, rngs)
-        self.depth = PatchEmbed(1, c.width, contrast(1.0, 1), dtype, rngs) if priors else None
-        self.normal = PatchEmbed(3, c.width, contrast(0.1, 3), dtype, rngs) if priors else None
-        self.cls = nnx.Param(normal(rngs.params(), (1, 1, c.width)))
-        self.registers = (
-            nnx.Param(normal(rngs.params(), (1, c.registers, c.width))) if c.registers else None
-        )
-        self.positions = nnx.Param(normal(rngs.params(), (1, 1 + side * side, c.width)))
+        self.image = PatchEmbed(3, width, 0.02, dtype, rngs)
+        self.depth = PatchEmbed(1, width, 1.0, dtype, rngs) if priors else None
+        self.normal = PatchEmbed(3, width, 0.1, dtype, rngs) if priors else None
+        self.cls = nnx.Param(normal(rngs.params(), (1, 1, width)))
+        if config.registers:
+            self.registers = nnx.Param(normal(rngs.params(), (1, config.registers, width)))
+        else:
+            self.registers = None
+        self.positions = nnx.Param(normal(rngs.params(), (1, 1 + side * side, width)))
 
-        def make(r):
+        def build_block(rngs):
             return Block(
-                c.width, c.num_heads, ffn=c.ffn, eps=EPS, qk_norm=False, scale=c.layer_scale, dtype=dtype,
-                rngs=r,
-            )  # fmt: skip
+                width,
+                config.num_heads,
+                ffn=config.ffn,
+                eps=EPS,
+                qk_norm=False,
+                layer_scale=config.layer_scale,
+                dtype=dtype,
+                rngs=rngs,
+            )
 
-        self.blocks = stack_blocks(c.depth, rngs, make)
-        self.norm = Norm(c.width, EPS, rngs)
-        self.config, self.remat, self.dtype = c, remat, dtype
+        self.blocks = stack_blocks(config.depth, rngs, build_block)
+        self.norm = Norm(width, EPS, rngs)
+        self.config = config
+        self.remat = remat
+        self.dtype = dtype
 
     @property
-    def special(self) -> int:
-        """Tokens before those of the patches."""
+    def special_tokens(self) -> int:
+        """The number of tokens before those of the image."""
         return 1 + self.config.registers
 
     def embed(
@@ -83,30 +101,33 @@ class VisionTransformer(nnx.Module):
         depth: Float[Array, "B H W"] | None = None,
         normal: Float[Array, "B H W 3"] | None = None,
     ) -> Float[Array, "B N D"]:
-        """Tokens before the first block, priors added before positions."""
+        """All tokens before the first block. Priors are added before the position embedding."""
         b, h, w, _ = image.shape
+        width = self.config.width
         tokens = self.image(image)
         if depth is not None:
             tokens = tokens + self.depth(depth[..., None])
         if normal is not None:
             tokens = tokens + self.normal(normal)
-        cls, grid = self.places(h // TOKEN_SIZE, w // TOKEN_SIZE)
-        every = lambda x: jnp.broadcast_to(x, (b, *x.shape[1:]))  # noqa: E731
-        parts = [every(self.cls[...] + cls)]
-        if self.registers is not None:
-            parts.append(every(self.registers[...]))  # they have no position
-        return jnp.concatenate([*parts, tokens + grid], 1).astype(self.dtype)
+        cls_position, positions = self.position_embedding(h // TOKEN_SIZE, w // TOKEN_SIZE)
+        parts = [jnp.broadcast_to(self.cls[...] + cls_position, (b, 1, width))]
+        if self.registers is not None:  # they have no position
+            shape = (b, self.config.registers, width)
+            parts.append(jnp.broadcast_to(self.registers[...], shape))
+        parts.append(tokens + positions)
+        return jnp.concatenate(parts, 1).astype(self.dtype)
 
-    def layers(
-        self, tokens: Float[Array, "B N D"], which: tuple[int, ...]
+    def intermediate_layers(
+        self, tokens: Float[Array, "B N D"], layers: tuple[int, ...]
     ) -> list[Float[Array, "B N D"]]:
-        """Tokens after some of the blocks, counted from 0, not normed."""
+        """Tokens after some of the blocks, which count from 0, without the last norm."""
 
-        def body(x, block):
+        def run_block(x, block):
             x = block(x)
             return x, x
 
-        return select_blocks(run_blocks(self.blocks, tokens, body, which, self.remat), which)
+        outputs = run_blocks(self.blocks, tokens, run_block, layers, self.remat)
+        return select_blocks(outputs, layers)
 
     def __call__(
         self,
@@ -114,21 +135,26 @@ class VisionTransformer(nnx.Module):
         depth: Float[Array, "B H W"] | None = None,
         normal: Float[Array, "B H W 3"] | None = None,
     ) -> Float[Array, "B N D"]:
-        """Normed tokens of the patches after the last block."""
-        (last,) = self.layers(self.embed(image, depth, normal), (self.config.depth - 1,))
-        return self.norm(last)[:, self.special :]
+        """Normed tokens of the image after the last block."""
+        tokens = self.embed(image, depth, normal)
+        (tokens,) = self.intermediate_layers(tokens, (self.config.depth - 1,))
+        return self.norm(tokens)[:, self.special_tokens :]
 
-    def places(self, rows: int, cols: int) -> tuple[Float[Array, "1 1 D"], Float[Array, "1 N D"]]:
-        """The position embedding of the class token and, resampled, of rows x cols tokens."""
-        cls, grid = self.positions[...][:, :1], self.positions[...][:, 1:]
+    def position_embedding(
+        self, rows: int, cols: int
+    ) -> tuple[Float[Array, "1 1 D"], Float[Array, "1 N D"]]:
+        """The position embedding of the class token and of rows x cols tokens, resampled."""
+        cls_position = self.positions[...][:, :1]
+        positions = self.positions[...][:, 1:]
         side = self.config.pretrain_size // TOKEN_SIZE
         if (rows, cols) == (side, side):
-            return cls, grid
-        square = grid.reshape(1, side, side, -1)
+            return cls_position, positions
+        width = self.config.width
+        square = positions.reshape(1, side, side, width)
         if self.config.position_resampling == "antialias":
-            # torch's antialiased bicubic has JAX's coefficient, a = -0.5.
-            resized = jax.image.resize(square, (1, rows, cols, square.shape[-1]), "cubic")
+            # torch's antialiased bicubic kernel has the same coefficient as JAX's, a = -0.5.
+            resized = jax.image.resize(square, (1, rows, cols, width), "cubic")
         else:
-            steps = side / (rows + OFFSET), side / (cols + OFFSET)
+            steps = side / (rows + POSITION_OFFSET), side / (cols + POSITION_OFFSET)
             resized = resize_cubic(square, rows, cols, steps)
-        return cls, resized.reshape(1, rows * cols, -1)
+        return cls_position, resized.reshape(1, rows * cols, width)

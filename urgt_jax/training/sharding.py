@@ -274,7 +274,8 @@ class MeshPlacement(Placement):
         q: Float[Array, "B N H D"],
         k: Float[Array, "B N H D"],
         v: Float[Array, "B N H D"],
-        *owners: Int[Array, "B N"],
+        owner: Int[Array, "B N"] | None = None,
+        *,
         across: bool,
     ) -> Float[Array, "B N H D"]:
         """Attention; across patches every device computes some heads over all tokens.
@@ -283,7 +284,7 @@ class MeshPlacement(Placement):
         its queries.
         """
         if not across or self.patch_shards == 1:
-            arrays = (q, k, v, *owners)
+            arrays = [q, k, v] if owner is None else [q, k, v, owner]
             spec = PartitionSpec((*IMAGE_AXES, "patch"))
             return self._shard_map(kernel, (spec,) * len(arrays), spec, self.mesh)(*arrays)
         mesh = self._head_mesh(q.shape[2])
