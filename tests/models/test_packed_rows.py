@@ -106,10 +106,12 @@ def test_attend_passes_no_gradient_to_another_owner(micro, row):
     assert (np.abs(found)[:, own].max((2, 3)) > 0).all()
 
 
-@pytest.mark.parametrize("kernel", ["DENSE", "BY_CHUNK", "BY_HEAD", "SPLASH"])
+@pytest.mark.parametrize("kernel", ["DENSE", "BLOCKWISE", "BLOCKWISE_BY_HEAD", "SPLASH"])
 def test_every_attention_kernel_keeps_owners_apart(monkeypatch, kernel):
-    for name, value in {"QUERY_CHUNK": 64, "BLOCKS": (128,), "INTERPRET": True, "FUSED": 0}.items():
-        monkeypatch.setattr(attention, name, value)
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 64)
+    monkeypatch.setattr(attention, "SPLASH_BLOCKS", (128,))
+    monkeypatch.setattr(attention, "INTERPRET_SPLASH", True)
+    monkeypatch.setattr(attention, "MAX_FUSED_BLOCKS", 0)
     rng = np.random.default_rng(0)
     q, k, v, gradient = rng.standard_normal((4, 2, 150, 1, 64)).astype(np.float32)
     owner = np.stack([np.repeat([0, 1, 2], [40, 60, 50]), np.repeat([0, 1], [130, 20])])
@@ -142,6 +144,6 @@ def _one_by_one(q, k, v, gradient, owner) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
 def test_kernel_name_avoids_cudnn_for_packed_rows(monkeypatch, platform):
-    monkeypatch.setattr(attention, "_cudnn_is_here", lambda: True)
+    monkeypatch.setattr(attention, "_has_cudnn_attention", lambda: True)
     name = attention.kernel_name(platform, "bfloat16", 64, 16 * 1374, packed=True)
     assert name == {"cpu": "blockwise", "tpu": "splash", "cuda": "blockwise"}[platform]

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from urgt_jax.config import TOKEN_SIZE, Vit, check_layers, check_positive
-from urgt_jax.images.resize import resize_corners, resize_cubic
+from urgt_jax.images.resize import resize_cubic
 from urgt_jax.models import imagenet
 from urgt_jax.models.dpt import DPT
 from urgt_jax.models.vit import VisionTransformer
@@ -75,13 +75,6 @@ def prepare(image: UInt8[np.ndarray, "H W 3"], size: int) -> Float[np.ndarray, "
     height, width = input_size(image.shape[0], image.shape[1], size)
     small = resize_cubic(image / 255.0, height, width)
     return ((small - imagenet.MEAN) / imagenet.STD)[None].astype(np.float32)
-
-
-def finish(
-    disparity: Float[np.ndarray, "1 h w"], height: int, width: int
-) -> Float[np.ndarray, "H W"]:
-    """The network's output at the size of the image."""
-    return resize_corners(disparity[0], height, width)
 
 
 def build(config: DepthAnythingConfig, seed: int) -> DepthAnything:

@@ -6,7 +6,7 @@ Line numbers such as (:548) refer to the released code's
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,8 @@ from jaxtyping import Array, Float, UInt8
 
 from urgt_jax.config import TOKEN_SIZE, Vit, check_positive
 from urgt_jax.errors import require
-<<<<<<< HEAD
-from urgt_jax.images.resize import resize_corners, resize_linear
-=======
-from urgt_jax.images.resize import resize_corners, resize_linear_u8
+from urgt_jax.images.resize import resize_linear
 from urgt_jax.models import imagenet
->>>>>>> db9db5c (Models in plain steps: attention, layers, DPT, refiner, vision transformer, FLOPs, prior networks; the programs are the same)
 from urgt_jax.models.convolution import Conv
 from urgt_jax.models.dpt import ConvTranspose, Residual
 from urgt_jax.models.layers import Norm, linear
@@ -385,31 +381,13 @@ class Metric3D(nnx.Module):
         return depth, confidence, normalise(flow[..., 2:])
 
 
-class InputWindow(NamedTuple):
-    """The window of the network's input that an image fills, pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
 def prepare(
     image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
-) -> tuple[Float[np.ndarray, "1 h w 3"], InputWindow]:
-<<<<<<< HEAD
-    """The picture resized to fit into `process` pixels, with a border, and normalised."""
-    h, w, _ = image.shape
-    scale = min(process[0] / h, process[1] / w)
-    # Truncated, so that rounding of the product leaves 615 rows of 616 at some heights (289, 559).
-    height, width = int(h * scale), int(w * scale)
-    top, left = (process[0] - height) // 2, (process[1] - width) // 2
-    canvas = np.empty((*process, 3), np.uint8)
-    canvas[:] = np.rint(MEAN)  # the border is a byte too, and so not quite 0 when normalised
-    canvas[top : top + height, left : left + width] = resize_linear(image, height, width)
-    return ((canvas.astype(np.float32) - MEAN) / STD)[None], InputWindow(top, left, height, width)
-=======
-    """The image resized to fit into `size` (height, width), with a border, and normalised."""
+) -> tuple[Float[np.ndarray, "1 h w 3"], tuple[slice, slice]]:
+    """The image resized to fit into `size` (height, width), with a border, and normalised.
+
+    With it come the rows and columns that the image fills.
+    """
     scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
     # Truncated as in the released code: at some heights (289, 559) the product rounds down, and
     # 615 of 616 rows are used.
@@ -417,21 +395,12 @@ def prepare(
     width = int(image.shape[1] * scale)
     top = (size[0] - height) // 2
     left = (size[1] - width) // 2
+    window = slice(top, top + height), slice(left, left + width)
     canvas = np.empty((*size, 3), np.uint8)
     canvas[:] = np.rint(MEAN)  # the border has bytes too, so it is not quite 0 when normalised
-    canvas[top : top + height, left : left + width] = resize_linear_u8(image, height, width)
+    canvas[window] = resize_linear(image, height, width)
     normalised = (canvas.astype(np.float32) - MEAN) / STD
-    return normalised[None], InputWindow(top, left, height, width)
->>>>>>> db9db5c (Models in plain steps: attention, layers, DPT, refiner, vision transformer, FLOPs, prior networks; the programs are the same)
-
-
-def finish(
-    normal: Float[np.ndarray, "1 h w 4"], window: InputWindow, size: tuple[int, int]
-) -> Float[np.ndarray, "H W 3"]:
-    """The normals at the size of the image; resampling leaves them not quite of unit length."""
-    rows = slice(window.top, window.top + window.height)
-    cols = slice(window.left, window.left + window.width)
-    return resize_corners(normal[0, rows, cols, :3], size[0], size[1])
+    return normalised[None], window
 
 
 def build(config: Metric3DConfig, seed: int) -> Metric3D:

@@ -120,8 +120,8 @@ class NormalNetwork(PriorNetwork):
 
     def prepare(self, image: UInt8[np.ndarray, "H W 3"]) -> NetworkInput:
         """The image fitted into the network's input, with a border, and normalised."""
-        padded, (top, left, height, width) = metric3d.prepare(image, self.config.input_size)
-        return NetworkInput(padded, (slice(top, top + height), slice(left, left + width)))
+        padded, window = metric3d.prepare(image, self.config.input_size)
+        return NetworkInput(padded, window)
 
     def select(self, outputs: tuple[jax.Array, ...]) -> Float[jax.Array, "B h w 3"]:
         """The normals among depth, confidence, and normals with their concentration."""
