@@ -1,4 +1,4 @@
-"""Weights drawn from a seed and their official names, so that fixtures need not hold them."""
+"""Official weights drawn from a seed and their names, so that golden files need not hold them."""
 
 import json
 import math
@@ -8,17 +8,23 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TOKENS = ("cls_token", "pos_embed", "register_tokens", "mask_token", "camera_token",
-          "register_token")  # fmt: skip
-# Transposed convolutions, whose first axis counts inputs.
+TOKENS = (
+    "cls_token",
+    "pos_embed",
+    "register_tokens",
+    "mask_token",
+    "camera_token",
+    "register_token",
+)
+# Transposed convolutions, whose first axis counts input channels.
 TRANSPOSED = ("read_1.sample.", "resize_layers.0.", "resize_layers.1.")
 
 
 def draw(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """One official tensor: kernels of unit gain, scales about 1, small biases."""
+    """An official tensor: kernels of unit gain, scales near 1, and small biases."""
     key = key.replace(".norm3.", ".downsample.1.")  # two names of one tensor
-    normal = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    z = normal.standard_normal(shape, dtype=np.float32)
+    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+    z = rng.standard_normal(shape, dtype=np.float32)
     leaf = key.rsplit(".", 1)[-1]
     if leaf in TOKENS:
         return 0.5 * z
@@ -28,25 +34,33 @@ def draw(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return 0.1 * z
     if len(shape) == 1:
         return 1.0 + 0.2 * z
-    transposed = len(shape) == 4 and any(t in key for t in TRANSPOSED)
-    inputs = shape[0] if transposed else math.prod(shape[1:])
+    if len(shape) == 4 and any(part in key for part in TRANSPOSED):
+        inputs = shape[0]
+    else:
+        inputs = math.prod(shape[1:])
     return z * np.float32(1.0 / np.sqrt(inputs))
 
 
-def state(fixture, model: str = "") -> dict[str, np.ndarray]:
-    """The official state dict of a fixture: drawn, except for what it holds under `sd/`."""
-    recipe = json.loads(str(fixture[f"{model}recipe"]))
-    made = {}
+def state(golden, model: str = "") -> dict[str, np.ndarray]:
+    """The official state dict of a golden file: drawn, except for what the file holds in `sd/`.
+
+    `model` is the prefix of one of several models in the file.
+    """
+    recipe = json.loads(str(golden[f"{model}recipe"]))
+    tensors = {}
     for key, shape in recipe["shapes"].items():
-        kept = f"{model}sd/{key}"
-        changed = kept in fixture.files
-        made[key] = fixture[kept] if changed else draw(key, tuple(shape), recipe["seed"])
-    total = [sum(float(f(v).sum(dtype=np.float64)) for v in made.values()) for f in (np.array, abs)]
+        stored = f"{model}sd/{key}"
+        if stored in golden.files:
+            tensors[key] = golden[stored]
+        else:
+            tensors[key] = draw(key, tuple(shape), recipe["seed"])
     # Another numpy may draw other numbers; then parity would fail in confusing ways.
-    np.testing.assert_allclose(total, fixture[f"{model}checksum"], rtol=1e-9)
-    return made
+    total = sum(float(x.sum(dtype=np.float64)) for x in tensors.values())
+    total_magnitude = sum(float(np.abs(x).sum(dtype=np.float64)) for x in tensors.values())
+    np.testing.assert_allclose([total, total_magnitude], golden[f"{model}checksum"], rtol=1e-9)
+    return tensors
 
 
-def settings(fixture) -> dict:
-    """The sizes with which the released code made a fixture, under its own names."""
-    return json.loads(str(fixture["config"]))
+def settings(golden) -> dict:
+    """The sizes that the released code was run with, under its own names."""
+    return json.loads(str(golden["config"]))
