@@ -1,8 +1,9 @@
-"""Packed rows: attention and gradients of blocks in one row equal those of each block alone."""
+"""Packed rows: a block of patches in a row with others is treated as it is alone."""
 
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,41 +14,43 @@ from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params, build_with_params
 
-PAIRS = ("camera", "registers", "within_patch", "across_patches")  # parameters that attention uses
+# The parameters that `attend` uses.
+ATTEND_PARAMS = ("camera", "registers", "within_patch", "across_patches")
 
 
 @cache
-def _layers(model: Model):
-    """(params, tokens, positions, owner) -> the layers that heads read."""
+def jit_attend(model: Model):
+    """(params, tokens, positions, owner) -> the layers that the DPT heads read."""
 
-    def run(params, tokens, positions, owner=None):
+    def attend(params, tokens, positions, owner=None):
         return build_with_params(model, params).attend(tokens, positions, owner=owner)
 
-    return jax.jit(run)
+    return jax.jit(attend)
 
 
 @cache
-def _gradients(model: Model):
-    """(params, tokens, positions, weights, owner) -> gradients of the layers' weighted sum.
+def jit_gradients(model: Model):
+    """(params, tokens, positions, weights, owner) -> gradients of parameters and tokens.
 
-    They are those in the parameters of the pairs, and in the tokens.
+    They are those of the layers' sum, weighted.
     """
 
-    def run(params, tokens, positions, weights, owner=None):
-        pairs = {name: params[name] for name in PAIRS}
+    def loss(used, tokens, params, positions, weights, owner):
+        layers = jit_attend(model)(params | used, tokens, positions, owner)
+        return (layers * weights).sum()
 
-        def total(pairs, tokens):
-            return (_layers(model)(params | pairs, tokens, positions, owner) * weights).sum()
+    def gradients(params, tokens, positions, weights, owner=None):
+        used = {name: params[name] for name in ATTEND_PARAMS}
+        return jax.grad(loss, (0, 1))(used, tokens, params, positions, weights, owner)
 
-        return jax.grad(total, (0, 1))(pairs, tokens)
-
-    return jax.jit(run)
+    return jax.jit(gradients)
 
 
 @pytest.fixture(scope="module")
 def row(micro):
     """A row of blocks of two sides: parameters, tokens, positions, weights and owners."""
-    model, rng = micro.model, np.random.default_rng(0)
+    model = micro.model
+    rng = np.random.default_rng(0)
 
     def draw(*shape):
         return rng.standard_normal(shape).astype(np.float32)
@@ -58,39 +61,49 @@ def row(micro):
     kept = len(kept_blocks(model.dpt_layers))
     weights = draw(kept, 1, 16, tokens_per_patch(model), 2 * model.width)
     params = jax.tree.map(lambda x: 0.3 * draw(*x.shape), abstract_params(model))
-    return params, draw(1, 16, count, model.width), positions, weights, owner
+    tokens = draw(1, 16, count, model.width)
+    return params, tokens, positions, weights, owner
+
+
+def patches_by_owner(owner: np.ndarray) -> list[np.ndarray]:
+    """The patches [P] of each owner of a row, as masks."""
+    return [owner[0] == number for number in range(owner.max() + 1)]
+
+
+def assert_equal_up_to_rounding(a, b) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1))
 
 
 def test_attend_gives_a_packed_row_the_tokens_of_its_blocks_alone(micro, row):
     params, tokens, positions, _, owner = row
-    run = _layers(micro.model)
-    layers = run(params, tokens, positions, owner)
-    for own in (owner[0] == number for number in range(owner.max() + 1)):
-        _close(layers[:, :, own], run(params, tokens[:, own], positions[:, own]))
+    attend = jit_attend(micro.model)
+    layers = attend(params, tokens, positions, owner)
+    for own in patches_by_owner(owner):
+        alone = attend(params, tokens[:, own], positions[:, own])
+        assert_equal_up_to_rounding(layers[:, :, own], alone)
 
 
 @pytest.mark.slow
 def test_attend_gives_a_packed_row_the_gradients_of_its_blocks_alone(micro, row):
     params, tokens, positions, weights, owner = row
-    run = _gradients(micro.model)
-    of_params, of_tokens = run(params, tokens, positions, weights, owner)
-    sums = jax.tree.map(np.zeros_like, of_params)
-    for own in (owner[0] == number for number in range(owner.max() + 1)):
-        found = run(params, tokens[:, own], positions[:, own], weights[:, :, own])
-        _close(of_tokens[:, own], found[1])
-        sums = jax.tree.map(np.add, sums, found[0])
-    jax.tree.map(_close, of_params, sums)
-
-
-def _close(a, b) -> None:
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1))
+    gradients = jit_gradients(micro.model)
+    params_gradient, tokens_gradient = gradients(params, tokens, positions, weights, owner)
+    total = jax.tree.map(np.zeros_like, params_gradient)
+    for own in patches_by_owner(owner):
+        params_alone, tokens_alone = gradients(
+            params, tokens[:, own], positions[:, own], weights[:, :, own]
+        )
+        assert_equal_up_to_rounding(tokens_gradient[:, own], tokens_alone)
+        total = jax.tree.map(np.add, total, params_alone)
+    jax.tree.map(assert_equal_up_to_rounding, params_gradient, total)
 
 
 def test_attend_sees_nothing_of_another_owner(micro, row):
     params, tokens, positions, _, owner = row
     own = owner[0] == 2
-    other = np.where(own[:, None, None], tokens, tokens[:, ::-1] + 1).astype(np.float32)
-    before, after = (_layers(micro.model)(params, x, positions, owner) for x in (tokens, other))
+    changed = np.where(own[:, None, None], tokens, tokens[:, ::-1] + 1).astype(np.float32)
+    before = jit_attend(micro.model)(params, tokens, positions, owner)
+    after = jit_attend(micro.model)(params, changed, positions, owner)
     np.testing.assert_array_equal(before[:, :, own], after[:, :, own])
     assert (np.abs(before - after)[:, :, ~own].max((0, 1, 3, 4)) > 1e-3).all()
 
@@ -99,11 +112,10 @@ def test_attend_sees_nothing_of_another_owner(micro, row):
 def test_attend_passes_no_gradient_to_another_owner(micro, row):
     params, tokens, positions, weights, owner = row
     own = owner[0] == 2
-    _, found = _gradients(micro.model)(
-        params, tokens, positions, weights * own[:, None, None], owner
-    )
-    assert (np.asarray(found)[:, ~own] == 0).all()
-    assert (np.abs(found)[:, own].max((2, 3)) > 0).all()
+    own_weights = weights * own[:, None, None]
+    _, gradient = jit_gradients(micro.model)(params, tokens, positions, own_weights, owner)
+    assert (np.asarray(gradient)[:, ~own] == 0).all()
+    assert (np.abs(gradient)[:, own].max((2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize("kernel", ["DENSE", "BLOCKWISE", "BLOCKWISE_BY_HEAD", "SPLASH"])
@@ -115,35 +127,44 @@ def test_every_attention_kernel_keeps_owners_apart(monkeypatch, kernel):
     rng = np.random.default_rng(0)
     q, k, v, gradient = rng.standard_normal((4, 2, 150, 1, 64)).astype(np.float32)
     owner = np.stack([np.repeat([0, 1, 2], [40, 60, 50]), np.repeat([0, 1], [130, 20])])
+    attend = getattr(attention, kernel).attend
 
-    def all_four(q, k, v, gradient, owner):
-        attend = getattr(attention, kernel).attend
-        out, pull = jax.vjp(lambda *x: attend(*x, owner, owner), q, k, v)
-        return out, *pull(gradient)
+    @jax.jit
+    def run(q, k, v, gradient, owner):
+        output, pull_back = jax.vjp(lambda q, k, v: attend(q, k, v, owner, owner), q, k, v)
+        return output, *pull_back(gradient)
 
-    found = jax.jit(all_four)(q, k, v, gradient, owner.astype(np.int32))
-    wanted = _one_by_one(q, k, v, gradient, owner)
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def _one_by_one(q, k, v, gradient, owner) -> list[np.ndarray]:
-    """Attention of every owner's tokens and its gradients by the definition, in float64."""
-    found = np.zeros((4, *q.shape))
-    for b, number in {(row, n) for row, numbers in enumerate(owner) for n in numbers}:
-        own = owner[b] == number
-        a, c, d, g = (np.float64(x[b, own, 0]) for x in (q, k, v, gradient))
-        share = np.exp(a @ c.T * a.shape[-1] ** -0.5)
-        share /= share.sum(-1, keepdims=True)
-        of_share = g @ d.T
-        of_scores = share * (of_share - (of_share * share).sum(-1, keepdims=True))
-        of_scores *= a.shape[-1] ** -0.5
-        found[:, b, own, 0] = share @ d, of_scores @ c, of_scores.T @ a, share.T @ g
-    return list(found)
+    arrays = run(q, k, v, gradient, jnp.asarray(owner, jnp.int32))
+    wanted = attention_of_each_owner(q, k, v, gradient, owner)
+    for array, want in zip(arrays, wanted, strict=True):
+        np.testing.assert_allclose(array, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
-def test_kernel_name_avoids_cudnn_for_packed_rows(monkeypatch, platform):
+def attention_of_each_owner(q, k, v, gradient, owner) -> list[np.ndarray]:
+    """Output and gradients of q, k and v by the definition, for each owner alone, in float64."""
+    arrays = [np.zeros(q.shape) for _ in range(4)]
+    scale = q.shape[-1] ** -0.5
+    for row in range(len(owner)):
+        for number in np.unique(owner[row]):
+            own = owner[row] == number
+            own_q, own_k, own_v, own_gradient = (
+                np.float64(x[row, own, 0]) for x in (q, k, v, gradient)
+            )
+            weights = np.exp(own_q @ own_k.T * scale)
+            weights /= weights.sum(-1, keepdims=True)
+            weights_gradient = own_gradient @ own_v.T
+            mean = (weights_gradient * weights).sum(-1, keepdims=True)
+            scores_gradient = weights * (weights_gradient - mean) * scale
+            arrays[0][row, own, 0] = weights @ own_v
+            arrays[1][row, own, 0] = scores_gradient @ own_k
+            arrays[2][row, own, 0] = scores_gradient.T @ own_q
+            arrays[3][row, own, 0] = weights.T @ own_gradient
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "platform,name", [("cpu", "blockwise"), ("tpu", "splash"), ("cuda", "blockwise")]
+)
+def test_kernel_name_for_packed_rows_is_never_cudnn(monkeypatch, platform, name):
     monkeypatch.setattr(attention, "_has_cudnn_attention", lambda: True)
-    name = attention.kernel_name(platform, "bfloat16", 64, 16 * 1374, packed=True)
-    assert name == {"cpu": "blockwise", "tpu": "splash", "cuda": "blockwise"}[platform]
+    assert attention.kernel_name(platform, "bfloat16", 64, 16 * 1374, packed=True) == name
