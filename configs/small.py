@@ -1,9 +1,10 @@
-"""The small refiner (ViT-S encoder, 12 + 12 blocks) on analytic scenes, from DINOv2's weights.
+"""The small size (ViT-S encoder, 12 + 12 blocks) on analytic scenes, from the weights of DINOv2.
 
-Not yet run to its end: no figures. For an accelerator; a step takes minutes on a CPU.
+    urgt convert --download dinov2_s_reg dinov2.safetensors
+    urgt train small --workdir runs/small --init dinov2.safetensors
 
-urgt convert --download dinov2_s_reg dinov2.safetensors
-urgt train configs/small.py --workdir runs/small --init dinov2.safetensors
+For an accelerator: a step takes minutes on a CPU. It has not been run to its end, so no result is
+known.
 """
 
 from urgt_jax.config import SIZES, Config, Data, Optim

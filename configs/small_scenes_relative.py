@@ -1,9 +1,11 @@
-"""The second part of scenes-small: on from configs/small_scenes.py with errors in proportion.
+"""Part 2 of the shipped model: continues small_scenes with depth errors in proportion to the
+truth.
 
-From nothing such errors taught nothing, see docs/log.md; from there they sharpen edges. New scenes,
-and more of the larger blocks.
+    urgt train small_scenes_relative --workdir runs/small_scenes_relative
 
-urgt train configs/small_scenes_relative.py --workdir runs/small_scenes_relative
+It starts from runs/small_scenes. Such errors taught nothing from scratch (docs/log.md); from there
+they sharpen edges. The scenes are new, and more blocks are large. 8000 steps took 75 minutes on two
+CPU cores. Expected on held-out scenes: AbsRel 0.605, normals 0.75 of the coarse maps.
 """
 
 from pathlib import Path

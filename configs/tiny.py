@@ -1,6 +1,10 @@
-"""The demo: a small refiner on analytic scenes, a few minutes on two CPU cores.
+"""The demo: the tiny size (1.74 M parameters) from scratch on analytic scenes.
 
-urgt train configs/tiny.py --workdir runs/tiny
+    urgt train tiny --workdir runs/tiny
+    urgt eval --workdir runs/tiny
+
+600 steps take about five minutes on two CPU cores. Expected on 32 held-out scenes: AbsRel 0.57, the
+mean error of normals 0.77 of those of the coarse maps. The table is in README.md.
 """
 
 from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Train
