@@ -1,4 +1,4 @@
-"""Rows of the paper's tables whose methods are not built here."""
+"""Rows of the paper's tables for methods that are not implemented here."""
 
 from urgt_jax.evaluation.paper_tables import TableRow
 

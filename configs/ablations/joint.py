@@ -1,8 +1,9 @@
-"""URGT joint: depth and normals from one network.
+"""URGT joint: one network predicts depth and normals.
 
-Not yet run at full size; the paper's figures stand in `rows`.
+    urgt train ablations/joint --workdir runs/joint
 
-urgt train configs/ablations/joint.py --workdir runs/joint
+Expected (the paper's result): AbsRel 0.0291, mean normal error 18.51 degrees. Not yet run at full
+size.
 """
 
 from pathlib import Path

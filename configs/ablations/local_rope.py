@@ -1,8 +1,9 @@
-"""Positions that begin anew in every patch.
+"""Local RoPE: positions start from 0 in every patch, instead of covering the whole image.
 
-Not yet run at full size; the paper's figures stand in `rows`.
+    urgt train ablations/local_rope --workdir runs/local_rope
 
-urgt train configs/ablations/local_rope.py --workdir runs/local_rope
+Expected (the paper's result): AbsRel 0.0343, against 0.0321 of global RoPE (pure_4x4). Not yet run
+at full size.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Without the squared distance of unit normals, in joint training.
+"""Joint training without the alignment term, the squared distance of unit normals.
 
-The paper has no figures for it. Not yet run at full size.
+    urgt train ablations/no_alignment --workdir runs/no_alignment
 
-urgt train configs/ablations/no_alignment.py --workdir runs/no_alignment
+The paper publishes no result for it. Not yet run at full size.
 """
 
 from pathlib import Path

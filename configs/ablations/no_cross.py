@@ -1,8 +1,9 @@
-"""No attention across patches: every patch is on its own, 16 of them.
+"""Without attention across patches: each of the 16 patches of an image is refined on its own.
 
-Not yet run at full size; the paper's figures stand in `rows`.
+    urgt train ablations/no_cross --workdir runs/no_cross
 
-urgt train configs/ablations/no_cross.py --workdir runs/no_cross
+Expected (the paper's result): AbsRel 0.0678, against 0.05 with attention across patches
+(pure_1x1). Not yet run at full size.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Without gradient matching, in joint training.
+"""Joint training without the gradient matching term.
 
-The paper has no figures for it. Not yet run at full size.
+    urgt train ablations/no_gradient --workdir runs/no_gradient
 
-urgt train configs/ablations/no_gradient.py --workdir runs/no_gradient
+The paper publishes no result for it. Not yet run at full size.
 """
 
 from pathlib import Path

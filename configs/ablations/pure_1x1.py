@@ -1,8 +1,9 @@
 """GridMix with single patches only.
 
-Not yet run at full size; the paper's figures stand in `rows`.
+    urgt train ablations/pure_1x1 --workdir runs/pure_1x1
 
-urgt train configs/ablations/pure_1x1.py --workdir runs/pure_1x1
+Expected (the paper's result): AbsRel 0.05, against 0.0295 of the mix (separate_depth). Not yet run
+at full size.
 """
 
 from pathlib import Path

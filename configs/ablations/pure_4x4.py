@@ -1,8 +1,9 @@
-"""GridMix with whole pictures only.
+"""GridMix with whole images only: blocks of 4 x 4 patches.
 
-Not yet run at full size; the paper's figures stand in `rows`.
+    urgt train ablations/pure_4x4 --workdir runs/pure_4x4
 
-urgt train configs/ablations/pure_4x4.py --workdir runs/pure_4x4
+Expected (the paper's result): AbsRel 0.0321, against 0.0295 of the mix (separate_depth). Not yet
+run at full size.
 """
 
 from pathlib import Path

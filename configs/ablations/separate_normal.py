@@ -1,8 +1,8 @@
-"""URGT separate: a network of its own for normals.
+"""URGT separate, normals: a network that predicts normals only.
 
-Not yet run at full size; the paper's figures stand in `rows`.
+    urgt train ablations/separate_normal --workdir runs/separate_normal
 
-urgt train configs/ablations/separate_normal.py --workdir runs/separate_normal
+The paper publishes no result for it. Not yet run at full size.
 """
 
 from pathlib import Path

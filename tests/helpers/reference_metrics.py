@@ -1,157 +1,178 @@
-"""The metrics once more, in float64, plainly and slowly: what the fast ones are tested against."""
+"""The metrics once more, in float64, plain and slow: the fast ones are tested against them."""
 
 import math
 
 import numpy as np
 
 
-def depth_errors(p, g, valid):
-    p, g = p[valid].astype(float), g[valid].astype(float)
-    e = np.log(p) - np.log(g)
-    worst = np.maximum(p / g, g / p)
+def depth_errors(pred, depth, valid):
+    p = pred[valid].astype(float)
+    g = depth[valid].astype(float)
+    log_error = np.log(p) - np.log(g)
+    ratio = np.maximum(p / g, g / p)
     return {
         "abs_rel": np.mean(np.abs(p - g) / g),
         "sq_rel": np.mean((p - g) ** 2 / g),
         "rmse": np.sqrt(np.mean((p - g) ** 2)),
-        "rmse_log": np.sqrt(np.mean(e**2)),
+        "rmse_log": np.sqrt(np.mean(log_error**2)),
         "log10": np.mean(np.abs(np.log10(p) - np.log10(g))),
-        "silog": 100 * np.std(e),
-        **{f"delta{k}": np.mean(worst < 1.25**k) for k in (1, 2, 3)},
+        "silog": 100 * np.std(log_error),
+        "delta1": np.mean(ratio < 1.25),
+        "delta2": np.mean(ratio < 1.25**2),
+        "delta3": np.mean(ratio < 1.25**3),
     }
 
 
-def boundary_f1(p, g, valid):
+def boundary_f1(pred, depth, valid):
     """Steps of inverse depth to the right, left, down and up, one threshold after the other."""
-    views = [(np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])]
-    views += [(b, a) for a, b in views]
-    p, g = 1 / p.astype(float), 1 / np.where(valid, g, 1).astype(float)
+    p = 1 / pred.astype(float)
+    g = 1 / np.where(valid, depth, 1).astype(float)
+    left, right = np.s_[:, :-1], np.s_[:, 1:]
+    top, bottom = np.s_[:-1], np.s_[1:]
+    directions = [(right, left), (left, right), (bottom, top), (top, bottom)]
     thresholds = [1.05 + 0.2 * k / 9 for k in range(10)]
     total = 0.0
-    for t in thresholds:
-        precision = recall = 0.0
-        for a, b in views:
+    for threshold in thresholds:
+        precision = 0.0
+        recall = 0.0
+        for a, b in directions:
             pair = valid[a] & valid[b]
-            found, true = pair & (p[a] / p[b] > t), pair & (g[a] / g[b] > t)
-            precision += (found & true).sum() / max(found.sum(), 1) / 4
-            recall += (found & true).sum() / max(true.sum(), 1) / 4
-        if precision + recall:
-            total += t * 2 * precision * recall / (precision + recall)
+            predicted = pair & (p[a] / p[b] > threshold)
+            true = pair & (g[a] / g[b] > threshold)
+            both = (predicted & true).sum()
+            precision += both / max(predicted.sum(), 1) / 4
+            recall += both / max(true.sum(), 1) / 4
+        if precision + recall > 0:
+            total += threshold * 2 * precision * recall / (precision + recall)
     return total / sum(thresholds)
 
 
-def soft_edge_error(p, g, valid, stereo):
-    h, w = g.shape
+def soft_edge_error(pred, depth, valid, stereo):
+    height, width = depth.shape
     errors = []
-    for y in range(h):
-        for x in range(w):
-            around = [
-                (dy, dx)
-                for dy in (-1, 0, 1)
-                for dx in (-1, 0, 1)
-                if 0 <= y + dy < h and 0 <= x + dx < w and g[y + dy, x + dx] > 0
-            ]
-            steps = [
-                abs(stereo / g[y + dy, x + dx] - stereo / g[y, x])
-                for dy, dx in around
-                if abs(dy) + abs(dx) == 1 and valid[y, x]
-            ]
-            if valid[y, x] and max(steps, default=0) > 1:
-                errors.append(min(abs(float(g[y + dy, x + dx]) - p[y, x]) for dy, dx in around))
+    for y in range(height):
+        for x in range(width):
+            if not valid[y, x]:
+                continue
+            nearest = math.inf
+            largest_step = 0.0
+            for dy in (-1, 0, 1):
+                for dx in (-1, 0, 1):
+                    inside = 0 <= y + dy < height and 0 <= x + dx < width
+                    if not inside or depth[y + dy, x + dx] <= 0:
+                        continue
+                    other = float(depth[y + dy, x + dx])
+                    nearest = min(nearest, abs(other - pred[y, x]))
+                    if abs(dy) + abs(dx) == 1:
+                        step = abs(stereo / other - stereo / depth[y, x])
+                        largest_step = max(largest_step, step)
+            if largest_step > 1:
+                errors.append(nearest)
     return np.mean(errors) if errors else 0.0
 
 
-def seams(p, g, valid, grid):
-    across, elsewhere = [], []
-    h, w = g.shape
-    for y in range(h):
-        for x in range(w):
-            for yy, xx in ((y + 1, x), (y, x + 1)):
-                if yy < h and xx < w and valid[y, x] and valid[yy, xx]:
-                    step = math.log(p[yy, xx] / p[y, x]) - math.log(g[yy, xx] / g[y, x])
-                    here = any(
-                        (top <= y < top + grid.patch[0]) != (top <= yy < top + grid.patch[0])
-                        or (left <= x < left + grid.patch[1]) != (left <= xx < left + grid.patch[1])
-                        for top, left in grid.origins
-                    )
-                    (across if here else elsewhere).append(abs(step))
-    return {"seam": np.mean(across), "seam_elsewhere": np.mean(elsewhere)}
+def seams(pred, depth, valid, grid):
+    height, width = depth.shape
+    patch_height, patch_width = grid.patch
+    on_border = []
+    elsewhere = []
+    for y in range(height):
+        for x in range(width):
+            for y2, x2 in ((y + 1, x), (y, x + 1)):
+                if y2 == height or x2 == width or not (valid[y, x] and valid[y2, x2]):
+                    continue
+                pred_step = math.log(pred[y2, x2] / pred[y, x])
+                true_step = math.log(depth[y2, x2] / depth[y, x])
+                crosses = False
+                for top, left in grid.origins:
+                    rows = range(top, top + patch_height)
+                    columns = range(left, left + patch_width)
+                    if (y in rows) != (y2 in rows) or (x in columns) != (x2 in columns):
+                        crosses = True
+                errors = on_border if crosses else elsewhere
+                errors.append(abs(pred_step - true_step))
+    return {"seam": np.mean(on_border), "seam_elsewhere": np.mean(elsewhere)}
 
 
 def pseudo_normals(depth, valid, intrinsics, reach=2, gate=0.05):
-    """A plane through the 1/depth of each window by least squares, 0 where under 5 points lie."""
-    h, w = depth.shape
+    """A plane through the 1/depth of each window by least squares, 0 with fewer than 5 points."""
+    height, width = depth.shape
     fx, fy, cx, cy = map(float, intrinsics)
-    found = np.zeros((h, w, 3))
-    for y in range(h):
-        for x in range(w):
+    normals = np.zeros((height, width, 3))
+    for y in range(height):
+        for x in range(width):
             if not valid[y, x]:
                 continue
             z = 1 / float(depth[y, x])
-            rows = [
-                (xx + 0.5, yy + 0.5, 1.0, 1 / float(depth[yy, xx]))
-                for yy in range(max(y - reach, 0), min(y + reach + 1, h))
-                for xx in range(max(x - reach, 0), min(x + reach + 1, w))
-                if valid[yy, xx] and abs(1 / float(depth[yy, xx]) - z) <= gate / depth[yy, xx]
-            ]
-            points = np.array(rows)
+            points = []
+            for y2 in range(max(y - reach, 0), min(y + reach + 1, height)):
+                for x2 in range(max(x - reach, 0), min(x + reach + 1, width)):
+                    if not valid[y2, x2]:
+                        continue
+                    z2 = 1 / float(depth[y2, x2])
+                    if abs(z2 - z) <= gate / depth[y2, x2]:
+                        points.append((x2 + 0.5, y2 + 0.5, 1.0, z2))
+            points = np.array(points)
             if len(points) < 5 or np.linalg.matrix_rank(points[:, :3]) < 3:
                 continue
             a, b, c = np.linalg.lstsq(points[:, :3], points[:, 3], rcond=None)[0]
-            m = np.array([fx * a, fy * b, c + a * cx + b * cy])
-            found[y, x] = -m / np.linalg.norm(m)
-    return found
+            plane = np.array([fx * a, fy * b, c + a * cx + b * cy])
+            normals[y, x] = -plane / np.linalg.norm(plane)
+    return normals
 
 
 def angles(a, b, known):
-    a, b = a[known].astype(float), b[known].astype(float)
+    """Degrees between known vectors."""
+    a = a[known].astype(float)
+    b = b[known].astype(float)
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def normal_scores(degrees):
-    return {
+    scores = {
         "mean": np.mean(degrees),
         "median": np.median(degrees),
         "rmse": np.sqrt(np.mean(degrees**2)),
-        **{f"below_{t:g}": 100 * np.mean(degrees < t) for t in (5, 7.5, 11.25, 22.5, 30)},
     }
+    for threshold in (5, 7.5, 11.25, 22.5, 30):
+        scores[f"below_{threshold:g}"] = 100 * np.mean(degrees < threshold)
+    return scores
 
 
-def d3r(p, g, valid, points, pairs):
+def d3r(pred, depth, valid, points, pairs):
     def order(a, b, ratio):
-        return 1 if a / b > ratio else -1 if a / b < 1 / ratio else 0
+        if a / b > ratio:
+            return 1
+        if a / b < 1 / ratio:
+            return -1
+        return 0
 
     errors = []
     for i, j in pairs:
-        a, b = tuple(points[i]), tuple(points[j])
-        if valid[a] and valid[b] and order(g[a], g[b], 1.1):
-            errors.append(abs(order(g[a], g[b], 1.01) - order(p[a], p[b], 1.01)))
+        a = tuple(points[i])
+        b = tuple(points[j])
+        if valid[a] and valid[b] and order(depth[a], depth[b], 1.1) != 0:
+            errors.append(abs(order(depth[a], depth[b], 1.01) - order(pred[a], pred[b], 1.01)))
     return np.mean(errors) if errors else math.nan
 
 
-def consistency(patches, windows, most):
-    """Every pixel of every window that the window to the left or above sees too."""
-    (h, w), columns, differences = windows.patch, len(windows.lefts), []
+def consistency(patches, windows, max_value):
+    """Differences at every pixel that a window shares with the one to its left or above it."""
+    height, width = windows.patch
+    columns = len(windows.lefts)
+    differences = []
     for k in range(windows.count):
-        before = [k - 1] * (k % columns > 0) + [k - columns] * (k >= columns)
-        for other in before:
+        neighbours = []
+        if k % columns > 0:
+            neighbours.append(k - 1)
+        if k >= columns:
+            neighbours.append(k - columns)
+        for other in neighbours:
             dy, dx = windows.origins[k] - windows.origins[other]
-            for y in range(h - dy):
-                for x in range(w - dx):
-                    a, b = patches[k, y, x], patches[other, y + dy, x + dx]
-                    differences.append(abs(min(a, most) - min(b, most)))
+            for y in range(height - dy):
+                for x in range(width - dx):
+                    a = min(patches[k, y, x], max_value)
+                    b = min(patches[other, y + dy, x + dx], max_value)
+                    differences.append(abs(a - b))
     return np.mean(differences)
-
-
-def pieces(mask):
-    """How many pieces a mask is in, counted by flooding one after the other."""
-    left, count = {tuple(at) for at in np.argwhere(mask)}, 0
-    while left:
-        count, wet = count + 1, [left.pop()]
-        while wet:
-            y, x = wet.pop()
-            for at in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
-                if at in left:
-                    left.remove(at)
-                    wet.append(at)
-    return count
