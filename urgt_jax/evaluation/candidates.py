@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -38,6 +38,7 @@ class Candidate(NamedTuple):
     patches: WindowDepths | None = None
 
 
+@runtime_checkable
 class CandidateSource(Protocol):
     """Provides the candidates of each image."""
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from urgt_jax.evaluation.metrics import tiled
 from urgt_jax.evaluation.metrics.d3r import d3r
@@ -155,7 +155,7 @@ def soft_edges(
 
 def edge_codes(
     p: Float[Array, "H W"], g: Float[Array, "H W"], valid: Bool[Array, "H W"], axis: int
-) -> Int[Array, "h w"]:
+) -> UInt[Array, "h w"]:
     """The true and the predicted edge level from each pixel to the next one, as one number."""
     here = (slice(1, -1), slice(1, -1))
     after = (slice(2, None), slice(1, -1)) if axis == 0 else (slice(1, -1), slice(2, None))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -32,8 +32,8 @@ class GroundTruth(NamedTuple):
 class DepthProtocol:
     """How predicted depth is compared with the ground truth; printed with every score."""
 
-    kind: Literal["depth", "disparity"]  # unit of predictions: metres, or relative 1/depth
-    align: Literal["none", "disparity"]  # none, or least squares of disparity to 1/depth
+    kind: str  # unit of predictions: "depth" (metres) or "disparity" (relative 1/depth)
+    align: str  # "none", or "disparity" for least squares of disparity to 1/depth
     max_depth: float = 80.0  # metres
     min_depth: float = MIN_DEPTH  # metres
 

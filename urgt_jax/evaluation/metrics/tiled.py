@@ -16,7 +16,7 @@ Region = tuple[slice, slice]  # rows and columns of an image
 def scan(
     program: Callable[..., dict[str, jax.Array]],
     maps: Sequence[np.ndarray],
-    numbers: Sequence[float] = (),
+    numbers: Sequence[float] | np.ndarray = (),
     *,
     halo: int = 0,
     tile: Size = TILE,
