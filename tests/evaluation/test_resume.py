@@ -1,4 +1,4 @@
-"""An evaluation that was stopped, however it was, goes on and ends as if it had not been."""
+"""An interrupted evaluation resumes, and ends with the files of an uninterrupted one."""
 
 import json
 import os
@@ -12,8 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import command
-from helpers import miniature_sets as miniature
+from helpers import command, miniature_sets
 
 from urgt_jax.commands.eval import main
 from urgt_jax.config_files import with_changes
@@ -30,26 +29,26 @@ from urgt_jax.weights.weight_file import save_weights
 
 ROOT = Path(__file__).parents[2]
 SIZE = (40, 56)
-ERRORS = (0.1, 0.3, 0.05, 0.4, 0.0, 0.2, 0.02)  # of each picture's predicted depth; 0: no map
+ERRORS = (0.1, 0.3, 0.05, 0.4, 0.0, 0.2, 0.02)  # of each image's predicted depth; 0: no map
 
 
 class Killed(BaseException):
-    """Ends the command as a signal does, which nothing handles."""
+    """Ends the command as a signal does: nothing handles it."""
 
 
 @pytest.fixture(scope="module")
-def truth(tmp_path_factory):
-    """Pictures with depth and intrinsics."""
-    return miniature.measured(tmp_path_factory.mktemp("truth"), len(ERRORS), SIZE)
+def photos(tmp_path_factory):
+    """Images with depth and intrinsics."""
+    return miniature_sets.measured(tmp_path_factory.mktemp("photos"), len(ERRORS), SIZE)
 
 
 @pytest.fixture(scope="module")
-def maps(truth, tmp_path_factory):
-    """Predictions of all pictures but one, of which some have normals."""
+def maps(photos, tmp_path_factory):
+    """Predictions of all images but one; some have normals."""
     folder = tmp_path_factory.mktemp("maps")
     facing = np.broadcast_to(np.float32([0, 0, -1]), (*SIZE, 3))
     for number, error in enumerate(ERRORS):
-        depth = np.load(truth / f"view{number}_depth.npy")
+        depth = np.load(photos / f"view{number}_depth.npy")
         if error:
             np.save(folder / f"view{number}_depth.npy", depth * np.float32(1 + error))
         if error and number % 3:
@@ -58,21 +57,21 @@ def maps(truth, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(truth, maps):
-    """The options of an evaluation, but for where to."""
-    return ("--predictions", maps, "--kind", "depth", "--data", "folder", truth,
+def words(photos, maps):
+    """The options of an evaluation without its output folder."""
+    return ("--predictions", maps, "--kind", "depth", "--data", "folder", photos,
             "--pages", 2)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory):
-    """What an evaluation makes that is left alone."""
+    """The files of an uninterrupted evaluation."""
     return call(*words, out=tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Scores are computed once, and two pictures on the sheets are enough."""
+    """Compute each score once only, and put two images on the sheets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examples, "SHEET_IMAGES", 2)
         for owner, name in ((evaluation, "score"), (evaluation, "ground_truth"),
@@ -81,14 +80,15 @@ def quick():
         yield
 
 
-def remembering(work):
-    found = {}
+def remembering(function):
+    """The function with its results kept by the bytes of its arguments."""
+    results = {}
 
     def remembers(*args):
         key = pickle.dumps(args)
-        if key not in found:
-            found[key] = work(*args)
-        return found[key]
+        if key not in results:
+            results[key] = function(*args)
+        return results[key]
 
     return remembers
 
@@ -99,64 +99,69 @@ def call(*arguments, out):
 
 
 def files(folder):
+    """The bytes of all files by their paths."""
     return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
 
 
-def same(one, other):
-    """Whether two folders hold the same files with the same bytes."""
-    one, other = files(one), files(other)
+def assert_same_files(folder, other_folder):
+    """The folders hold the same files with the same bytes."""
+    one = files(folder)
+    other = files(other_folder)
     assert set(one) == set(other)
     assert [name for name in one if one[name] != other[name]] == []
 
 
-def deadly(monkeypatch, owner, name, moment, after=False):
-    """Makes a call, counted from 1, end the command before or after it does its work."""
-    work, calls = getattr(owner, name), []
+def kill_at_call(monkeypatch, owner, name, number, after=False):
+    """Let a call, counted from 1, end the command before or after it does its work."""
+    function = getattr(owner, name)
+    calls = []
 
     def ends(*args, **options):
-        calls.append(1)
-        if len(calls) == moment and not after:
+        calls.append(name)
+        if len(calls) == number and not after:
             raise Killed
-        found = work(*args, **options)
-        if len(calls) == moment:
+        result = function(*args, **options)
+        if len(calls) == number:
             raise Killed
-        return found
+        return result
 
     monkeypatch.setattr(owner, name, ends)
 
 
-def killed(monkeypatch, *words, out, at):
+def call_and_kill(monkeypatch, *words, out, at):
+    """Run the command until it is killed at a call; return the output folder."""
     with monkeypatch.context() as patch:
-        deadly(patch, *at)
+        kill_at_call(patch, *at)
         with pytest.raises(Killed):
             call(*words, out=out)
     return out
 
 
-def counted(monkeypatch, owner, name="__call__"):
-    """The first arguments, but self, of all calls from now on."""
-    work, calls = getattr(owner, name), []
+def record_names(monkeypatch, source):
+    """The names of the images whose candidates the source provides from now on."""
+    function = source.__call__
+    names = []
 
-    def counts(self, first, *args, **options):
-        calls.append(first)
-        return work(self, first, *args, **options)
+    def records(self, name, sample):
+        names.append(name)
+        return function(self, name, sample)
 
-    monkeypatch.setattr(owner, name, counts)
-    return calls
+    monkeypatch.setattr(source, "__call__", records)
+    return names
 
 
 MOMENTS = {
-    "first picture": (SavedPredictions, "__call__", 1),
-    "a picture": (SavedPredictions, "__call__", 4),
-    "a skipped picture": (SavedPredictions, "__call__", 5),
+    "first image": (SavedPredictions, "__call__", 1),
+    "an image": (SavedPredictions, "__call__", 4),
+    "a skipped image": (SavedPredictions, "__call__", 5),
     "thumbnail": (report, "write_thumbnail", 4),
     "before layers": (report, "write_layers", 3),
     "after layers": (report, "write_layers", 3, True),
     "before layers are dropped": (report, "remove_layers", 1),
     "after layers are dropped": (report, "remove_layers", 1, True),
-    "before a line": (resume.ScoreJournal, "add", 4),
-    "after a line": (resume.ScoreJournal, "add", 4, True),
-    "after the last line": (resume.ScoreJournal, "add", 6, True),
+    "before an entry": (resume.ScoreJournal, "add", 4),
+    "after an entry": (resume.ScoreJournal, "add", 4, True),
+    "after the last entry": (resume.ScoreJournal, "add", 6, True),
     "before pages": (report, "write_pages", 1),
     "after pages": (report, "write_pages", 1, True),
     "after the sheets": (ExampleSheets, "write", 1, True),
@@ -164,40 +169,42 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_evaluation_ends_as_one_left_alone(words, whole, tmp_path, monkeypatch, moment):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=MOMENTS[moment])
-    same(call(*words, out=out), whole)
+def test_evaluation_killed_at_any_moment_ends_with_the_same_files(
+    words, whole, tmp_path, monkeypatch, moment
+):
+    out = call_and_kill(monkeypatch, *words, out=tmp_path / "out", at=MOMENTS[moment])
+    assert_same_files(call(*words, out=out), whole)
     assert not (out / "scored.jsonl").exists()
 
 
-def test_it_may_be_killed_again_and_again(words, whole, tmp_path, monkeypatch):
+def test_evaluation_may_be_killed_repeatedly(words, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     for moment in (2, 4, 4, 4):  # the first two are scored each time, for the sheets
-        killed(monkeypatch, *words, out=out, at=(resume.ScoreJournal, "add", moment))
-    same(call(*words, out=out), whole)
+        call_and_kill(monkeypatch, *words, out=out, at=(resume.ScoreJournal, "add", moment))
+    assert_same_files(call(*words, out=out), whole)
 
 
-def test_what_is_noted_is_not_scored_again_and_it_is_told(words, tmp_path, monkeypatch, capsys):
-    out = killed(monkeypatch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 6))
-    calls = counted(monkeypatch, SavedPredictions)
+def test_evaluation_does_not_score_journal_entries_again(words, tmp_path, monkeypatch, capsys):
+    out = call_and_kill(monkeypatch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 6))
+    calls = record_names(monkeypatch, SavedPredictions)
     capsys.readouterr()
     call(*words, out=out)
-    said = capsys.readouterr().out
-    assert f"resuming after 4 of 7 images: {out / 'scored.jsonl'}" in said
-    # Two for the sheets, one that was skipped, and what was not reached.
+    printed = capsys.readouterr().out
+    assert f"resuming after 4 of 7 images: {out / 'scored.jsonl'}" in printed
+    # Two for the sheets, one that was skipped, and those that were not reached.
     assert calls == ["view0", "view1", "view4", "view5", "view6"]
-    assert "1 skipped" in said and "belong to no image" not in said
+    assert "1 skipped" in printed and "belong to no image" not in printed
 
 
-def test_a_finished_evaluation_measures_anew(words, tmp_path, monkeypatch, capsys):
+def test_evaluation_starts_over_after_it_finished(words, tmp_path, monkeypatch, capsys):
     call(*words, out=tmp_path)
-    calls = counted(monkeypatch, SavedPredictions)
+    calls = record_names(monkeypatch, SavedPredictions)
     call(*words, out=tmp_path)
     assert len(calls) == len(ERRORS) and "resuming" not in capsys.readouterr().out
 
 
-def test_what_was_skipped_is_tried_again(words, tmp_path, monkeypatch):
-    """What was wrong may have been put right meanwhile."""
+def test_evaluation_retries_skipped_images(words, tmp_path, monkeypatch):
+    """The cause may have been fixed meanwhile."""
     read = sources.DataSetSource.read
 
     def fails(self, index, *args):
@@ -207,81 +214,87 @@ def test_what_was_skipped_is_tried_again(words, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(sources.DataSetSource, "read", fails)
-        out = killed(patch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 3))
-    found = json.loads((call(*words, out=out) / "metrics.json").read_text())
-    assert set(found["skipped"]) == {"view4"} and found["images"] == 6
+        out = call_and_kill(patch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 3))
+    scores = json.loads((call(*words, out=out) / "metrics.json").read_text())
+    assert set(scores["skipped"]) == {"view4"} and scores["images"] == 6
 
 
 @pytest.mark.parametrize("cut", [1, 40, 300])
-def test_a_line_that_was_cut_off_is_dropped(words, whole, tmp_path, monkeypatch, capsys, cut):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(resume.ScoreJournal, "add", 5))
+def test_journal_drops_a_line_that_was_cut_off(words, whole, tmp_path, monkeypatch, capsys, cut):
+    out = call_and_kill(
+        monkeypatch, *words, out=tmp_path / "out", at=(resume.ScoreJournal, "add", 5)
+    )
     path = out / "scored.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
-    same(call(*words, out=out), whole)
+    assert_same_files(call(*words, out=out), whole)
     assert "resuming after 3 of 7 images" in capsys.readouterr().out
 
 
-def test_lines_that_follow_a_cut_are_whole(words, tmp_path, monkeypatch):
-    out = killed(monkeypatch, *words, out=tmp_path, at=(resume.ScoreJournal, "add", 4))
+def test_journal_replaces_a_line_that_was_cut_off(words, tmp_path, monkeypatch):
+    out = call_and_kill(monkeypatch, *words, out=tmp_path, at=(resume.ScoreJournal, "add", 4))
     path = out / "scored.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    killed(monkeypatch, *words, out=tmp_path, at=(resume.ScoreJournal, "add", 4))
+    call_and_kill(monkeypatch, *words, out=tmp_path, at=(resume.ScoreJournal, "add", 4))
     names = [json.loads(line).get("name") for line in path.read_text().splitlines()]
     assert names == [None, "view0", "view1", "view0", "view1", "view2"]
 
 
-def _later(path):
-    os.utime(path, ns=(1, 1))
-
-
-OTHERS = {
-    "eval.overlap": lambda truth, maps: ("--eval.overlap", "0.5"),
-    "prior.kind": lambda truth, maps: ("--kind", "disparity"),
-    "scale": lambda truth, maps: ("--scale", "3"),
-    "data.max_depth": lambda truth, maps: ("--data.max_depth", "30"),
-    "maps": lambda truth, maps: _later(maps / "view2_depth.npy") or (),
-    "data.files": lambda truth, maps: _later(truth / "dataset.json") or (),
+CHANGED_OPTIONS = {
+    "eval.overlap": ("--eval.overlap", "0.5"),
+    "prior.kind": ("--kind", "disparity"),
+    "scale": ("--scale", "3"),
+    "data.max_depth": ("--data.max_depth", "30"),
+    "maps": (),  # the time of a prediction changes
+    "data.files": (),  # the time of a file of the data set changes
 }
 
 
-@pytest.mark.parametrize("what", OTHERS)
-def test_what_was_scored_otherwise_is_not_used(
-    words, truth, maps, tmp_path, monkeypatch, capsys, what
+@pytest.mark.parametrize("what", CHANGED_OPTIONS)
+def test_journal_of_another_evaluation_is_not_used(
+    words, photos, maps, tmp_path, monkeypatch, capsys, what
 ):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(SavedPredictions, "__call__", 4))
-    words = (*words, *OTHERS[what](truth, maps))
-    calls = counted(monkeypatch, SavedPredictions)
-    call(*words, out=out)
-    assert (
-        f"belongs to another evaluation (differs in {what}): starting over"
-        in capsys.readouterr().out
+    out = call_and_kill(
+        monkeypatch, *words, out=tmp_path / "out", at=(SavedPredictions, "__call__", 4)
     )
+    if what == "maps":
+        os.utime(maps / "view2_depth.npy", ns=(1, 1))
+    if what == "data.files":
+        os.utime(photos / "dataset.json", ns=(1, 1))
+    words = (*words, *CHANGED_OPTIONS[what])
+    calls = record_names(monkeypatch, SavedPredictions)
+    call(*words, out=out)
+    printed = capsys.readouterr().out
+    assert f"belongs to another evaluation (differs in {what}): starting over" in printed
     assert len(calls) == len(ERRORS)
-    same(out, call(*words, out=tmp_path / "whole"))
+    assert_same_files(out, call(*words, out=tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("text", ["", "mine\n", "[1]\n", '{"name": "view0"}\n', "\0" * 99])
-def test_a_file_of_anything_else_is_not_used(words, whole, tmp_path, text, capsys):
+def test_journal_that_is_another_file_is_not_used(words, whole, tmp_path, text, capsys):
     (tmp_path / "scored.jsonl").write_text(text)
-    same(call(*words, out=tmp_path), whole)
+    assert_same_files(call(*words, out=tmp_path), whole)
     assert "belongs to another evaluation (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_the_number_of_pictures_and_pages_may_change(words, tmp_path, monkeypatch, count):
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(SavedPredictions, "__call__", 6))
+def test_evaluation_may_resume_with_other_numbers_of_images_and_pages(
+    words, tmp_path, monkeypatch, count
+):
+    out = call_and_kill(
+        monkeypatch, *words, out=tmp_path / "out", at=(SavedPredictions, "__call__", 6)
+    )
     words = (*words, "--eval.images", count, "--pages", 4 - count // 2)
-    same(call(*words, out=out), call(*words, out=tmp_path / "whole"))
+    assert_same_files(call(*words, out=out), call(*words, out=tmp_path / "whole"))
 
 
-def test_files_that_are_gone_are_made_again(words, whole, tmp_path, monkeypatch):
-    out = killed(monkeypatch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 6))
+def test_evaluation_rewrites_report_files_that_are_gone(words, whole, tmp_path, monkeypatch):
+    out = call_and_kill(monkeypatch, *words, out=tmp_path, at=(SavedPredictions, "__call__", 6))
     for path in [
         *out.glob("report/*view2*/thumbnail.jpg"),
         *out.glob("report/*view3*/layers.json"),
     ]:
         path.unlink()
-    same(call(*words, out=out), whole)
+    assert_same_files(call(*words, out=out), whole)
 
 
 KILLS = """
@@ -292,29 +305,31 @@ from urgt_jax import files
 from urgt_jax.commands.eval import main
 from urgt_jax.evaluation import examples
 examples.SHEET_IMAGES = 2
-left, replace = [int(sys.argv.pop(1))], os.replace
-def deadly(*paths):
+left = [int(sys.argv.pop(1))]
+replace = os.replace
+def kill_or_replace(*paths):
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
-files.os.replace = deadly
+files.os.replace = kill_or_replace
 main(sys.argv[1:])
 """
 
 
-def test_a_sigkill_in_the_middle_of_a_file_leaves_no_trace(words, tmp_path):
-    out, words = tmp_path / "out", (*words, "--eval.images", 4)
-    told = [sys.executable, "-c", KILLS, "25", *map(str, words), "--out", str(out)]
-    done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_evaluation_survives_sigkill_during_a_write(words, tmp_path):
+    out = tmp_path / "out"
+    words = (*words, "--eval.images", 4)
+    arguments = [sys.executable, "-c", KILLS, "25", *map(str, words), "--out", str(out)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == -9, done.stderr
     assert any(name.endswith(".tmp") for name in files(out)) and "scored.jsonl" in files(out)
-    same(call(*words, out=out), call(*words, out=tmp_path / "whole"))
+    assert_same_files(call(*words, out=out), call(*words, out=tmp_path / "whole"))
 
 
 @pytest.fixture(scope="module")
 def depth_alone(micro):
-    """Half as much to compile."""
+    """A model without normals, which takes half the time to compile."""
     return with_changes(micro, {"model.outputs": ("depth",), "eval.grid": (1, 1), "eval.images": 4})
 
 
@@ -325,62 +340,68 @@ def params(depth_alone):
     return jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes)
 
 
-def test_a_refiner_s_evaluation_goes_on_too(depth_alone, params, tmp_path, monkeypatch, capsys):
+def test_evaluation_of_a_refiner_resumes(depth_alone, params, tmp_path, monkeypatch, capsys):
     config = depth_alone
     save_weights(tmp_path / "w.safetensors", params, config)
     words = ("--weights", tmp_path / "w.safetensors")
     whole = call(*words, out=tmp_path / "whole")
-    out = killed(monkeypatch, *words, out=tmp_path / "out", at=(RefinerCandidates, "__call__", 4))
-    calls = counted(monkeypatch, RefinerCandidates)
-    same(call(*words, out=out), whole)
+    out = call_and_kill(
+        monkeypatch, *words, out=tmp_path / "out", at=(RefinerCandidates, "__call__", 4)
+    )
+    calls = record_names(monkeypatch, RefinerCandidates)
+    assert_same_files(call(*words, out=out), whole)
     assert calls == ["test_00000", "test_00001", "test_00003"]
     assert "resuming after 3 of 4 images" in capsys.readouterr().out
 
 
-def test_other_weights_are_another_origin(depth_alone, params):
-    config, refiner = depth_alone, Refiner(params, depth_alone)
-    told = resume.evaluation_identity(RefinerCandidates(refiner, config), config)
+def test_identity_covers_the_weights_but_not_the_number_of_images(depth_alone, params):
+    config = depth_alone
+    refiner = Refiner(params, config)
+    identity = resume.evaluation_identity(RefinerCandidates(refiner, config), config)
     more = replace(config, eval=replace(config.eval, images=9))
-    assert resume.evaluation_identity(RefinerCandidates(refiner, more), more) == told
+    assert resume.evaluation_identity(RefinerCandidates(refiner, more), more) == identity
     leaves, tree = jax.tree.flatten(params)
     leaves[3] = leaves[3].copy()
     leaves[3].flat[0] += 1e-3
     refiner.params = jax.tree.unflatten(tree, leaves)
     other = resume.evaluation_identity(RefinerCandidates(refiner, config), config)
-    assert [name for name in told if told[name] != other[name]] == ["weights"]
+    assert [name for name in identity if identity[name] != other[name]] == ["weights"]
 
 
-def test_an_origin_knows_where_data_lie_and_who_made_the_coarse_maps(
-    micro, truth, tmp_path, monkeypatch
+def test_identity_covers_the_data_folder_and_the_origin_of_priors(
+    micro, photos, tmp_path, monkeypatch
 ):
-    priors = tmp_path / "all" / "priors.json"
-    priors.parent.mkdir()
-    data = replace(micro.data, source="folder", path=str(truth), priors_path=str(tmp_path))
+    origin = tmp_path / "all" / "priors.json"
+    origin.parent.mkdir()
+    data = replace(micro.data, source="folder", path=str(photos), priors_path=str(tmp_path))
     config = replace(micro, data=data)
-    subject, found = RefinerCandidates(Refiner({}, config), config), []
+    source = RefinerCandidates(Refiner({}, config), config)
+    identities = []
     for text in ("one", "other", "one"):
-        write_text(priors, text)
-        found.append(resume.evaluation_identity(subject, config))
-    assert found[0] == found[2] and found[0]["coarse maps"] != found[1]["coarse maps"]
-    monkeypatch.chdir(truth.parent)
-    near = replace(config, data=replace(data, path=truth.name))
-    assert resume.evaluation_identity(subject, near) == found[0]
+        write_text(origin, text)
+        identities.append(resume.evaluation_identity(source, config))
+    assert identities[0] == identities[2]
+    assert identities[0]["coarse maps"] != identities[1]["coarse maps"]
+    monkeypatch.chdir(photos.parent)
+    relative = replace(config, data=replace(data, path=photos.name))
+    assert resume.evaluation_identity(source, relative) == identities[0]
 
 
-def test_scores_come_back_bit_for_bit(tmp_path):
+def test_journal_keeps_scores_to_the_bit(tmp_path):
     counts = np.zeros(180_001, np.int64)
     counts[[0, 5, 180_000]] = 1, 1 << 40, 3
     depth = {"abs_rel": 0.1 + 0.2, "see": float("nan"), "far": float("inf"), "rmse": -0.0}
     depth |= {"d3r": float(np.float32(0.1)), "ce": 5e-324}
     scores = {"one": {"depth": depth, "normal": {}}, "a": {"depth": {}, "normal": {}}}
-    entry = resume.JournalEntry("\udcff <☃>\n", (3, 4), scores, {"one": resume.pack_counts(counts)})
+    packed = {"one": resume.pack_counts(counts)}
+    entry = resume.JournalEntry("\udcff <☃>\n", (3, 4), scores, packed)
     resume.ScoreJournal(tmp_path, {"of": [1]}).add(entry)
-    (found,) = resume.ScoreJournal(tmp_path, {"of": [1]}).entries.values()
-    assert repr(found) == repr(entry)  # NaN is not equal to itself
-    np.testing.assert_array_equal(resume.unpack_counts(found.angle_counts["one"]), counts)
+    (read,) = resume.ScoreJournal(tmp_path, {"of": [1]}).entries.values()
+    assert repr(read) == repr(entry)  # NaN is not equal to itself
+    np.testing.assert_array_equal(resume.unpack_counts(read.angle_counts["one"]), counts)
 
 
-def test_what_cannot_be_written_is_one_line(words, whole, tmp_path, monkeypatch):
+def test_journal_that_cannot_be_written_is_a_user_error(words, whole, tmp_path, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     add = resume.ScoreJournal.add
 
@@ -395,4 +416,4 @@ def test_what_cannot_be_written_is_one_line(words, whole, tmp_path, monkeypatch)
         patch.setattr(resume.ScoreJournal, "add", full)
         with pytest.raises(UserError, match=r"cannot write .*scored\.jsonl: File too large"):
             call(*words, out=tmp_path)
-    same(call(*words, out=tmp_path), whole)
+    assert_same_files(call(*words, out=tmp_path), whole)

@@ -45,7 +45,7 @@ class CandidateSource(Protocol):
     names: tuple[str, ...]  # of the candidates; the last one ranks the images
     needs_priors: bool  # whether samples must hold coarse maps
 
-    def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
+    def __call__(self, name: str, sample: PriorSample) -> dict[str, Candidate]:
         """The candidates of an image by name; a map that cannot be read is a UserError."""
 
     def unused_files(self, image_names: Iterable[str]) -> list[str]:
@@ -63,10 +63,10 @@ class RefinerCandidates:
         self.config = config
         self.unit = config.data.max_depth if config.prior.kind == "depth" else 1.0
 
-    def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
+    def __call__(self, name: str, sample: PriorSample) -> dict[str, Candidate]:
         """One forward pass for the maps, one for the windows of the consistency error."""
-        maps = RefinerInputs(picture.image, picture.coarse_depth, picture.coarse_normal)
-        size = picture.depth.shape
+        maps = RefinerInputs(sample.image, sample.coarse_depth, sample.coarse_normal)
+        size = sample.depth.shape
         config = self.config.eval
         refined = self.refiner.refine(maps, self.refiner.windows(size, config.grid, config.overlap))
         windows = metrics.consistency_windows(*size)
@@ -103,13 +103,13 @@ class SavedPredictions:
         self.files = {path.name for path in folder.iterdir() if path.suffix in (".npy", ".png")}
         require(bool(self.files), f"{folder} holds no .npy and no .png file")
 
-    def __call__(self, name: str, picture: PriorSample) -> dict[str, Candidate]:
+    def __call__(self, name: str, sample: PriorSample) -> dict[str, Candidate]:
         """The maps of that name, at the size they were saved in."""
         depth = self.read_depth(name)
         normal = self.read_normal(name)
         if depth is None and normal is None:
             raise UserError(f"{self.folder} holds no map of {name}: no {name}_depth.npy or .png")
-        size = picture.depth.shape
+        size = sample.depth.shape
         if depth is not None:
             check_aspect(depth.shape, size, f"the depth of {name} in {self.folder}")
             require(
