@@ -1,6 +1,7 @@
 """Whole evaluations of saved predictions."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -94,3 +95,12 @@ def test_run_evaluation_fails_if_no_image_can_be_scored(photos, maps, tmp_path):
     with pytest.raises(UserError, match="none of 2 images could be scored; .* view0: .*depth.npy"):
         evaluate(maps, photos, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_run_evaluation_names_a_missing_package_before_it_scores(
+    photos, maps, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(UserError, match=r'jinja2 is not installed. Run: pip install "urgt-jax'):
+        evaluate(maps, photos, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

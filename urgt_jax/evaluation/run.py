@@ -10,7 +10,7 @@ import jax
 
 from urgt_jax.config import Config
 from urgt_jax.data.sources import PriorSource, default_split, open_prior_source
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.evaluation import examples, report
 from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
@@ -44,6 +44,8 @@ def run_evaluation(
     The `pages` images with the largest errors get a page in the report. The same call resumes an
     interrupted evaluation. Raises UserError if no image can be scored.
     """
+    for module in ("jinja2", "skimage.segmentation"):
+        import_extra(module, "eval")  # fail now if one is missing, not after hours of scoring
     scoring = scoring_for(config)
     images = open_prior_source(config, config.data.split, with_priors=source.needs_priors)
     names = image_names(images, config.eval.images)

@@ -20,11 +20,10 @@ def d3r(depth: Float[np.ndarray, "H W"], truth: GroundTruth) -> float:
     depths differ by a factor of more than 1.1. An order is -1, 0 (depths within a factor of 1.01)
     or 1. NaN without such pairs.
 
-    As in the released code of BoostingMonocularDepth, which PRO uses too, there are 5000
-    superpixels of the true disparity, stretched to [0, 1] and 0 where unknown; neighbours share a
-    pixel side; pairs with an unknown centre drop out. Differences: the superpixels are
-    scikit-image's instead of MATLAB's, they are computed on every n-th pixel of large images, and
-    depth is in metres.
+    As in the released code of BoostingMonocularDepth, there are 5000 superpixels of the true
+    disparity, stretched to [0, 1] and 0 where unknown; neighbours share a pixel side; pairs with an
+    unknown centre drop out. Differences: the superpixels are scikit-image's instead of MATLAB's,
+    they are computed on every n-th pixel of large images, and depth is in metres.
     """
     points, pairs = ordinal_pairs(truth)
     rows, columns = points.T
