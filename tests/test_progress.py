@@ -6,7 +6,7 @@ from urgt_jax import progress
 from urgt_jax.progress import Progress, format_duration
 
 
-@pytest.mark.parametrize("seconds,text", [(0, "0:00"), (245.2, "4:05"), (3723, "1:02:03")])
+@pytest.mark.parametrize("seconds,text", [(0.0, "0:00"), (245.2, "4:05"), (3723.0, "1:02:03")])
 def test_format_duration(seconds, text):
     assert format_duration(seconds) == text
 

@@ -5,10 +5,10 @@ import resource
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 GB = 1e9
-GIB = 2**30
+GIB = 2.0**30
 TERA = 1e12
 
 
@@ -173,6 +173,7 @@ CHIPS: tuple[Chip, ...] = (
 )
 
 
+@runtime_checkable
 class Device(Protocol):
     """What is read of a JAX device. JAX itself is not imported here."""
 

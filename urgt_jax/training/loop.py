@@ -6,7 +6,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import jax
 import numpy as np
@@ -63,7 +62,7 @@ class StopRequest:
         self.requested = False
         self.previous_handlers = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python runs signal handlers in the main thread only
         signals = [signal.SIGINT]
@@ -257,7 +256,7 @@ class StepWatch:
         if verdict.usable:
             return
         self.skipped += 1
-        problem = f"step {step + 1} was skipped because {self._reason(verdict.grad_norm)}"
+        problem = f"step {step + 1} was skipped because {self._reason(float(verdict.grad_norm))}"
         images = self._describe_images(step, verdict.image_errors)
         if self.skipped > self.max_skipped:
             raise UserError(

@@ -10,6 +10,7 @@ from urgt_jax.images.colour import RGB, colour_normal, colour_values
 from urgt_jax.images.geometry import unit_normals
 
 SIDES = ("coarse", "refined", "true")
+Strip = UInt8[np.ndarray, "H S 3"]  # four maps side by side
 GREY = np.uint8(128)  # where a true map has no value
 
 
@@ -47,7 +48,7 @@ class TensorBoardWriter:
             self.writer.close()
 
 
-def draw_strips(maps: dict[str, Shaped[np.ndarray, "H W ..."]]) -> dict[str, RGB]:
+def draw_strips(maps: dict[str, Shaped[np.ndarray, "H W ..."]]) -> dict[str, Strip]:
     """Image, coarse, refined and true map side by side, for depth and for normals.
 
     Depth has one colour scale for all three maps. True maps are grey where they have no value.
@@ -74,7 +75,7 @@ def _depth_limits(
     return float(low), float(high)
 
 
-def _join(image: UInt8[np.ndarray, "H W 3"], pictures: list[RGB], valid: np.ndarray) -> RGB:
+def _join(image: RGB, pictures: list[RGB], valid: Bool[np.ndarray, "H W"]) -> Strip:
     coarse, refined, true = pictures
     true = np.where(valid[..., None], true, GREY)
     return np.concatenate([image, coarse, refined, true], axis=1)
