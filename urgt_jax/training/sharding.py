@@ -7,12 +7,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from urgt_jax import hardware
 from urgt_jax.config import Config
@@ -238,13 +239,13 @@ class MeshPlacement(Placement):
         """The next multiple of the number of devices on the patch axis."""
         return math.ceil(patches / self.patch_shards) * self.patch_shards
 
-    def map_patches(self, network: Callable, weights, patches):
-        """network(weights, patches), where every device computes its own patches."""
+    def map_patches(self, function: Callable, weights: Any, patches: Any) -> Any:
+        """function(weights, patches), where every device computes its own patches."""
         spec = PartitionSpec(IMAGE_AXES, "patch")
-        mapped = self._shard_map(network, (REPLICATED, spec), spec, self.mesh)
+        mapped = self._shard_map(function, (REPLICATED, spec), spec, self.mesh)
         return mapped(weights, patches)
 
-    def gather_block(self, block, dtype):
+    def gather_block(self, block: Any, dtype: Any) -> Any:
         """The matrices of a block, whole on every device and in the dtype they are used in.
 
         Without this the compiler multiplies shards of matrices and adds up partial products
@@ -263,7 +264,7 @@ class MeshPlacement(Placement):
 
         return jax.tree_util.tree_map_with_path(gather, block)
 
-    def shard_tokens(self, x: Float[Array, "B P ..."]) -> Float[Array, "B P ..."]:
+    def shard_tokens(self, x: Shaped[Array, "B P ..."]) -> Shaped[Array, "B P ..."]:
         """Every device holds the tokens of its own patches."""
         spec = PartitionSpec(IMAGE_AXES, "patch")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
@@ -311,7 +312,7 @@ class MeshPlacement(Placement):
         axes = (*IMAGE_AXES, "queries", "heads")
         return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
 
-    def _shard_map(self, function: Callable, in_specs, out_specs, mesh: Mesh) -> Callable:
+    def _shard_map(self, function: Callable, in_specs: Any, out_specs: Any, mesh: Mesh) -> Callable:
         # check_vma would demand to know which results are the same on all devices, which functions
         # with custom gradients do not declare.
         return jax.shard_map(
