@@ -177,7 +177,7 @@ class Prior:
 class Data:
     """Where images come from, and how patches are drawn from them (GridMix)."""
 
-    source: str = "scenes"  # analytic scenes, or the name of a data set (docs/datasets.md)
+    source: str = "scenes"  # analytic scenes, or the name of a data set (docs/data-sets.md)
     path: str = ""  # folder of the data set
     split: str = ""  # split to score (default: the data set's usual one)
     train_split: Literal["train", "varied"] = "train"  # split of scenes to train on

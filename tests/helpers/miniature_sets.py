@@ -50,7 +50,7 @@ def _frame(scene: Path, number: str, seed: int, size: tuple[int, int], raw: bool
 
 
 def measured(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """A folder of pictures with depth and intrinsics, as docs/datasets.md has it."""
+    """A folder of pictures with depth and intrinsics, as docs/data-sets.md has it."""
     for number in range(count):
         view = render(sample_scene(number, "test"), *size)
         write_image(folder / f"view{number}.png", view.image)

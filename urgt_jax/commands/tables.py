@@ -85,6 +85,6 @@ def make_parser() -> FieldsParser:
         "--data",
         nargs="+",
         metavar=("SOURCE", "PATH"),
-        help="data set and its folder, see docs/datasets.md (default: as configured)",
+        help="data set and its folder, see docs/data-sets.md (default: as configured)",
     )
     return parser

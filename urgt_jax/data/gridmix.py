@@ -181,7 +181,7 @@ def _check_normals(block: PriorSample, config: Config) -> None:
     if block.intrinsics is None:
         raise WrongChoice(
             f"data.source {config.data.source} has no intrinsics, so normals cannot be computed "
-            "from its depth: add intrinsics (docs/datasets.md) or set --model.outputs depth"
+            "from its depth: add intrinsics (docs/data-sets.md) or set --model.outputs depth"
         )
 
 
