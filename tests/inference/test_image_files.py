@@ -1,5 +1,7 @@
 """Finding images and coarse maps, and writing refined maps."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,5 +106,5 @@ def test_check_finite_names_the_weights_of_a_result_with_nan():
 
 def test_naming_image_puts_the_path_before_an_error():
     with pytest.raises(UserError, match="^a/photo.png: overlap 1.0 is out of range$"):
-        with naming_image("a/photo.png"):
+        with naming_image(Path("a/photo.png")):
             raise UserError("overlap 1.0 is out of range")

@@ -82,7 +82,8 @@ def _refine_image(
     """Refine one image and report how it goes."""
     start = time.monotonic()
     height, width = image.shape[:2]
-    job = refiner.plan(image, args.grid, args.overlap)
+    grid = None if args.grid is None else tuple(args.grid)
+    job = refiner.plan(image, grid, args.overlap)
     pool = refiner.config.eval.pool
     note = f", approximate: keys and values pooled over {pool} x {pool} tokens" if pool > 1 else ""
     patches = "1 patch" if job.patches == 1 else f"{job.patches} patches"

@@ -10,7 +10,7 @@
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 from urgt_jax.config import Config, Data, Model, Prior
 from urgt_jax.data.priors.units import PriorUnit
@@ -37,9 +37,9 @@ class PatchBatch(Batch):
 
 
 def patchify(
-    image: UInt8[Array | np.ndarray, "*B H W 3"],
-    coarse_depth: Float[Array | np.ndarray, "*B H W"],
-    coarse_normal: Float[Array | np.ndarray, "*B H W 3"],
+    image: Shaped[Array | np.ndarray, "..."],
+    coarse_depth: Shaped[Array | np.ndarray, "..."],
+    coarse_normal: Shaped[Array | np.ndarray, "..."],
     grid: tuple[int, int] = (4, 4),
     overlap: float = 0.0,
     *,
@@ -53,7 +53,9 @@ def patchify(
         maps = urgt_jax.apply(params, config.model, batch)
         depth, normal = urgt_jax.merge(maps, batch)
 
-    Weights for metric depth need `prior=config.prior` and `max_depth=config.data.max_depth` too.
+    The image is uint8 [H, W, 3], the coarse maps are float [H, W] and [H, W, 3]; B images are
+    stacked in front. A UserError if they do not fit each other. Weights for metric depth need
+    `prior=config.prior` and `max_depth=config.data.max_depth` too.
     """
     images = np.asarray(image)
     depths = np.asarray(coarse_depth)

@@ -53,7 +53,7 @@ class WindowInputs(NamedTuple):
 class Mode(Protocol):
     """The steps in which the two modes differ."""
 
-    def working_image(self, image: Image, grid: tuple[int, int]) -> Image:
+    def working_image(self, image: Image, grid: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         """The image that is refined, given the rows and columns of patches."""
 
     def prepare(
@@ -101,7 +101,7 @@ class ExactMode(Mode):
         self.config = config
         self.patch_size = config.model.patch_size
 
-    def working_image(self, image: Image, grid: tuple[int, int]) -> Image:
+    def working_image(self, image: Image, grid: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         """The image itself."""
         return image
 
@@ -193,7 +193,7 @@ class OfficialMode(Mode):
         self.config = config
         self.patch_size = config.model.patch_size
 
-    def working_image(self, image: Image, grid: tuple[int, int]) -> Image:
+    def working_image(self, image: Image, grid: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         """The image, shrunk to a multiple of the grid."""
         height, width = image.shape[:2]
         rows, cols = grid
@@ -260,7 +260,7 @@ class OfficialMode(Mode):
         return np.ones(windows.patch, np.float32)
 
     def add_prior(
-        self, merged: Float[np.ndarray, "*S"], prior: Float[np.ndarray, "*S"]
+        self, merged: Float[np.ndarray, "*S"], prior: Float[np.ndarray, "..."]
     ) -> Float[np.ndarray, "*S"]:
         """The merged windows, which contain the coarse map already."""
         return merged

@@ -117,14 +117,14 @@ class Refiner:
 
     def __call__(
         self,
-        image: Image,
-        coarse_depth: Depth,
-        coarse_normal: Normal,
+        image: UInt8[np.ndarray, "H W 3"],
+        coarse_depth: Float[np.ndarray, "h w"],
+        coarse_normal: Float[np.ndarray, "h w 3"],
         grid: tuple[int, int] | None = None,
         overlap: float | None = None,
         progress: Progress = ignore_progress,
     ) -> Result:
-        """Refine the coarse maps of an image.
+        """Refine the coarse maps of an image. Official mode takes maps of any size.
 
         Without `grid` or `overlap`, those stored with the weights are used; grid (0, 0) fits the
         image size. `progress(done, count)` is called as patches pass through the network.
@@ -133,9 +133,16 @@ class Refiner:
         return _join_rows(self.run(job, coarse_depth, coarse_normal, progress), job.size[0])
 
     def plan(
-        self, image: Image, grid: tuple[int, int] | None = None, overlap: float | None = None
+        self,
+        image: Shaped[np.ndarray, "..."],
+        grid: tuple[int, int] | None = None,
+        overlap: float | None = None,
     ) -> Job:
-        """Decide how to refine an image. Coarse maps may be made from `job.image`."""
+        """Decide how to refine an image, uint8 [H, W, 3].
+
+        A network that predicts coarse maps sees `job.image`. A UserError if the image has another
+        shape or dtype, or is smaller than the grid.
+        """
         require(
             image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8,
             f"the image has shape {image.shape} and dtype {image.dtype}: give [H, W, 3] uint8",
@@ -161,13 +168,14 @@ class Refiner:
     def run(
         self,
         job: Job,
-        coarse_depth: Depth,
-        coarse_normal: Normal,
+        coarse_depth: Shaped[np.ndarray, "..."],
+        coarse_normal: Shaped[np.ndarray, "..."],
         progress: Progress = ignore_progress,
     ) -> Iterator[tuple[slice, Result]]:
         """Refine a planned image and yield (rows, their maps) from the top, for any image size.
 
-        Coarse maps may be memory-mapped files, which exact mode never reads whole.
+        Coarse maps are float [H, W] and [H, W, 3], and may be memory-mapped files, which exact mode
+        never reads whole. A UserError if they have another shape, another dtype or NaN.
         """
         inputs = self.mode.prepare(
             job.image, np.asanyarray(coarse_depth), np.asanyarray(coarse_normal)
