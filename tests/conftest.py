@@ -7,12 +7,16 @@ from pathlib import Path
 # Tests compile much and compute little. Programs that tests start take this over.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+import helpers.typecheck  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+# From here on, every annotation of the package is checked at every call, shapes included.
+install_import_hook("urgt_jax", f"{helpers.typecheck.__name__}.check")
 
 from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train, Vit  # noqa: E402
 

@@ -6,7 +6,7 @@ inference code (src/models/URGT.py, tools/infer.py), including the steps that do
 plain bugs are fixed; docs/fidelity.md lists them.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -50,6 +50,7 @@ class WindowInputs(NamedTuple):
     normal: Float[np.ndarray, "h w 3"]
 
 
+@runtime_checkable
 class Mode(Protocol):
     """The steps in which the two modes differ."""
 
