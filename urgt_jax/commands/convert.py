@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from urgt_jax.errors import Parser, UserError, require
+from urgt_jax.commands.parser import Parser
+from urgt_jax.errors import UserError, require
 from urgt_jax.weights import download
 from urgt_jax.weights.convert import check_target, convert
 from urgt_jax.weights.weight_file import locate_weights

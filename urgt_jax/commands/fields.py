@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from typing import TextIO
 
 import tyro
 
+from urgt_jax.commands.parser import Parser
 from urgt_jax.config import Config
 from urgt_jax.config_files import field_names, load_config
 from urgt_jax.data.sets import DATA_SETS, find_data_set
-from urgt_jax.errors import Parser, UserError, require
+from urgt_jax.errors import UserError, require
 
 # A parser that reads comments would parse the source of config.py at every call; only --help does.
 PARSED_CONFIG = tyro.conf.HelptextFromCommentsOff[Config]
@@ -53,8 +55,17 @@ def named_config(arguments: Sequence[str]) -> Config:
 def fields_help(config: Config) -> str:
     """A description of every field, with its value in this configuration as the default."""
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-        tyro.cli(Config, default=config, args=["--help"], use_underscores=True)
+    width = os.environ.get("COLUMNS")
+    # On a wide terminal tyro would set its boxes side by side.
+    os.environ["COLUMNS"] = "100"
+    try:
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+            tyro.cli(Config, default=config, args=["--help"], use_underscores=True)
+    finally:
+        if width is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = width
     # The first lines repeat the usage, and the first options are those of every help.
     lines = output.getvalue().splitlines()
     texts = [line.strip(FRAME) for line in lines]

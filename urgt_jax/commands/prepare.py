@@ -5,10 +5,11 @@ import json
 import os
 from pathlib import Path
 
+from urgt_jax.commands.parser import Parser
 from urgt_jax.data.unreal4k.benchmark import benchmark
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED
-from urgt_jax.errors import Parser, require
+from urgt_jax.errors import require
 
 PRINTED = 10  # skipped frames that are printed; skipped.txt lists all
 TARGETS = {1: 10, 4: 2}  # by M: how many times faster tiles should be than whole files

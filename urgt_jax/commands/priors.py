@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from urgt_jax.commands.parser import Parser
 from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
@@ -14,7 +15,7 @@ from urgt_jax.data.priors.precompute import precompute
 from urgt_jax.data.priors.providers import Degraded, NetworkProvider, Provider, StoredFolder
 from urgt_jax.data.priors.stored import claim_folder
 from urgt_jax.data.sources import default_split, open_source, priors_folder
-from urgt_jax.errors import Parser, require
+from urgt_jax.errors import require
 from urgt_jax.files import make_folder
 
 EXAMPLES = """examples:

@@ -4,9 +4,10 @@ import argparse
 import time
 from pathlib import Path
 
+from urgt_jax.commands.parser import Parser
 from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
-from urgt_jax.errors import Parser, require
+from urgt_jax.errors import require
 from urgt_jax.files import make_folder
 from urgt_jax.images.files import read_image, read_map
 from urgt_jax.inference.image_files import (

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
+from urgt_jax.commands.parser import Parser
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.scenes import SPLITS
 from urgt_jax.data.scenes.export import write_scene
-from urgt_jax.errors import Parser, require
+from urgt_jax.errors import require
 from urgt_jax.files import make_folder
 from urgt_jax.images.files import SMALLEST
 

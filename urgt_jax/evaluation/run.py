@@ -1,5 +1,7 @@
 """Runs an evaluation: scores every image, resumes after an interruption, writes the results."""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ import jax
 
 from urgt_jax.config import Config
 from urgt_jax.data.sources import PriorSource, default_split, open_prior_source
-from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.errors import NegativeResult, UserError, import_extra
 from urgt_jax.evaluation import examples, report
 from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
@@ -42,7 +44,7 @@ def run_evaluation(
     """Score the candidates on the configured data and write the results to the folder `out`.
 
     The `pages` images with the largest errors get a page in the report. The same call resumes an
-    interrupted evaluation. Raises UserError if no image can be scored.
+    interrupted evaluation. Raises NegativeResult if no image can be scored.
     """
     for module in ("jinja2", "skimage.segmentation"):
         import_extra(module, "eval")  # fail now if one is missing, not after hours of scoring
@@ -57,13 +59,15 @@ def run_evaluation(
     for scored in score_images(source, images, names, scoring, tally, resumed):
         write_maps(scored, worst, sheets, scoring, out)
         journal.add(scored.entry)  # last: the files that belong to it are complete
-    require(bool(tally.images), no_image_scored(tally.skipped))
+    if not tally.images:
+        raise NegativeResult(no_image_scored(tally.skipped))
     summary = summarize(tally, config, scoring)
     per_image = [{"name": name, **scores} for name, scores in tally.images]
     text = json.dumps(without_nan({**summary, "per_image": per_image}), indent=1)
     write_text(out / "metrics.json", text + "\n")
     page = report.write_pages(out, summary, tally.images)
-    written = [out / "metrics.json", page, *sheets.write(out)]
+    write_csv(out / "metrics.csv", per_image)
+    written = [out / "metrics.json", out / "metrics.csv", page, *sheets.write(out)]
     journal.remove()
     scored_names = [name for name, _ in tally.images]
     unused_files = source.unused_files([*scored_names, *tally.skipped])
@@ -200,6 +204,26 @@ def describe_patches(config: Config) -> str:
     if config.eval.pool > 1:
         text += f", approximate: pool {config.eval.pool}"
     return text
+
+
+def write_csv(path: Path, per_image: list[dict]) -> None:
+    """Write a row for each image and candidate, with a column for each metric."""
+    rows = []
+    for image in per_image:
+        for candidate, scores in image.items():
+            if candidate == "name":
+                continue
+            row = {"image": image["name"], "candidate": candidate}
+            for kind, values in scores.items():
+                for metric, value in values.items():
+                    row[f"{kind}_{metric}"] = value
+            rows.append(row)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def without_nan(tree: dict) -> dict:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from urgt_jax.errors import require_package
+from urgt_jax.errors import import_extra
 
 FITTED_FROM = 16  # number of patches from which slopes are fitted
 
@@ -41,7 +41,7 @@ def draw_chart(
     title: str, x_label: str, y_label: str, curves: Sequence[Curve], marks: Sequence[Mark] = ()
 ) -> str:
     """The chart as the text of an SVG file; the same curves give the same bytes."""
-    matplotlib = require_package("matplotlib", "eval", "charts")
+    matplotlib = import_extra("matplotlib", "eval")
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "urgt_jax", "svg.fonttype": "none"}):
