@@ -35,12 +35,18 @@ def micro() -> Config:
     """The smallest model that has every part, on the smallest scenes."""
     return Config(
         model=Model(
-            Vit(width=16, depth=1, num_heads=2, pretrain_size=42), num_heads=2, depth=2, dpt_layers=(0, 0, 1, 1),
-            patch_size=(28, 42), dpt_features=8, dpt_channels=(8, 8, 8, 8), layer_scale=0.3,
+            Vit(width=16, depth=1, num_heads=2, pretrain_size=42),
+            num_heads=2,
+            depth=2,
+            dpt_layers=(0, 0, 1, 1),
+            patch_size=(28, 42),
+            dpt_features=8,
+            dpt_channels=(8, 8, 8, 8),
+            layer_scale=0.3,
         ),
         data=Data(size=(48, 72), scenes=6, batch=8, mix=(0.25, 0.25, 0.25, 0.25)),
         optim=Optim(learning_rate=1e-3, steps=8),
         train=Train(save_every=6, log_every=1),
         eval=Eval(images=2),
         mesh=Mesh(data=1),
-    )  # fmt: skip
+    )

@@ -18,8 +18,8 @@ class WrongChoice(UserError):
     """A configuration that does not go with a data set, whichever of its images is read."""
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises a user error with the message unless the condition holds."""
+def require(condition: object, message: str) -> None:
+    """Raises a user error with the message unless the condition is true or not empty."""
     if not condition:
         raise UserError(message)
 

@@ -9,7 +9,7 @@ from helpers import command, miniature_sets
 from PIL import Image
 
 from urgt_jax.commands.eval import main, scores_folder
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, exit_status
 from urgt_jax.images.files import read_image
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.weight_file import SHIPPED, save_weights
@@ -76,6 +76,14 @@ def test_eval_prints_what_it_skipped_and_ignored(photos, maps, tmp_path, capsys)
     assert f"skipped view0: {maps} holds no map of view0" in printed
     assert "mean over 1 images of folder, 1 skipped" in printed
     assert "1 prediction files belong to no image, such as other_depth.npy" in printed
+
+
+def test_eval_ends_with_status_1_if_no_image_can_be_scored(photos, maps, tmp_path, capsys):
+    for file in maps.iterdir():
+        file.write_bytes(b"")
+    words = ("--predictions", maps, "--kind", "depth", "--data", "folder", photos)
+    assert exit_status(partial(call, *words, "--out", tmp_path / "out")) == 1
+    assert "none of 2 images could be scored" in capsys.readouterr().err
 
 
 def test_eval_passes_the_scale_of_png_files_on(photos, tmp_path):

@@ -37,7 +37,9 @@ def test_override_reports_a_bad_value_in_one_plain_line(arguments, message):
     assert re.fullmatch(message, str(caught.value)), str(caught.value)
 
 
-def test_help_shows_the_defaults_of_the_named_configuration(capsys):
+@pytest.mark.parametrize("columns", ["80", "250"])
+def test_help_shows_the_defaults_of_the_named_configuration(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
     parser = FieldsParser(prog="urgt train")
     parser.add_argument("config")
     with pytest.raises(SystemExit):

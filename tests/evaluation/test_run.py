@@ -1,5 +1,6 @@
 """Whole evaluations of saved predictions."""
 
+import csv
 import json
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from urgt_jax.config import Config, Data, Prior
-from urgt_jax.errors import UserError
+from urgt_jax.errors import NegativeResult, UserError
 from urgt_jax.evaluation.candidates import SavedPredictions
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
 
@@ -42,8 +43,20 @@ def test_run_evaluation_scores_the_ground_truth_perfectly(photos, maps, tmp_path
 def test_run_evaluation_names_the_files_it_wrote(photos, maps, tmp_path):
     evaluation = evaluate(maps, photos, tmp_path / "out")
     names = [path.name for path in evaluation.written]
-    assert names[:3] == ["metrics.json", "report.html", "examples.png"]
+    assert names[:4] == ["metrics.json", "metrics.csv", "report.html", "examples.png"]
     assert all(path.is_file() for path in evaluation.written)
+
+
+def test_metrics_csv_holds_the_scores_of_every_image(photos, maps, tmp_path):
+    scores = scores_of(maps, photos, tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))
+    assert [(row["image"], row["candidate"]) for row in rows] == [
+        ("view0", "predicted"),
+        ("view1", "predicted"),
+    ]
+    for row, image in zip(rows, scores["per_image"], strict=True):
+        assert float(row["depth_rmse"]) == image["predicted"]["depth"]["rmse"]
+        assert float(row["depth_seam"]) == image["predicted"]["depth"]["seam"]
 
 
 def test_run_evaluation_aligns_disparity_of_any_scale(photos, maps, tmp_path):
@@ -92,7 +105,9 @@ def test_run_evaluation_skips_images_without_maps_and_names_unused_files(photos,
 def test_run_evaluation_fails_if_no_image_can_be_scored(photos, maps, tmp_path):
     for file in maps.iterdir():
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="none of 2 images could be scored; .* view0: .*depth.npy"):
+    with pytest.raises(
+        NegativeResult, match="none of 2 images could be scored; .* view0: .*depth.npy"
+    ):
         evaluate(maps, photos, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
 

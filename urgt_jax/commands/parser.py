@@ -5,6 +5,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 
+from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.errors import UserError
 
 
@@ -50,3 +51,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def pixels(text: str) -> int:
+    """Parses a length that is at least one token of the encoder, in pixels."""
+    number = int(text)
+    if number < TOKEN_SIZE:
+        raise argparse.ArgumentTypeError(f"must be at least {TOKEN_SIZE} pixels")
+    return number

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from urgt_jax.commands.parser import Parser
-from urgt_jax.config import TOKEN_SIZE
+from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.data.priors.precompute import precompute
@@ -95,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--depth-size",
-        type=_pixels,
+        type=pixels,
         metavar="PIXELS",
         help="shorter side of Depth Anything's input (default: as stored with the weights)",
     )
@@ -133,13 +132,6 @@ def _check(args: argparse.Namespace) -> None:
         "pass --degrade alone, or one of --depth-weights and --depth-maps together with one of "
         "--normal-weights and --normal-maps",
     )
-
-
-def _pixels(text: str) -> int:
-    number = int(text)
-    if number < TOKEN_SIZE:
-        raise argparse.ArgumentTypeError(f"must be at least {TOKEN_SIZE} pixels")
-    return number
 
 
 def _metres(text: str) -> float:

@@ -4,8 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from urgt_jax.commands.parser import Parser
-from urgt_jax.config import TOKEN_SIZE
+from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.errors import require
 from urgt_jax.files import make_folder
@@ -167,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     coarse.add_argument(
         "--depth-size",
-        type=_pixels,
+        type=pixels,
         metavar="PIXELS",
         help="shorter side of the image that Depth Anything sees "
         "(default: as stored with its weights)",
@@ -221,13 +220,6 @@ def _parser() -> argparse.ArgumentParser:
         help="dtype of activations (default: as stored with the weights)",
     )
     return parser
-
-
-def _pixels(text: str) -> int:
-    number = int(text)
-    if number < TOKEN_SIZE:
-        raise argparse.ArgumentTypeError(f"at least {TOKEN_SIZE} pixels are needed")
-    return number
 
 
 def _coarse_file(image: Path, kind: str, args: argparse.Namespace) -> Path | None:

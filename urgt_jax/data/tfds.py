@@ -1,9 +1,6 @@
-"""tensorflow-datasets, an optional dependency that takes a second to import."""
+"""What tensorflow-datasets, an optional dependency, is expected to return."""
 
-from types import ModuleType
 from typing import Protocol, runtime_checkable
-
-from urgt_jax.errors import UserError
 
 
 @runtime_checkable
@@ -15,16 +12,3 @@ class Records(Protocol):
 
     def __getitem__(self, index: int) -> dict:
         """One record, by the names of its features."""
-
-
-def import_tfds() -> ModuleType:
-    """The module tensorflow_datasets; a user error where it is not installed."""
-    try:
-        import tensorflow_datasets
-    except ModuleNotFoundError as error:
-        if error.name != "tensorflow_datasets":
-            raise
-        raise UserError(
-            'this data set needs tensorflow-datasets. Run: pip install "urgt-jax[data]"'
-        ) from error
-    return tensorflow_datasets

@@ -30,13 +30,13 @@ held. Slopes are exponents of N, fitted from N = 16 on.
 ABOUT = {
     "memory": "Bytes that the compiled stages of `urgt refine` hold beside the parameters, as "
     "XLA's memory analysis reports them for a CPU, with the tokens or layers of other patches "
-    "that wait meanwhile. Nothing is run and no weights are needed. Attend works on all patches at once; "
-    "encode and the heads work on a few, while what waits for them grows.",
+    "that wait meanwhile. Nothing is run and no weights are needed. Attend works on all patches "
+    "at once; encode and the heads work on a few, while what waits for them grows.",
     "training": "Bytes that a training step on one image holds, compiled for a CPU and not run. "
     "The arguments are the state and the batch. The rest is gradients, which do not depend on N, "
-    "and what the backward pass needs of the forward pass. That depends on what is recomputed (remat): "
-    "nothing, everything but attention, or all blocks. With the last two the heads are recomputed "
-    "too, two patches at a time.",
+    "and what the backward pass needs of the forward pass. That depends on what is recomputed "
+    "(remat): nothing, everything but attention, or all blocks. With the last two the heads are "
+    "recomputed too, two patches at a time.",
     "flops": "Operations from the model's shape (a multiply-add counts as two; norms, softmax and "
     "resampling are left out), and the seconds they take at the published peak of one chip, which "
     "no program reaches.",

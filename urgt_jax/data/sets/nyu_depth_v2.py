@@ -9,8 +9,8 @@ from PIL import Image
 from urgt_jax.data.samples import WHOLE, Sample, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
 from urgt_jax.data.sets.files import DepthCamera, make_sample
-from urgt_jax.data.tfds import Records, import_tfds
-from urgt_jax.errors import UserError, require
+from urgt_jax.data.tfds import Records
+from urgt_jax.errors import UserError, import_extra, require
 
 SIZE = (480, 640)
 # The colour camera of the Kinect, from the authors' toolbox.
@@ -64,7 +64,7 @@ class NyuDepthV2:
 
 def open_records(path: Path, split: str) -> Records:
     """The records of a split. `path` is a data_dir of TFDS, or the data set's own folder in it."""
-    tfds = import_tfds()
+    tfds = import_extra("tensorflow_datasets", "data")
     folder = None
     for candidate in [path, *sorted(path.glob("nyu_depth_v2/*"))]:  # the latest version wins
         if (candidate / "dataset_info.json").is_file():

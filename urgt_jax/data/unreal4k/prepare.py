@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from urgt_jax.data.tfds import import_tfds
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED, TILES, Frame, frame_tiles
 from urgt_jax.data.unreal4k.source_files import FrameFiles, default_splits, read_frame, read_splits
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
 
-tfds = import_tfds()
+tfds = import_extra("tensorflow_datasets", "data")
 
 NAME = "unreal4k"
 VERSION = "1.0.0"

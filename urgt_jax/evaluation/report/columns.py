@@ -99,12 +99,12 @@ def headings(names: list[str]) -> list[str]:
     return [*names, "ratio"] if len(names) > 1 else list(names)
 
 
-def table(means: dict[str, Scores], names: tuple[str, ...]) -> str:
+def table(summary: dict, names: tuple[str, ...]) -> str:
     """A table for a terminal: a line per metric, a column per candidate, and last over first."""
     titles = headings(list(names))
     lines = [" " * 22 + "".join(f"{title:>11}" for title in titles)]
-    for column in measured_columns([means[name] for name in names]):
-        values = [value_of(means[name], column) for name in names]
+    for column in measured_columns([summary[name] for name in names]):
+        values = [value_of(summary[name], column) for name in names]
         cells = [column.text(value) for value in values]
         if len(names) > 1:
             cells.append(format_number(ratio(values), 2))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from urgt_jax import files
-from urgt_jax.errors import require
+from urgt_jax.errors import import_extra, require
 from urgt_jax.evaluation.report.columns import (
     COLUMNS,
     Column,
@@ -128,8 +128,7 @@ def write_pages(folder: Path, summary: dict, scored: list[tuple[str, dict[str, S
 
 
 def _environment() -> "jinja2.Environment":
-    import jinja2  # not at the top: a refiner can be run and scored without it
-
+    jinja2 = import_extra("jinja2", "eval")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(PACKAGE),
         autoescape=True,
