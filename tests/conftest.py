@@ -24,10 +24,17 @@ from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train, Vit  
 def pytest_collection_modifyitems(items) -> None:
     """Files that take long come first, so that workers beside each other end together."""
     long = (
-        "test_promises", "test_sharding", "test_commands", "test_datasets", "test_convert",
-        "test_fidelity", "test_parity", "test_fill",
-    )  # fmt: skip
-    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else 99)
+        "test_kill_and_resume",
+        "test_step",
+        "test_sharding",
+        "test_loop",
+        "test_refine",
+        "test_losses",
+        "test_refiner",
+        "test_loss_terms",
+        "test_convert",
+    )
+    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 
 
 @pytest.fixture(scope="session")

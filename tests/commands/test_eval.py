@@ -66,7 +66,7 @@ def test_eval_prints_the_protocol_and_the_data(photos, maps, capsys):
     assert "mean over 2 images of folder\n" in printed
     assert "depth in metres, no alignment, 0.001 to 80 m; at the size of the ground tr" in printed
     out = maps.with_name("maps_scores")
-    assert f"wrote {out / 'metrics.json'}, {out / 'report.html'}" in printed
+    assert f"wrote {out / 'metrics.json'}, {out / 'metrics.csv'}, {out / 'report.html'}" in printed
 
 
 def test_eval_prints_what_it_skipped_and_ignored(photos, maps, tmp_path, capsys):

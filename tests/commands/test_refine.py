@@ -179,7 +179,7 @@ def test_refine_rejects_damaged_inputs(weights, scene, tmp_path, kind, message):
             "--depth-weights: not allowed with argument --coarse-depth",
         ),
         (["--depth-size", 518], "--depth-size needs --depth-weights"),
-        (["--depth-size", 13, "--depth-weights", "w"], "--depth-size: at least 14 pixels"),
+        (["--depth-size", 13, "--depth-weights", "w"], "--depth-size: must be at least 14 pixels"),
     ],
 )
 def test_refine_rejects_wrong_options(weights, scene, tmp_path, options, message):

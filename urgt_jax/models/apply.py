@@ -4,6 +4,7 @@ from typing import NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from urgt_jax.config import Model
@@ -56,8 +57,9 @@ def apply(params: dict, model: Model, batch: Batch) -> Maps:
     return maps
 
 
-def _pad(x: Array) -> Array:
+def _pad(x: Array | np.ndarray) -> Array:
     """[B, P, ...] with the last patch repeated until the devices can share the patches evenly."""
+    x = jnp.asarray(x)
     placement = current_placement()
     missing = placement.padded_count(x.shape[1]) - x.shape[1]
     if missing:
