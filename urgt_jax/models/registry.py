@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from urgt_jax.config import Config, Model, Vit
@@ -66,9 +68,9 @@ def abstract_params(network: NetworkConfig) -> dict:
 
 
 def build_with_params(network: NetworkConfig, params: dict) -> nnx.Module:
-    """A network with the given parameters."""
+    """A network with the given parameters, which may be NumPy arrays."""
     graph, state = _abstract_network(network)
-    nnx.replace_by_pure_dict(state, params)
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
     return nnx.merge(graph, state)
 
 
