@@ -92,7 +92,7 @@ def measure(source: Path, tiles: Unreal4k, m: int, repeat: int) -> ReadTime:
     tile_seconds = []
     for _ in range(repeat):
         number = int(rng.integers(len(tiles)))
-        row, column = rng.integers(0, SIDE + 1 - m, 2)
+        row, column = rng.integers(0, SIDE + 1 - m, 2).tolist()
         window = gridmix_block(*tiles.size(number), m, row, column).bounds
         start = time.perf_counter()
         image, _ = read_whole(source, number, window)
