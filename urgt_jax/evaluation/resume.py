@@ -114,10 +114,13 @@ def parse_entry(line: bytes) -> JournalEntry:
 def header_difference(header: bytes, expected: bytes) -> str:
     """How the identity in a journal differs from the expected one, in words."""
     try:
-        theirs = flatten(json.loads(header))
-        ours = flatten(json.loads(expected))
-    except (ValueError, AttributeError):
+        content = json.loads(header)
+    except ValueError:
         return "its first line is damaged"
+    if not isinstance(content, dict):
+        return "its first line is damaged"
+    theirs = flatten(content)
+    ours = flatten(json.loads(expected))
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     return f"differs in {', '.join(names)}"
 
