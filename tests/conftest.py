@@ -2,7 +2,8 @@
 
 import os
 import sys
-from pathlib import Path
+
+from etils.epath import Path
 
 # Tests compile much and compute little. Programs that tests start take this over.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(items) -> None:
         "test_convert",
     )
     items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
+
+
+@pytest.fixture
+def tmp_path(tmp_path) -> Path:
+    """A folder of the test, as commands and Python calls get theirs: an epath."""
+    return Path(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
 """Configuration files: found by name, read, and written as options."""
 
-from pathlib import Path
-
 import pytest
+from etils.epath import Path
 
 from urgt_jax.commands.fields import override
 from urgt_jax.config import Config
@@ -19,8 +18,10 @@ from urgt_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
+CONFIGS = [*ROOT.glob("configs/[!_]*.py"), *ROOT.glob("configs/*/[!_]*.py")]
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/[!_]*.py")), ids=lambda p: p.stem)
+
+@pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda p: p.stem)
 def test_every_configuration_loads_and_goes_through_json(path):
     config = load_config(path)
     assert from_json(Config, to_json(config), "run.json") == config

@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.command import config_file
 
 from urgt_jax import distributed
@@ -96,7 +96,7 @@ def short(micro) -> Config:
 @pytest.fixture(scope="module")
 def one_process(short, tmp_path_factory) -> Path:
     """The work directory of a run in one process."""
-    folder = tmp_path_factory.mktemp("one")
+    folder = Path(tmp_path_factory.mktemp("one"))
     _finish(_start(short, folder, 1, 8))
     return folder / "run"
 

@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from etils.epath import Path
 
 from urgt_jax.errors import exit_status
 

@@ -5,6 +5,7 @@ import pytest
 from urgt_jax.errors import UserError
 from urgt_jax.files import (
     atomic_write,
+    find_paths,
     make_folder,
     read_json_object,
     read_text,
@@ -32,6 +33,15 @@ def test_atomic_write_names_the_final_path_in_errors(tmp_path):
     with pytest.raises(UserError, match="cannot write .*notes.txt: No space left"):
         with atomic_write(tmp_path / "notes.txt"):
             raise OSError(28, "No space left")
+
+
+def test_find_paths_takes_brackets_in_the_name_of_the_folder_literally(tmp_path):
+    folder = make_folder(tmp_path / "photos [2024]")
+    for name in ("b.png", "a.png", "c.txt"):
+        write_text(folder / name, "x")
+    assert find_paths(folder, "*.png") == [folder / "a.png", folder / "b.png"]
+    assert find_paths(tmp_path, "*/c.txt") == [folder / "c.txt"]
+    assert find_paths(tmp_path / "missing", "*") == []
 
 
 def test_make_folder_rejects_a_file_in_the_way(tmp_path):

@@ -4,12 +4,14 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType
 from typing import get_type_hints
 
+from etils.epath import Path, PathLike
+
 from urgt_jax.config import Config
 from urgt_jax.errors import UserError, require
+from urgt_jax.files import find_paths
 
 PACKAGE = Path(__file__).parent
 # In a wheel the configurations lie in the package, in a checkout beside it.
@@ -17,14 +19,14 @@ PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")
 SHIPPED = [folder for folder in PLACES if folder.is_dir()]
 
 
-def load_config(name: str | Path) -> Config:
+def load_config(name: PathLike) -> Config:
     """Reads the `config` that a Python file defines; a shipped one is found by its name alone."""
     config = getattr(load_module(name), "config", None)
     require(isinstance(config, Config), f"{name} defines no `config` of type urgt_jax.Config")
     return config
 
 
-def load_module(name: str | Path) -> ModuleType:
+def load_module(name: PathLike) -> ModuleType:
     """Runs a configuration file; whatever goes wrong in it becomes one line."""
     path = find_config(name)
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
@@ -40,7 +42,7 @@ def load_module(name: str | Path) -> ModuleType:
     return module
 
 
-def find_config(name: str | Path) -> Path:
+def find_config(name: PathLike) -> Path:
     """The file of a configuration, given as a path or as the name of a shipped one."""
     path = Path(name)
     if path.is_file():
@@ -52,13 +54,13 @@ def find_config(name: str | Path) -> Path:
     for folder in SHIPPED:
         if (folder / inside).is_file():
             return folder / inside
-    beside = [str(file) for file in path.parent.glob("*.py")]
+    beside = [str(file) for file in find_paths(path.parent, "*.py")]
     near = difflib.get_close_matches(str(name), [*shipped_configs(), *beside], 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(f"no configuration at {name}{hint}")
 
 
-def find_config_folder(name: str | Path) -> Path:
+def find_config_folder(name: PathLike) -> Path:
     """A folder of configurations, given as a path or as the name of a shipped one."""
     path = Path(name)
     candidates = [path, *(folder / path.name for folder in SHIPPED)]
@@ -70,7 +72,7 @@ def find_config_folder(name: str | Path) -> Path:
 
 def shipped_configs() -> list[str]:
     """The names of the shipped configurations."""
-    return [file.stem for folder in SHIPPED for file in sorted(folder.glob("[!_]*.py"))]
+    return [file.stem for folder in SHIPPED for file in find_paths(folder, "[!_]*.py")]
 
 
 def field_names(kind: type = Config, prefix: str = "") -> list[str]:

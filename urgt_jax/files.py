@@ -1,12 +1,14 @@
 """Reading and writing files: errors are one line, and a written file is complete or absent."""
 
+import glob
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
+
+from etils.epath import Path
 
 from urgt_jax.errors import UserError, require
 
@@ -15,7 +17,7 @@ from urgt_jax.errors import UserError, require
 def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     """Turn any error of reading a file into a UserError that names it; `what` is its content."""
     require(path.is_file(), f"{path}: the {what} is missing")
-    require(path.stat().st_size > 0, f"{path} is empty. Save or download the {what} again")
+    require(path.stat().length > 0, f"{path} is empty. Save or download the {what} again")
     try:
         yield
     except UserError:
@@ -25,6 +27,12 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be read. Save or download the {what} again: {reason}"
         ) from error
+
+
+def find_paths(folder: Path, pattern: str) -> list[Path]:
+    """The paths in a folder that match a pattern, in order."""
+    # Without the escape, a [ in the folder's own name would be read as a pattern.
+    return sorted(Path(glob.escape(str(folder))).glob(pattern))
 
 
 def read_text(path: Path, what: str) -> str:

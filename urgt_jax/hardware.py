@@ -4,8 +4,9 @@ import os
 import resource
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from etils.epath import Path
 
 GB = 1e9
 GIB = 2.0**30

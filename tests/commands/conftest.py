@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from etils.epath import Path
 
 from urgt_jax.config import Prior
 from urgt_jax.data.scenes.export import write_scene
@@ -12,7 +13,7 @@ from urgt_jax.weights.weight_file import save_weights
 @pytest.fixture(scope="session")
 def weights(micro, tmp_path_factory):
     """A work directory with weights that change their priors a little."""
-    workdir = tmp_path_factory.mktemp("weights")
+    workdir = Path(tmp_path_factory.mktemp("weights"))
     params = jax.device_get(initial_params(micro.model, 0))
     for head in ("depth_head", "normal_head"):
         last = params[head]["pyramid"]["last"]

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import command, miniature_sets
 from PIL import Image
 
@@ -20,7 +21,7 @@ call = partial(command.call, main)
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of two images with depth and intrinsics."""
-    return miniature_sets.measured(tmp_path_factory.mktemp("photos"), 2, (40, 56))
+    return miniature_sets.measured(Path(tmp_path_factory.mktemp("photos")), 2, (40, 56))
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def maps(photos, tmp_path):
 @pytest.fixture(scope="module")
 def workdir(micro, tmp_path_factory):
     """A work directory with weights."""
-    folder = tmp_path_factory.mktemp("workdir")
+    folder = Path(tmp_path_factory.mktemp("workdir"))
     save_weights(folder / "weights.safetensors", initial_params(micro.model, 0), micro)
     return folder
 

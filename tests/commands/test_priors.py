@@ -1,6 +1,7 @@
 """`urgt priors`: options, and errors about them."""
 
 import pytest
+from etils.epath import Path
 from helpers import tiny_prior_networks
 from helpers.coarse_maps import RandomImages, contents, run_priors, write_maps
 
@@ -10,13 +11,13 @@ from urgt_jax.errors import UserError, exit_status
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weight files of both networks, by the option that takes them."""
-    return tiny_prior_networks.save_both(tmp_path_factory.mktemp("weights"))
+    return tiny_prior_networks.save_both(Path(tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module")
 def complete(weights, tmp_path_factory):
     """The output folder of a complete job with both networks."""
-    out = tmp_path_factory.mktemp("complete")
+    out = Path(tmp_path_factory.mktemp("complete"))
     run_priors(weights, out)
     return out
 

@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import tiny_prior_networks
 from helpers.command import call
 from PIL import Image

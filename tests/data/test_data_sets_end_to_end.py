@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import miniature_sets as miniature
 from helpers.command import call
 
@@ -39,7 +40,7 @@ def _maps(prepared, split: str, folder):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """UnrealStereo4K in miniature, with stored priors of two splits."""
-    folder = tmp_path_factory.mktemp("set")
+    folder = Path(tmp_path_factory.mktemp("set"))
     source = miniature.unreal4k(folder / "source", SIZE, frames=4)
     out = folder / "u4k"
     call(prepare_command.main, "unreal4k", "--source", source, "--out", out, "--workers", 1)

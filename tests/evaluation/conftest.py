@@ -1,6 +1,7 @@
 """Fixtures of the tests of evaluations."""
 
 import pytest
+from etils.epath import Path
 from helpers import miniature_sets
 
 SIZE = (40, 56)
@@ -9,7 +10,7 @@ SIZE = (40, 56)
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """A folder of two images of 40 x 56 pixels with depth and intrinsics."""
-    return miniature_sets.measured(tmp_path_factory.mktemp("photos"), 2, SIZE)
+    return miniature_sets.measured(Path(tmp_path_factory.mktemp("photos")), 2, SIZE)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The paper's rows as configurations, and the tables made of them."""
 
-from pathlib import Path
-
 import pytest
+from etils.epath import Path
 
 from urgt_jax.commands.fields import override
 from urgt_jax.config_files import command_line_options, load_config

@@ -2,16 +2,17 @@
 
 import json
 import os
+import pathlib
 import pickle
 import resource
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import command, miniature_sets
 
 from urgt_jax.commands.eval import main
@@ -39,13 +40,13 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Images with depth and intrinsics."""
-    return miniature_sets.measured(tmp_path_factory.mktemp("photos"), len(ERRORS), SIZE)
+    return miniature_sets.measured(Path(tmp_path_factory.mktemp("photos")), len(ERRORS), SIZE)
 
 
 @pytest.fixture(scope="module")
 def maps(photos, tmp_path_factory):
     """Predictions of all images but one; some have normals."""
-    folder = tmp_path_factory.mktemp("maps")
+    folder = Path(tmp_path_factory.mktemp("maps"))
     facing = np.broadcast_to(np.float32([0, 0, -1]), (*SIZE, 3))
     for number, error in enumerate(ERRORS):
         depth = np.load(photos / f"view{number}_depth.npy")
@@ -66,7 +67,7 @@ def words(photos, maps):
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory):
     """The files of an uninterrupted evaluation."""
-    return call(*words, out=tmp_path_factory.mktemp("whole"))
+    return call(*words, out=Path(tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,7 +101,11 @@ def call(*arguments, out):
 
 def files(folder):
     """The bytes of all files by their paths."""
-    return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+    return {
+        str(x.relative_to(folder)): x.read_bytes()
+        for x in pathlib.Path(folder).rglob("*")
+        if x.is_file()
+    }
 
 
 def assert_same_files(folder, other_folder):

@@ -8,9 +8,9 @@ import select
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from PIL import Image
 
 PROGRAM = (

@@ -1,9 +1,8 @@
 """A small data set in memory, and `urgt priors` run on it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.command import call
 
 from urgt_jax.commands import priors as priors_command

@@ -1,6 +1,6 @@
 """Commands and their configuration files, as tests start them."""
 
-from pathlib import Path
+from etils.epath import Path
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import to_json

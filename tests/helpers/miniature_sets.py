@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.data.scenes import render, sample_scene

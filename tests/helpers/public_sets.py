@@ -4,11 +4,11 @@ import io
 import json
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.data.samples import Source

@@ -3,9 +3,9 @@
 import json
 import math
 import zlib
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOKENS = (

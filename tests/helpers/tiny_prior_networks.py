@@ -1,9 +1,8 @@
 """Weight files of tiny prior networks."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax.config import Vit
 from urgt_jax.models.depth_anything import DepthAnythingConfig

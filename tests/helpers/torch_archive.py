@@ -2,9 +2,9 @@
 
 import pickle
 import zipfile
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 STORAGE_CLASSES = {

@@ -4,11 +4,11 @@ import os
 import struct
 import warnings
 import zlib
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.errors import UserError
@@ -96,12 +96,13 @@ def test_map_writer_names_its_file_when_the_disk_is_full(tmp_path):
     ],
 )
 def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path, monkeypatch, write, values):
-    real = Path.open
+    path_type = type(tmp_path)
+    real = path_type.open
 
     def full(self, *arguments, **options):
         return real(Path("/dev/full") if ".tmp" in self.name else self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(path_type, "open", full)
     with pytest.raises(UserError, match="cannot write .*values: No space left"):
         write(tmp_path / "values", values)
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,8 @@
 """Resizing: OpenCV's numbers (golden arrays of opencv-python-headless 4.10 on x86), and our own."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from etils.epath import Path
 
 from urgt_jax.errors import UserError
 from urgt_jax.images.resize import (

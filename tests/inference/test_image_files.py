@@ -1,9 +1,8 @@
 """Finding images and coarse maps, and writing refined maps."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.errors import UserError

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import seeded_weights
 from helpers.command import call
 from helpers.random_refiner import image_with_coarse_maps
@@ -51,7 +52,7 @@ def official_weights(tmp_path_factory):
     settings = seeded_weights.settings(MODEL)
     names = ("num_heads", "dino_heads", "intermediate_layer_idx")
     config = {name: settings[name] for name in names}
-    return convert_fixture(tmp_path_factory.mktemp("model"), MODEL, "", "urgt", config)
+    return convert_fixture(Path(tmp_path_factory.mktemp("model")), MODEL, "", "urgt", config)
 
 
 def official_case(weights, case: str):
@@ -85,7 +86,7 @@ def test_official_mode_gives_the_arrays_of_the_released_class(official_weights, 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A folder with the photograph and all three weight files of the released script's fixture."""
-    folder = tmp_path_factory.mktemp("pipeline")
+    folder = Path(tmp_path_factory.mktemp("pipeline"))
     settings = seeded_weights.settings(PIPELINE)
     configs = {name: dict(settings[name]) for name in PARTS}
     configs["urgt"]["patch_process_shape"] = settings["patch_process_shape"]

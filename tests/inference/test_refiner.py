@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import tiny_prior_networks
 from helpers.random_refiner import image_with_coarse_maps, random_params
 
@@ -28,7 +29,7 @@ def params(micro):
 @pytest.fixture(scope="module")
 def weights(micro, params, tmp_path_factory):
     """A work directory with these weights."""
-    workdir = tmp_path_factory.mktemp("weights")
+    workdir = Path(tmp_path_factory.mktemp("weights"))
     save_weights(workdir / "weights.safetensors", params, micro)
     return workdir
 

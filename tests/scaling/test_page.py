@@ -1,10 +1,10 @@
 """The page of a study."""
 
 import re
-from pathlib import Path
 
 import jax
 import pytest
+from etils.epath import Path
 
 from urgt_jax.commands import scale
 from urgt_jax.config import SIZES

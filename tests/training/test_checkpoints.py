@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import logging
+import pathlib
 import resource
 import shutil
 import sys
@@ -10,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils.epath import Path
 
 from urgt_jax.config_files import with_changes
 from urgt_jax.errors import UserError
@@ -21,7 +23,7 @@ from urgt_jax.training.step import state_shardings
 @pytest.fixture(scope="module")
 def saved(depth_only, mesh, first_state, tmp_path_factory):
     """A work directory with the states after 2 and 4 steps, which differ in the step only."""
-    folder = tmp_path_factory.mktemp("saved")
+    folder = Path(tmp_path_factory.mktemp("saved"))
     checkpoints = Checkpoints(folder, depth_only)
     layout = state_shardings(depth_only, mesh)
     for step in (2, 4):
@@ -54,7 +56,7 @@ def stray_errors(monkeypatch, caplog):
 
 def _largest_file(folder, step: int):
     """The file of a checkpoint that holds its arrays."""
-    files = [f for f in (folder / f"checkpoints/step_{step}").rglob("*") if f.is_file()]
+    files = [f for f in pathlib.Path(folder / f"checkpoints/step_{step}").rglob("*") if f.is_file()]
     return max(files, key=lambda f: f.stat().st_size)
 
 

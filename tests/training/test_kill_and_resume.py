@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from etils.epath import Path
 from helpers.command import config_file
 
 from urgt_jax.config import Config
@@ -60,7 +60,7 @@ def short(micro) -> Config:
 
 @pytest.fixture(scope="module")
 def undisturbed(short, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = Path(tmp_path_factory.mktemp("undisturbed"))
     _train(short, folder, "run")
     return folder / "run"
 

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.command import config_file
 
 from urgt_jax.config import Config

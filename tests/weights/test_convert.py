@@ -7,11 +7,11 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import seeded_weights as seeded
 from helpers.torch_archive import write_state_dict
 from safetensors.numpy import load_file, save_file
@@ -167,8 +167,8 @@ def test_convert_to_half_is_half_the_size_and_loads_as_float32(tmp_path, micro):
     params = jax.tree.map(draw, abstract_params(micro.model))
     save_weights(tmp_path / "whole.safetensors", params, micro)
     convert(tmp_path / "whole.safetensors", tmp_path / "half.safetensors", half=True)
-    whole_size = (tmp_path / "whole.safetensors").stat().st_size
-    half_size = (tmp_path / "half.safetensors").stat().st_size
+    whole_size = (tmp_path / "whole.safetensors").stat().length
+    half_size = (tmp_path / "half.safetensors").stat().length
     assert half_size < 0.55 * whole_size
     loaded, config = load_weights(tmp_path / "half.safetensors")
     assert config == micro
@@ -290,7 +290,7 @@ def test_convert_command_executes_nothing_of_a_hostile_checkpoint(tmp_path):
 MEASURE = """
 import resource
 import sys
-from pathlib import Path
+from etils.epath import Path
 
 from urgt_jax.models import registry
 from urgt_jax.models.depth_anything import DepthAnythingConfig
@@ -332,7 +332,7 @@ def test_convert_streams(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     growth = int(done.stdout.split()[-1])
-    assert growth < 1.5 * source.stat().st_size, f"{growth / 1e6:.0f} MB"
+    assert growth < 1.5 * source.stat().length, f"{growth / 1e6:.0f} MB"
     _, config = load_weights(tmp_path / "ours.safetensors", "depth_anything")
     assert config == detect.infer_depth_anything(arrays, detect.UserConfig({}, ""))
 

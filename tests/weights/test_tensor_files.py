@@ -6,11 +6,11 @@ import resource
 import struct
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.torch_archive import pickled_dict, pickled_tensor, write_archive, write_state_dict
 from safetensors.numpy import load_file, save_file
 
@@ -86,7 +86,7 @@ def read_all(path: Path) -> None:
 @pytest.fixture(scope="module", params=["safetensors", "torch", "compressed"])
 def whole_file(request, tmp_path_factory) -> bytes:
     """The bytes of a small file of each kind."""
-    path = tmp_path_factory.mktemp("whole") / "w"
+    path = Path(tmp_path_factory.mktemp("whole")) / "w"
     if request.param == "safetensors":
         write_safetensors(path, as_tensors(example_arrays()), {"key": "value"})
     elif request.param == "torch":

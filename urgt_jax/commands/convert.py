@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
+
+from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser
 from urgt_jax.errors import UserError, require

@@ -2,7 +2,8 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config import Config

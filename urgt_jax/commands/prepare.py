@@ -3,7 +3,8 @@
 import argparse
 import json
 import os
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser
 from urgt_jax.data.unreal4k.benchmark import benchmark

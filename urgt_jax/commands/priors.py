@@ -2,10 +2,10 @@
 
 import argparse
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.data.priors.degrade import STRENGTHS

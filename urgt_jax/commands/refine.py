@@ -2,7 +2,8 @@
 
 import argparse
 import time
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork

@@ -3,7 +3,8 @@
 import argparse
 import math
 from dataclasses import replace
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax.commands.fields import FieldsParser, override
 from urgt_jax.config import SIZES, Config, Data

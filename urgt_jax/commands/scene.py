@@ -1,7 +1,8 @@
 """`urgt scene`: writes an analytic scene."""
 
 import argparse
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser
 from urgt_jax.config import Prior

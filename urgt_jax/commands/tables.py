@@ -1,7 +1,8 @@
 """`urgt tables`: trains and scores the rows of the paper's tables."""
 
 import argparse
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config_files import find_config_folder, load_config

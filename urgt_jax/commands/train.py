@@ -2,7 +2,8 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
+
+from etils.epath import Path
 
 from urgt_jax import distributed
 from urgt_jax.commands.fields import FieldsParser, override

@@ -1,9 +1,9 @@
 """Images with their ground truth and coarse maps, from scenes and data sets in one form."""
 
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from etils.epath import Path, PathLike
 from jaxtyping import Bool, Float, UInt8
 
 from urgt_jax import hardware
@@ -219,7 +219,7 @@ def open_prior_source(
     return DataSetSource(source, stored, data.max_depth)
 
 
-def open_source(name: str, path: str | Path, split: str = "") -> Source:
+def open_source(name: str, path: PathLike, split: str = "") -> Source:
     """A split of the data set of that name in a folder; an empty split is the default one."""
     return find_data_set(name)(Path(path), split)
 
@@ -231,7 +231,7 @@ def default_split(name: str, split: str) -> str:
     return "test" if name == "scenes" else find_data_set(name).default_split
 
 
-def priors_folder(path: str | Path, split: str, priors_path: str | Path = "") -> Path:
+def priors_folder(path: PathLike, split: str, priors_path: str | Path = "") -> Path:
     """The folder of the coarse maps of a data set's split, by default inside the data set's."""
     root = Path(priors_path or Path(path) / "priors")
     return root / (split or "all")

@@ -1,10 +1,10 @@
 """The candidates that are scored: a refiner and its baselines, or saved predictions."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float
 
 from urgt_jax.config import Config

@@ -1,8 +1,7 @@
 """Which images an evaluation shows: pages of the worst ones, sheets of the first ones."""
 
-from pathlib import Path
-
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax.evaluation import metrics, report
 from urgt_jax.evaluation.resume import JournalEntry

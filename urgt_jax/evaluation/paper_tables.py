@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from etils.epath import Path, PathLike
 
 from urgt_jax.config_files import command_line_options, load_module
 from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.files import find_paths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +109,7 @@ def load_experiments(folder: Path) -> tuple[list[Experiment], Path]:
     """The configurations of a folder, and the base configuration that all of them change."""
     experiments = []
     bases = set()
-    for path in sorted(folder.glob("[!_]*.py")):
+    for path in find_paths(folder, "[!_]*.py"):
         module = load_module(path)
         if not hasattr(module, "rows"):
             continue
@@ -141,7 +142,7 @@ def load_published(folder: Path) -> list[TableRow]:
 
 
 def run_experiment(
-    experiment: Experiment, base: str | Path, runs: Path, seed: int, fields: list[str]
+    experiment: Experiment, base: PathLike, runs: Path, seed: int, fields: list[str]
 ) -> None:
     """Train and score an experiment, unless it is done; `fields` change its configuration."""
     workdir = runs / f"{experiment.trained}-seed{seed}"

@@ -4,14 +4,16 @@ import base64
 import dataclasses
 import hashlib
 import json
+import os
+import pathlib
 import zlib
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Int
 
 from urgt_jax.config import Config
@@ -19,11 +21,11 @@ from urgt_jax.config_files import flatten
 from urgt_jax.data.priors import stored
 from urgt_jax.data.sources import default_split, priors_folder
 from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
-from urgt_jax.files import reporting_write_errors
+from urgt_jax.files import find_paths, reporting_write_errors
 from urgt_jax.weights.weight_file import flatten_params
 
 JOURNAL = "scored.jsonl"
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = pathlib.Path(__file__).parents[1]
 COUNT_DTYPE = np.dtype("<i8")  # of packed counts
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
 
@@ -145,7 +147,9 @@ def evaluation_identity(source: CandidateSource, config: Config) -> dict:
     for name in ("path", "priors_path"):
         if data[name]:
             data[name] = str(Path(data[name]).absolute())
-    data["files"] = files_digest(Path(config.data.path).glob("*")) if config.data.path else ""
+    data["files"] = (
+        files_digest(find_paths(Path(config.data.path), "*")) if config.data.path else ""
+    )
     identity["data"] = data
     protocol = dataclasses.asdict(config.eval)
     del protocol["images"]  # the journal stays valid for more or fewer images
@@ -182,7 +186,7 @@ def files_digest(paths: Iterable[Path]) -> str:
     lines = []
     for path in sorted(paths):
         if path.is_file() and path.name != JOURNAL:
-            stat = path.stat()
+            stat = os.stat(path)  # in nanoseconds; epath's are in seconds
             lines.append(f"{path.name!r} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest(*lines)
 

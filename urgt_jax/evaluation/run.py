@@ -5,10 +5,10 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from etils.epath import Path
 
 from urgt_jax.config import Config
 from urgt_jax.data.sources import PriorSource, default_split, open_prior_source

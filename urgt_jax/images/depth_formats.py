@@ -1,9 +1,9 @@
 """Readers for the depth map formats of data sets. Values stay as they are in the file."""
 
 import re
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float
 
 from urgt_jax.errors import require
@@ -68,7 +68,7 @@ def read_png16(path: Path) -> Float[np.ndarray, "H W"]:
 def _map_floats(path: Path, dtype: str, offset: int, size: tuple[int, int]) -> np.ndarray:
     """Maps the floats after `offset` bytes of a file into memory; their number must fit `size`."""
     height, width = size
-    stored = path.stat().st_size - offset
+    stored = path.stat().length - offset
     expected = 4 * height * width
     require(
         stored == expected > 0,

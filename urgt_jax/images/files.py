@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from PIL import ExifTags, Image, ImageOps
 
 from urgt_jax.errors import UserError, require

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path, PathLike
 
 from urgt_jax.errors import UserError, require
 from urgt_jax.images.colour import colour_normal, colour_range, colour_values
@@ -69,7 +69,7 @@ def naming_image(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
-def check_finite(strips: Strips, weights: str | Path) -> Strips:
+def check_finite(strips: Strips, weights: PathLike) -> Strips:
     """Pass strips on; fail at the first NaN, which only damaged weights cause."""
     for rows, result in strips:
         finite = np.isfinite(result.depth).all() and np.isfinite(result.normal).all()

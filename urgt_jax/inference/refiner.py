@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import PathLike
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from urgt_jax.config import Config, Model
@@ -59,7 +59,7 @@ class Job(NamedTuple):
 
 
 def load(
-    path: str | Path,
+    path: PathLike,
     dtype: str | None = None,
     fidelity: str | None = None,
     pool: int | None = None,

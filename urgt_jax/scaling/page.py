@@ -4,9 +4,9 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import jax
+from etils.epath import Path
 
 from urgt_jax.config import SIZES
 from urgt_jax.files import make_folder, write_text

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax import hardware
 from urgt_jax.config import SIZES, Config, Model

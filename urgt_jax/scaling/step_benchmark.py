@@ -3,11 +3,11 @@
 import csv
 import time
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax.config import Config
 from urgt_jax.data.gridmix import patch_owners, row_sides

@@ -4,8 +4,9 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
+
+from etils.epath import Path
 
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, write_text

@@ -5,11 +5,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils.epath import Path
 from jax.sharding import Mesh, NamedSharding
 
 from urgt_jax.config import Config

@@ -2,8 +2,9 @@
 
 import json
 import math
-from pathlib import Path
 from typing import TextIO
+
+from etils.epath import Path
 
 from urgt_jax.files import write_text
 

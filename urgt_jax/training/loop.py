@@ -5,10 +5,10 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils.epath import Path, PathLike
 from jax.sharding import Mesh
 
 from urgt_jax.config import Config
@@ -39,13 +39,13 @@ from urgt_jax.weights.weight_file import initialize_from, save_weights
 MAX_NAMED_IMAGES = 16  # in a message
 
 
-def train(config: Config, workdir: Path) -> State:
+def train(config: Config, workdir: PathLike) -> State:
     """Train until the last step or until a signal asks to stop; resumes if the run was stopped.
 
     SIGTERM and Ctrl-C stop the run after the current step and save a checkpoint. Their handlers
     are restored at the end, and none is installed outside the main thread.
     """
-    run = TrainingRun(config, workdir)
+    run = TrainingRun(config, Path(workdir))
     with StopRequest(run.checkpoints) as stop:
         state = run.restore_or_initialize()
         run.report_start(state)

@@ -10,10 +10,10 @@ import contextlib
 import gc
 import sys
 import threading
-from pathlib import Path
 
 import orbax.checkpoint as ocp
 from absl import logging
+from etils.epath import Path
 
 ORBAX = str(Path(ocp.__file__).parent)
 

@@ -1,8 +1,7 @@
 """TensorBoard event files, beside metrics.jsonl."""
 
-from pathlib import Path
-
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from urgt_jax.errors import UserError

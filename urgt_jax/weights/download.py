@@ -2,8 +2,9 @@
 
 import shutil
 import urllib.request
-from pathlib import Path
 from typing import NamedTuple
+
+from etils.epath import Path
 
 from urgt_jax.errors import UserError
 from urgt_jax.files import atomic_write, make_folder

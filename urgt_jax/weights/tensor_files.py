@@ -6,9 +6,9 @@ import struct
 import zlib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from safetensors import SafetensorError, safe_open
 
 from urgt_jax.errors import UserError, require

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax.errors import UserError
 

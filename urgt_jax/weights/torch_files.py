@@ -11,10 +11,10 @@ import re
 import struct
 import zipfile
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax.errors import UserError
 from urgt_jax.weights.tensors import (

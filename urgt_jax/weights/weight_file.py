@@ -4,17 +4,18 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path, PathLike
 from jax.experimental import multihost_utils
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import from_json
 from urgt_jax.distributed import is_first_process
 from urgt_jax.errors import UserError, require
+from urgt_jax.files import find_paths
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
@@ -59,7 +60,7 @@ def _gather_shards(array: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def load_weights(path: str | Path, kind: str = "refiner") -> tuple[dict, FileConfig]:
+def load_weights(path: PathLike, kind: str = "refiner") -> tuple[dict, FileConfig]:
     """Loads the parameters and configuration of a model; `locate_weights` says what a path may be.
 
     Raises UserError if the file holds another kind of model than `kind`.
@@ -109,10 +110,10 @@ def _place_like(loaded: dict, params: dict, path: Path) -> dict:
 
 def shipped_weights() -> dict[str, Path]:
     """The weight files that come with the package, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+    return {path.stem: path for path in find_paths(SHIPPED, "*.safetensors")}
 
 
-def locate_weights(path: str | Path) -> Path:
+def locate_weights(path: PathLike) -> Path:
     """The weight file at a path, in the work directory of a run, or of a name that is shipped."""
     path = Path(path)
     shipped = shipped_weights()
@@ -131,7 +132,7 @@ def locate_weights(path: str | Path) -> Path:
     )
 
 
-def weights_kind(path: str | Path) -> str:
+def weights_kind(path: PathLike) -> str:
     """The kind of model that a weight file or a work directory holds."""
     path = locate_weights(path)
     kind, _ = read_config(open_tensors(path), path)

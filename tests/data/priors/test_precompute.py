@@ -1,14 +1,15 @@
 """Coarse maps of a whole data set: batches, hosts, resuming, skipped images."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.coarse_maps import RandomImages, contents, run_priors, write_maps
 
 from urgt_jax.data.priors import stored as stored_module
@@ -34,7 +35,7 @@ def test_precompute_stores_maps_at_the_networks_own_size(complete):
 def test_precompute_on_two_hosts_gives_the_bytes_of_one(complete, weights, tmp_path):
     for host in range(2):
         run_priors(weights, tmp_path, "--host", host, 2)
-        assert len(list(tmp_path.rglob("*_fit.json"))) == (2, 3)[host]
+        assert len(list(pathlib.Path(tmp_path).rglob("*_fit.json"))) == (2, 3)[host]
     assert contents(tmp_path) == contents(complete)
 
 
@@ -83,10 +84,10 @@ def test_precompute_again_makes_only_missing_maps(complete, weights, tmp_path, c
     (folder / "image1_normal.npy").unlink()
     (folder / "image2_fit.json").unlink()
     (folder / "image2_depth.npy").write_bytes(b"half")
-    time = (folder / "image0_depth.npy").stat().st_mtime_ns
+    time = os.stat(folder / "image0_depth.npy").st_mtime_ns
     run_priors(weights, tmp_path)
     assert "1 of 3 images are finished already" in capsys.readouterr().out
-    assert (folder / "image0_depth.npy").stat().st_mtime_ns == time
+    assert os.stat(folder / "image0_depth.npy").st_mtime_ns == time
     assert contents(tmp_path) == contents(complete)
 
 
@@ -96,7 +97,7 @@ def test_precompute_resumes_after_a_kill_with_the_same_bytes(tmp_path):
     options_text = {name: str(path) for name, path in options.items()}
     code = f"""
         import os, signal
-        from pathlib import Path
+        from etils.epath import Path
         from helpers.coarse_maps import run_priors
 
         replace = os.replace
@@ -128,7 +129,7 @@ def test_precompute_stores_the_other_images_when_a_map_does_not_fit(tmp_path):
         run_priors(options, tmp_path)
     [line] = (tmp_path / "all" / "skipped.txt").read_text().splitlines()
     assert "image1.npy" in line and "aspect" in line
-    assert len(list(tmp_path.rglob("*_fit.json"))) == 2
+    assert len(list(pathlib.Path(tmp_path).rglob("*_fit.json"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -153,8 +154,8 @@ def test_precompute_on_one_host_removes_older_lists_of_skipped_images(tmp_path):
             source = RandomImages(broken=[0, 1])
             run_priors(options, tmp_path, "--host", host, 2, source=source)
     run_priors(options, tmp_path)
-    assert not list(tmp_path.rglob("skipped*"))
-    assert len(list(tmp_path.rglob("*_fit.json"))) == 3
+    assert not list(pathlib.Path(tmp_path).rglob("skipped*"))
+    assert len(list(pathlib.Path(tmp_path).rglob("*_fit.json"))) == 3
 
 
 def test_precompute_skips_an_image_of_another_size_than_its_header_says(tmp_path, monkeypatch):
@@ -175,4 +176,4 @@ def test_precompute_ends_when_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(stored_module, "write_map", fail)
     with pytest.raises(UserError, match="cannot write .*: No space left"):
         run_priors(options, tmp_path)
-    assert not list(tmp_path.rglob("*_fit.json"))
+    assert not list(pathlib.Path(tmp_path).rglob("*_fit.json"))

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.public_sets import WRITERS, assert_rejected
 
 WINDOW = (slice(3, 11), slice(5, 16))
@@ -20,7 +21,7 @@ EXPECTED_FILES = {
 
 @pytest.fixture(scope="module", params=WRITERS.values(), ids=WRITERS)
 def miniature(request, tmp_path_factory):
-    return request.param(tmp_path_factory.mktemp("miniature"))
+    return request.param(Path(tmp_path_factory.mktemp("miniature")))
 
 
 def test_data_set_reads_exactly_what_its_files_hold(miniature):

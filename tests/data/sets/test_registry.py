@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from etils.epath import Path
 
 from urgt_jax.commands.fields import override
 from urgt_jax.config import Config

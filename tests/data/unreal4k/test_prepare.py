@@ -2,17 +2,18 @@
 
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from etils.epath import Path
 from helpers import miniature_sets
 from PIL import Image
 
@@ -26,7 +27,9 @@ ROOT = Path(__file__).parents[3]
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The content of each file in a folder, but for temporary ones."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".tmp"]
+    files = [
+        file for file in pathlib.Path(folder).rglob("*") if file.is_file() and file.suffix != ".tmp"
+    ]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 

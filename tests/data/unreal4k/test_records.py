@@ -5,10 +5,10 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import miniature_sets
 from PIL import Image
 

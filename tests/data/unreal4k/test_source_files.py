@@ -1,10 +1,10 @@
 """The published files of UnrealStereo4K: raw images, and what is rejected."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers import miniature_sets
 from PIL import Image
 

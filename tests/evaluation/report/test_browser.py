@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.chromium import PROGRAM, Chromium
 from helpers.report_layers import SHAPE, layers_with_known_errors, scores_of_both
 
@@ -21,7 +22,7 @@ def browser(tmp_path_factory):
     """A browser for all tests of this file."""
     if PROGRAM is None:
         pytest.skip("chromium is not installed")
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
+    browser = Chromium(Path(tmp_path_factory.mktemp("profile")))
     yield browser
     browser.close()
 
@@ -38,7 +39,7 @@ def chromium(browser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A report of four images, of which two have pages."""
-    folder = tmp_path_factory.mktemp("report")
+    folder = Path(tmp_path_factory.mktemp("report"))
     far = np.full(SHAPE, 0.1, np.float32)
     near = np.full(SHAPE, 1, np.float32)
     truth = np.where(np.arange(SHAPE[1]) % 2, far, near)

@@ -1,5 +1,7 @@
 """The layers of the report: their pixels, and the files on disk."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from helpers.report_layers import (
@@ -111,7 +113,7 @@ def test_clear_removes_the_report_and_no_file_of_the_user(tmp_path):
     for path in user_files:
         path.write_text("mine")
     report.clear(tmp_path)
-    left = {path for path in tmp_path.rglob("*") if path.is_file()} - set(user_files)
+    left = {path for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()} - set(user_files)
     assert {path.name for path in left} <= {"page.css", "table.js", "slider.js"}
     assert all(path.read_text() == "mine" for path in user_files)
     assert not image_folder(tmp_path, "one").exists()

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils.epath import PathLike
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
@@ -39,7 +39,7 @@ class PriorNetwork:
     `prepare` an image, `run` the network on one or several, `finish` each map.
     """
 
-    def __init__(self, path: str | Path, kind: str, devices: Sequence[jax.Device] | None):
+    def __init__(self, path: PathLike, kind: str, devices: Sequence[jax.Device] | None):
         self.path = locate_weights(path)
         params, self.config = load_weights(path, kind)
         mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",))
@@ -75,7 +75,7 @@ class DepthNetwork(PriorNetwork):
 
     def __init__(
         self,
-        path: str | Path,
+        path: PathLike,
         size: int | None = None,
         devices: Sequence[jax.Device] | None = None,
     ):
@@ -106,7 +106,7 @@ class DepthNetwork(PriorNetwork):
 class NormalNetwork(PriorNetwork):
     """Metric3D v2: surface normals."""
 
-    def __init__(self, path: str | Path, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, path: PathLike, devices: Sequence[jax.Device] | None = None):
         super().__init__(path, "metric3d", devices)
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:

@@ -4,11 +4,11 @@ import os
 from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Float
 
 from urgt_jax.data.priors.networks import Size
@@ -16,7 +16,7 @@ from urgt_jax.data.priors.providers import Provider
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.samples import Source
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import write_text
+from urgt_jax.files import find_paths, write_text
 from urgt_jax.progress import Progress
 
 AHEAD = 2  # batches that are read before the devices need them, and that wait to be written
@@ -147,7 +147,7 @@ def write_skipped_list(folder: Path, skipped: list[str], host: int, hosts: int) 
     path.unlink(missing_ok=True)
     if hosts == 1:
         # A job on one host has tried all images again, also those that several hosts skipped.
-        for old in folder.glob("skipped*.txt"):
+        for old in find_paths(folder, "skipped*.txt"):
             old.unlink()
     if skipped:
         lines = [" ".join(line.split()) + "\n" for line in skipped]

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import zlib
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Float
 
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade

@@ -7,10 +7,10 @@ is written last; it holds what a window of an image needs to know about the whol
 
 import json
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils.epath import Path, PathLike
 from jaxtyping import Bool, Float
 
 from urgt_jax.config import Prior
@@ -42,7 +42,7 @@ class Record(NamedTuple):
 class StoredPriors:
     """The coarse maps in a folder that `urgt priors` wrote."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: PathLike):
         self.folder = Path(folder)
         path = self.folder / ORIGIN_FILE
         require(

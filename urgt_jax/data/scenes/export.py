@@ -1,8 +1,7 @@
 """Writes an analytic scene as files: image, true maps and coarse maps."""
 
-from pathlib import Path
-
 import numpy as np
+from etils.epath import Path
 
 from urgt_jax.config import Config, Prior
 from urgt_jax.data.priors.degrade import degrade

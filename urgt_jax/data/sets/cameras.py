@@ -1,11 +1,11 @@
 """Camera files of public data sets."""
 
 import re
-from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float
 
 from urgt_jax.errors import UserError, require

@@ -1,13 +1,14 @@
 """What all data sets of image files share."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.errors import UserError, require
+from urgt_jax.files import find_paths
 from urgt_jax.images.files import image_size, read_image
 
 
@@ -141,7 +142,7 @@ def make_sample(
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
     """The files that match a pattern, in order; a user error if there are none."""
-    files = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    files = [path for path in find_paths(folder, pattern) if not path.name.startswith(".")]
     if files:
         return files
     names = sorted(path.name for path in folder.iterdir())

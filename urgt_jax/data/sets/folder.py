@@ -1,8 +1,7 @@
 """A folder of your own images with measured depth."""
 
-from pathlib import Path
-
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float
 
 from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles

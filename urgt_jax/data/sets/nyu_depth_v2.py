@@ -1,9 +1,9 @@
 """NYU Depth v2, as prepared by TFDS."""
 
 import io
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.data.samples import WHOLE, Sample, Window
@@ -11,6 +11,7 @@ from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
 from urgt_jax.data.sets.files import DepthCamera, make_sample
 from urgt_jax.data.tfds import Records
 from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.files import find_paths
 
 SIZE = (480, 640)
 # The colour camera of the Kinect, from the authors' toolbox.
@@ -66,7 +67,7 @@ def open_records(path: Path, split: str) -> Records:
     """The records of a split. `path` is a data_dir of TFDS, or the data set's own folder in it."""
     tfds = import_extra("tensorflow_datasets", "data")
     folder = None
-    for candidate in [path, *sorted(path.glob("nyu_depth_v2/*"))]:  # the latest version wins
+    for candidate in [path, *find_paths(path, "nyu_depth_v2/*")]:  # the latest version wins
         if (candidate / "dataset_info.json").is_file():
             folder = candidate
     require(folder is not None, f"{path} has no nyu_depth_v2/*/dataset_info.json. {HOW_TO_PREPARE}")

@@ -1,11 +1,12 @@
 """Measures how fast random M x M blocks are read, from whole files and from prepared tiles."""
 
+import pathlib
 import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.data.samples import Window
@@ -59,7 +60,7 @@ def benchmark(frames: int, size: tuple[int, int], repeat: int) -> tuple[Sizes, l
 
 def megabytes(folder: Path, pattern: str) -> float:
     """The size of all files in a folder that match a pattern."""
-    return sum(file.stat().st_size for file in folder.rglob(pattern)) / 1e6
+    return sum(file.stat().st_size for file in pathlib.Path(folder).rglob(pattern)) / 1e6
 
 
 def make_frames(folder: Path, frames: int, size: tuple[int, int]) -> None:

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils.epath import Path
 
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED, TILES, Frame, frame_tiles
 from urgt_jax.data.unreal4k.source_files import FrameFiles, default_splits, read_frame, read_splits
 from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import make_folder, write_text
+from urgt_jax.files import find_paths, make_folder, write_text
 from urgt_jax.progress import Progress
 
 tfds = import_extra("tensorflow_datasets", "data")
@@ -59,7 +59,7 @@ class Shard(NamedTuple):
         """Whether the file holds all its frames. Frames that were skipped are tried again."""
         try:
             note = json.loads(self.note.read_text())
-            return not note["skipped"] and self.path.stat().st_size == note["bytes"]
+            return not note["skipped"] and self.path.stat().length == note["bytes"]
         except (OSError, ValueError, KeyError):
             return False
 
@@ -73,7 +73,7 @@ def prepare(
     out = make_folder(out)
     check_plan(out, frames)
     shards = make_shards(out, frames)
-    for part in out.glob(f".{NAME}-*.tmp"):  # left by a process that was killed
+    for part in find_paths(out, f".{NAME}-*.tmp"):  # left by a process that was killed
         part.unlink()
     missing = [shard for shard in shards if not shard.is_complete()]
     check_space(out, missing)
@@ -157,7 +157,7 @@ def write_shard(shard: Shard) -> None:
     part = shard.path.with_name(f".{shard.path.name}.{secrets.token_hex(4)}.tmp")
     try:
         frames, skipped = write_frames(part, shard.frames)
-        note = {"frames": frames, "skipped": skipped, "bytes": part.stat().st_size}
+        note = {"frames": frames, "skipped": skipped, "bytes": part.stat().length}
         os.replace(part, shard.path)
     except RuntimeError as error:  # raised by ArrayRecord if the disk is full
         raise UserError(f"cannot write {shard.path}: {error}") from error
@@ -234,7 +234,7 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[TILES * len(note["frames"]) for note in notes],
-                num_bytes=sum(shard.path.stat().st_size for shard in own),
+                num_bytes=sum(shard.path.stat().length for shard in own),
                 filename_template=template.replace(split=split),
             )
         )

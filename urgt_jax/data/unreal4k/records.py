@@ -6,10 +6,10 @@ not compressed: docs/log.md says what zstd would save and cost.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics

@@ -1,13 +1,14 @@
 """The files of UnrealStereo4K as its authors publish them: splits, images, disparity, cameras."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float, UInt8
 
 from urgt_jax.data.unreal4k.records import Frame
 from urgt_jax.errors import UserError, require
+from urgt_jax.files import find_paths
 from urgt_jax.images.files import SMALLEST, read_image, read_map
 
 # Names of the split files: PatchFusion's, then those of SMD-Nets where they differ.
@@ -53,7 +54,7 @@ def default_splits(source: Path) -> Path:
 
 def read_splits(path: Path, source: Path) -> dict[str, list[FrameFiles]]:
     """The frames of each split that has a file in a folder, or of a single split file."""
-    files = [path] if path.is_file() else sorted(path.glob("*.txt"))
+    files = [path] if path.is_file() else find_paths(path, "*.txt")
     by_name = {file.name: file for file in files}
     splits = {}
     for split, names in SPLIT_FILES.items():

@@ -4,10 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
@@ -107,7 +107,7 @@ def clear(folder: Path, listed: Iterable[str] = (), paged: Iterable[str] = ()) -
         raise UserError(f"cannot remove {page}: {error.strerror}") from error
     listed_folders = {image_folder(folder, name) for name in listed}
     paged_folders = {image_folder(folder, name) for name in paged}
-    for home in (folder / HOME).glob("image_*-????????"):
+    for home in files.find_paths(folder / HOME, "image_*-????????"):
         if home not in paged_folders:
             _remove_files(home, keep=THUMBNAIL if home in listed_folders else "")
 
@@ -116,10 +116,10 @@ def _remove_files(home: Path, keep: str = "") -> None:
     try:
         # The contents first: without them there is no page that would miss a layer.
         (home / CONTENTS).unlink(missing_ok=True)
-        for path in home.glob("*"):
+        for path in list(home.iterdir()):
             if OWN_FILES.fullmatch(path.name) and path.name != keep:
                 path.unlink()
-        if not any(home.glob("*")):
+        if not any(home.iterdir()):
             home.rmdir()
     except FileNotFoundError:
         pass

@@ -6,8 +6,9 @@ The templates are beside this module; jinja2 escapes all text in them.
 import json
 import math
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from etils.epath import Path
 
 from urgt_jax import files
 from urgt_jax.errors import import_extra, require
