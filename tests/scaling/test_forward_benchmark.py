@@ -4,18 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from urgt_jax.config import SIZES
 from urgt_jax.inference import offload
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.scaling import forward_benchmark
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(micro):
-    """A size that is quick to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "micro", micro.model)
-        yield micro.model
 
 
 @pytest.fixture(scope="module")

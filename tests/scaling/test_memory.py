@@ -5,25 +5,13 @@ import math
 import jax
 import numpy as np
 import pytest
+from helpers.studies import make_point
 
-from urgt_jax.config import SIZES, Config
+from urgt_jax.config import Config
 from urgt_jax.inference.refiner import Refiner
 from urgt_jax.inference.stages import Stages
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.scaling import forward_benchmark, memory, points
-from urgt_jax.scaling.study import Point
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(micro):
-    """A size that is quick to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "micro", micro.model)
-        yield micro.model
-
-
-def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""):
-    return Point(what, size, resolution, patches, mesh, "float32", remat)
 
 
 def test_stage_inputs_have_the_shapes_that_the_refiner_passes(small, monkeypatch):
@@ -78,7 +66,7 @@ def test_compiled_memory_per_device_does_not_grow_with_devices(devices):
 @pytest.mark.slow
 def test_training_memory_grows_with_patches_and_less_with_remat(small):
     of = lambda patches, remat: points.training(  # noqa: E731
-        _point("training", patches, size="micro", remat=remat)
+        make_point("training", patches, size="micro", remat=remat)
     )
     few, many = of(8, "none"), of(16, "none")
     assert few["memory_argument"] > 3 * 4 * few["parameters"]  # with the optimiser's two moments

@@ -3,36 +3,19 @@
 import re
 
 import jax
-import pytest
 from etils.epath import Path
+from helpers.studies import make_point, run_study
 
-from urgt_jax.commands import scale
 from urgt_jax.config import SIZES
 from urgt_jax.scaling import page, points
-from urgt_jax.scaling.study import Point, StudyTable
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(micro):
-    """A size that is quick to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "micro", micro.model)
-        yield micro.model
-
-
-def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""):
-    return Point(what, size, resolution, patches, mesh, "float32", remat)
-
-
-def _study(*options):
-    scale.main([str(option) for option in options])
+from urgt_jax.scaling.study import StudyTable
 
 
 def test_training_section_has_a_column_for_every_policy(tmp_path):
     table = StudyTable(tmp_path / "t.csv")
     for patches in (16, 32):
         for remat, held in (("none", 4e9), ("blocks", 1e9)):
-            point = _point("training", patches, size="small", remat=remat)
+            point = make_point("training", patches, size="small", remat=remat)
             table.add(point, {"memory_argument": 2e9, "memory_temporary": held * patches})
     text = page.write(tmp_path / "page.md", table).read_text()
     assert "--what training --patches 16 32 --sizes small --remat none blocks" in text
@@ -45,7 +28,7 @@ def test_page_has_a_command_for_each_weight_file(tmp_path):
     table = StudyTable(tmp_path / "t.csv")
     row = {"grid": "2x2", "scenes": 2, "coarse_abs_rel": 0.1, "refined_abs_rel": 0.05}
     for weights in ("runs/a", "runs/b"):
-        table.add(_point("quality", size=weights, resolution="2k"), row)
+        table.add(make_point("quality", size=weights, resolution="2k"), row)
     text = page.write(tmp_path / "page.md", table).read_text()
     for weights in ("runs/a", "runs/b"):
         assert f"--weights {weights} --scenes 2" in text
@@ -54,11 +37,11 @@ def test_page_has_a_command_for_each_weight_file(tmp_path):
 def test_page_has_the_commands_that_fill_its_tables(monkeypatch, tmp_path, capsys):
     out, report = tmp_path / "t.csv", tmp_path / "page.md"
     options = ["--what", "flops", "--sizes", "tiny", "--out", out, "--report", report]
-    _study(*options, "--patches", 1, 4, 16, 36, "--mesh", "patch=1", "patch=4")
+    run_study(*options, "--patches", 1, 4, 16, 36, "--mesh", "patch=1", "patch=4")
     text = report.read_text()
     told = re.search(r"^    urgt scale (.*)$", text, re.M)[1].split()
     before = out.read_bytes()
-    _study(*told)
+    run_study(*told)
     assert (
         "skipped 8 of 8 points" not in capsys.readouterr().out
     )  # one was refused, and is tried again

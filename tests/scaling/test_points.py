@@ -4,31 +4,15 @@ import math
 from dataclasses import replace
 
 import pytest
+from helpers.studies import make_point, run_study
 
-from urgt_jax.commands import scale
 from urgt_jax.config import SIZES, Data
 from urgt_jax.errors import UserError
 from urgt_jax.images import grid
 from urgt_jax.models import flops
 from urgt_jax.scaling import forward_benchmark, points, study
-from urgt_jax.scaling.study import Point, StudyTable
+from urgt_jax.scaling.study import StudyTable
 from urgt_jax.weights.weight_file import save_weights
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(micro):
-    """A size that is quick to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "micro", micro.model)
-        yield micro.model
-
-
-def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""):
-    return Point(what, size, resolution, patches, mesh, "float32", remat)
-
-
-def _study(*options):
-    scale.main([str(option) for option in options])
 
 
 @pytest.mark.parametrize(
@@ -49,23 +33,23 @@ def test_crossing_is_where_attention_costs_half(size):
 
 
 def test_operations_of_a_device_are_its_share():
-    whole, share = points.operations(_point()), points.operations(_point(mesh="patch=4"))
+    whole, share = points.operations(make_point()), points.operations(make_point(mesh="patch=4"))
     parts = [name for name in whole if name.startswith(("flops", "seconds"))]
     assert all(share[name] == pytest.approx(whole[name] / 4) for name in parts)
     total = sum(whole[f"flops_{name}"] for name in study.FLOPS)
     assert total == pytest.approx(flops.forward(SIZES["tiny"], 4).total)
     with pytest.raises(UserError, match="4 patches do not divide evenly among 3"):
-        points.operations(_point(mesh="patch=3"))
+        points.operations(make_point(mesh="patch=3"))
 
 
 def test_timed_does_not_start_a_pass_that_is_too_long_or_too_large(monkeypatch):
     monkeypatch.setattr(points, "_matmul_peak", lambda: 1e9)
     monkeypatch.setattr(forward_benchmark, "in_own_process", lambda *_: pytest.fail("was begun"))
     with pytest.raises(UserError, match="raise --limit 0.1"):
-        points.timed(0.1, 1)(_point("time"))
+        points.timed(0.1, 1)(make_point("time"))
     monkeypatch.setattr(points, "free_memory", lambda: 1e6)
     with pytest.raises(UserError, match="at least .* GB of memory"):
-        points.timed(10, 1)(_point("time"))
+        points.timed(10, 1)(make_point("time"))
 
 
 def test_on_scenes_cuts_exactly_the_grid_asked_for(micro):
@@ -82,10 +66,10 @@ def test_quality_scores_any_number_of_patches(micro, monkeypatch, tmp_path):
     weights, out = tmp_path / "w.safetensors", tmp_path / "t.csv"
     config = replace(micro, data=Data(source="folder", path="elsewhere"))
     save_weights(weights, forward_benchmark.random_weights(config.model), config)
-    _study("--what", "quality", "--weights", weights, "--resolutions", "2k",
+    run_study("--what", "quality", "--weights", weights, "--resolutions", "2k",
            "--scenes", 1, "--patches", 2, "--out", out, "--report", tmp_path / "p.md")  # fmt: skip
     ((point, row),) = StudyTable(out).rows().items()
-    assert point == _point("quality", 2, resolution="2k", size=str(weights))
+    assert point == make_point("quality", 2, resolution="2k", size=str(weights))
     assert row["grid"] in ("1x2", "2x1") and row["scenes"] == 1
     scores = [row[f"{side}_abs_rel"] for side in ("coarse", "refined")]
     assert all(0 < x < 100 for x in scores) and scores[0] != scores[1]

@@ -3,19 +3,11 @@
 import csv
 
 import pytest
+from helpers.studies import make_point, run_study
 
-from urgt_jax.commands import scale
 from urgt_jax.errors import UserError
 from urgt_jax.scaling.step_benchmark import StepCost, append_step
-from urgt_jax.scaling.study import Point, StudyTable
-
-
-def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""):
-    return Point(what, size, resolution, patches, mesh, "float32", remat)
-
-
-def _study(*options):
-    scale.main([str(option) for option in options])
+from urgt_jax.scaling.study import StudyTable
 
 
 def test_append_step_adds_rows_to_a_table(tmp_path):
@@ -27,8 +19,8 @@ def test_append_step_adds_rows_to_a_table(tmp_path):
 
 
 def test_train_refuses_the_table_of_a_study(tmp_path):
-    StudyTable(tmp_path / "t.csv").add(_point(), {"parameters": 1})
+    StudyTable(tmp_path / "t.csv").add(make_point(), {"parameters": 1})
     before = (tmp_path / "t.csv").read_bytes()
     with pytest.raises(UserError, match="not a table of training steps"):
-        _study("--train", "--sizes", "tiny", "--out", tmp_path / "t.csv")
+        run_study("--train", "--sizes", "tiny", "--out", tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_bytes() == before

@@ -1,24 +1,16 @@
 """The table of a study."""
 
 import pytest
+from helpers.studies import make_point, run_study
 
-from urgt_jax.commands import scale
 from urgt_jax.errors import UserError
 from urgt_jax.scaling import points, study
-from urgt_jax.scaling.study import COLUMNS, Point, StudyTable
-
-
-def _point(what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""):
-    return Point(what, size, resolution, patches, mesh, "float32", remat)
-
-
-def _study(*options):
-    scale.main([str(option) for option in options])
+from urgt_jax.scaling.study import COLUMNS, StudyTable
 
 
 def test_run_resumes_where_it_stopped(tmp_path, capsys):
     asked, table, worked = (
-        [_point(patches=n) for n in (1, 4, 9)],
+        [make_point(patches=n) for n in (1, 4, 9)],
         StudyTable(tmp_path / "t.csv"),
         [],
     )
@@ -43,7 +35,7 @@ def test_run_resumes_where_it_stopped(tmp_path, capsys):
 
 
 def test_run_repeats_scores_over_another_number_of_scenes(tmp_path):
-    asked, table, worked = [_point("quality")], StudyTable(tmp_path / "t.csv"), []
+    asked, table, worked = [make_point("quality")], StudyTable(tmp_path / "t.csv"), []
     for scenes in (2, 2, 4):
         study.run(asked, table, lambda point, n=scenes: worked.append(n) or {"scenes": n}, scenes)
     assert worked == [2, 4]
@@ -60,5 +52,5 @@ def test_table_of_another_form_is_left_untouched(monkeypatch, tmp_path, content,
     path = tmp_path / "other.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=told.rstrip(": *")):
-        _study("--what", "flops", "--sizes", "tiny", "--out", path)
+        run_study("--what", "flops", "--sizes", "tiny", "--out", path)
     assert path.read_bytes() == content

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from etils.epath import Path
+from helpers.tensor_files import assert_holds
 from helpers.torch_archive import pickled_dict, pickled_tensor, write_archive, write_state_dict
 from safetensors.numpy import load_file, save_file
 
@@ -32,19 +33,6 @@ def example_arrays() -> dict[str, np.ndarray]:
 
 def as_tensors(arrays: dict) -> dict[str, Tensor]:
     return {name: Tensor(x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()}
-
-
-def assert_holds(path: Path, arrays: dict) -> None:
-    """The file holds these arrays, bit for bit."""
-    tensors = open_tensors(path).tensors
-    assert set(tensors) == set(arrays)
-    for name, expected in arrays.items():
-        tensor = tensors[name]
-        array = tensor.read()
-        assert type(array) is np.ndarray and array.flags.c_contiguous and array.flags.writeable
-        assert (tensor.shape, tensor.dtype) == (expected.shape, expected.dtype)
-        assert (array.shape, array.dtype) == (expected.shape, expected.dtype)
-        assert array.tobytes() == expected.tobytes(), name
 
 
 # Reading

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.tensor_files import assert_holds
 from helpers.torch_archive import (
     ORDERED_DICT,
     pickled,
@@ -22,19 +23,6 @@ from urgt_jax.weights.tensors import DTYPES
 
 NUMBERS = np.arange(24, dtype=np.float32)
 STORAGE = {"0": NUMBERS.tobytes()}
-
-
-def assert_holds(path, arrays: dict) -> None:
-    """The file holds these arrays, bit for bit."""
-    tensors = open_tensors(path).tensors
-    assert set(tensors) == set(arrays)
-    for name, expected in arrays.items():
-        tensor = tensors[name]
-        array = tensor.read()
-        assert type(array) is np.ndarray and array.flags.c_contiguous and array.flags.writeable
-        assert (tensor.shape, tensor.dtype) == (expected.shape, expected.dtype)
-        assert (array.shape, array.dtype) == (expected.shape, expected.dtype)
-        assert array.tobytes() == expected.tobytes(), name
 
 
 @pytest.mark.parametrize("level", ["model_state_dict", None])

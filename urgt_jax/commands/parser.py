@@ -59,3 +59,15 @@ def pixels(text: str) -> int:
     if number < TOKEN_SIZE:
         raise argparse.ArgumentTypeError(f"must be at least {TOKEN_SIZE} pixels")
     return number
+
+
+def add_size(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the option --size, by default 4K; `what` has this size."""
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[2160, 3840],
+        metavar=("H", "W"),
+        help=f"height and width of {what}, pixels (default: 2160 3840)",
+    )

@@ -6,7 +6,7 @@ import os
 
 from etils.epath import Path
 
-from urgt_jax.commands.parser import Parser
+from urgt_jax.commands.parser import Parser, add_size
 from urgt_jax.data.unreal4k.benchmark import benchmark
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED
@@ -91,14 +91,7 @@ def add_benchmark(data_sets) -> None:
         metavar="N",
         help="number of frames (default: %(default)s)",
     )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[2160, 3840],
-        metavar=("H", "W"),
-        help="height and width of a frame, pixels (default: 2160 3840)",
-    )
+    add_size(parser, "a frame")
     parser.add_argument(
         "--repeat",
         type=int,

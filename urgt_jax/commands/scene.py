@@ -4,7 +4,7 @@ import argparse
 
 from etils.epath import Path
 
-from urgt_jax.commands.parser import Parser
+from urgt_jax.commands.parser import Parser, add_size
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.scenes import SPLITS
@@ -51,14 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="number of the scene (default: %(default)s)"
     )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[2160, 3840],
-        metavar=("H", "W"),
-        help="height and width of the image, pixels (default: 2160 3840)",
-    )
+    add_size(parser, "the image")
     parser.add_argument(
         "--split",
         choices=SPLITS,

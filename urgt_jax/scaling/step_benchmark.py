@@ -116,7 +116,7 @@ def read_steps(path: Path) -> list[dict[str, str]]:
 def append_step(path: Path, cost: StepCost) -> None:
     """Adds a row to a table of training steps."""
     row = asdict(cost)
-    with path.open("a", newline="") as file:
+    with path.open("a") as file:
         writer = csv.DictWriter(file, row)
         if file.tell() == 0:
             writer.writeheader()
