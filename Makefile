@@ -47,7 +47,7 @@ $(DEMO)/scene0.png: | $(VENV)/ready
 $(DEMO)/refined/scene0_depth.npy: $(DEMO)/scene0.png
 	$(URGT) refine $(DEMO)/scene0.png --weights scenes-small --out $(DEMO)/refined
 
-test: $(VENV)/ready ## run the tests, about eight minutes on two cores
+test: $(VENV)/ready ## run the tests, ten minutes on two cores the first time, seven after that
 	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready ## run the tests that take longer than a minute each
