@@ -30,7 +30,7 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
 
 
 def find_paths(folder: Path, pattern: str) -> list[Path]:
-    """The paths in a folder that match a pattern, in order."""
+    """The paths in a folder that match a pattern, in order; `*` leaves hidden ones out."""
     # Without the escape, a [ in the folder's own name would be read as a pattern.
     return sorted(Path(glob.escape(str(folder))).glob(pattern))
 

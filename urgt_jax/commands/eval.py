@@ -20,8 +20,8 @@ SHOWN_SKIPPED = 5  # skipped images whose reason is printed
 PAGES = 6  # default number of images with a page
 DESCRIPTION = """
 Scores a refiner, or saved predictions of any method, on held-out images. Prints a table and writes
-metrics.json, report.html, examples.png and zooms.png. An interrupted evaluation resumes when the
-command is run again.
+metrics.json, metrics.csv, report.html, examples.png and zooms.png. Run the command again to resume
+an interrupted evaluation.
 """
 EXAMPLES = """
 any field of the configuration is an option too; they are listed below.

@@ -16,7 +16,7 @@ from urgt_jax.errors import NegativeResult, UserError, import_extra
 from urgt_jax.evaluation import examples, report
 from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
-from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, evaluation_identity
+from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, Scores, evaluation_identity
 from urgt_jax.evaluation.score import (
     ScoredImage,
     Scoring,
@@ -66,7 +66,7 @@ def run_evaluation(
     text = json.dumps(without_nan({**summary, "per_image": per_image}), indent=1)
     write_text(out / "metrics.json", text + "\n")
     page = report.write_pages(out, summary, tally.images)
-    write_csv(out / "metrics.csv", per_image)
+    write_csv(out / "metrics.csv", tally.images)
     written = [out / "metrics.json", out / "metrics.csv", page, *sheets.write(out)]
     journal.remove()
     scored_names = [name for name, _ in tally.images]
@@ -206,14 +206,12 @@ def describe_patches(config: Config) -> str:
     return text
 
 
-def write_csv(path: Path, per_image: list[dict]) -> None:
+def write_csv(path: Path, images: list[tuple[str, dict[str, Scores]]]) -> None:
     """Write a row for each image and candidate, with a column for each metric."""
     rows = []
-    for image in per_image:
-        for candidate, scores in image.items():
-            if candidate == "name":
-                continue
-            row = {"image": image["name"], "candidate": candidate}
+    for name, by_candidate in images:
+        for candidate, scores in by_candidate.items():
+            row = {"image": name, "candidate": candidate}
             for kind, values in scores.items():
                 for metric, value in values.items():
                     row[f"{kind}_{metric}"] = value

@@ -142,7 +142,7 @@ def make_sample(
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
     """The files that match a pattern, in order; a user error if there are none."""
-    files = [path for path in find_paths(folder, pattern) if not path.name.startswith(".")]
+    files = find_paths(folder, pattern)
     if files:
         return files
     names = sorted(path.name for path in folder.iterdir())
