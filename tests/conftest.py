@@ -2,11 +2,15 @@
 
 import os
 import sys
+from importlib.metadata import version
 
 from etils.epath import Path
 
-# Tests compile much and compute little. Programs that tests start take this over.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# Tests compile much and compute little. Programs that tests start take these flags over.
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+if version("jax").startswith("0.10."):
+    flags.append("--xla_cpu_use_fusion_emitters=false")  # compiles in half the time; gone in 0.11
+os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import helpers.typecheck  # noqa: E402
 import jax  # noqa: E402

@@ -187,7 +187,7 @@ def test_config_requires_multiples_of_28():
 
 
 def test_enlarge_nearest_repeats_the_pixel_at_or_below_each_new_one():
-    for height in range(1, 80):
+    for height in (1, 2, 3, 4, 5, 6, 7, 8, 78, 79):  # the pattern repeats after 2 rows
         x = jnp.arange(height, dtype=jnp.float32).reshape(1, height, 1, 1)
         column = np.asarray(metric3d.enlarge_nearest(x))[0, :, 0, 0]
         np.testing.assert_array_equal(column, np.floor(np.arange(int(3.5 * height)) / 3.5))

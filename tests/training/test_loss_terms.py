@@ -34,10 +34,10 @@ def test_gradient_matching_ignores_a_constant_and_measures_a_slope(depth, mask):
 def test_gradient_matching_with_counts_of_the_whole_adds_up_over_parts(depth, mask):
     target = depth + depth**2 / 10
     counts = loss_terms.count_pairs(mask)
-    whole = loss_terms.gradient_matching(depth, target, mask)
+    matching = jax.jit(loss_terms.gradient_matching)
+    whole = matching(depth, target, mask)
     parts = [
-        loss_terms.gradient_matching(depth[i : i + 1], target[i : i + 1], mask[i : i + 1], counts)
-        for i in range(2)
+        matching(depth[i : i + 1], target[i : i + 1], mask[i : i + 1], counts) for i in range(2)
     ]
     assert sum(parts) == pytest.approx(float(whole), rel=1e-5)
 
@@ -91,7 +91,7 @@ def test_gradients_through_pseudo_normals_are_finite_on_constant_maps(depth):
         angular = loss_terms.angular_loss(normal, normal, valid)
         return angular + loss_terms.gradient_matching(x, jnp.zeros_like(x), x > 0)
 
-    assert np.isfinite(jax.grad(loss)(maps)).all()
+    assert np.isfinite(jax.jit(jax.grad(loss))(maps)).all()
 
 
 @pytest.mark.parametrize("degrees", [0.1, 10, 90])

@@ -55,13 +55,19 @@ def test_digest_sees_a_single_bit(first_state):
 
 
 @pytest.fixture(scope="module")
-def by_devices(micro) -> dict:
+def all_sides(micro) -> Config:
+    """Blocks of every number of patches. One output is quicker to compile than two."""
+    return with_changes(micro, {"model.outputs": ("depth",)})
+
+
+@pytest.fixture(scope="module")
+def by_devices(all_sides) -> dict:
     """Initial weights, metrics and gradient of one step on one and on eight devices."""
-    step = next(k for k in range(99) if gridmix.block_side(micro, k) == 2)
-    batch = pipeline.Batches(micro)[step]
+    step = next(k for k in range(99) if gridmix.block_side(all_sides, k) == 2)
+    batch = pipeline.Batches(all_sides)[step]
     results = {}
     for count in (1, 8):
-        config = dataclasses.replace(micro, mesh=Mesh(data=count))
+        config = dataclasses.replace(all_sides, mesh=Mesh(data=count))
         mesh = sharding.make_mesh(config)
         state = initial_state(config, mesh)
         params = jax.device_get(state.params)  # before the step donates them
@@ -89,16 +95,15 @@ def test_eight_devices_compute_the_step_of_one(by_devices):
     assert _norm(difference) <= 1e-5 * _norm(gradient)
 
 
-def test_step_is_compiled_once_per_number_of_patches(micro: Config):
-    config = with_changes(micro, {"model.outputs": ("depth",)})  # half to compile
-    mesh = sharding.make_mesh(config)
-    state = initial_state(config, mesh)
-    run = train_step(config, mesh)
-    batches = pipeline.Batches(config)
+def test_step_is_compiled_once_per_number_of_patches(all_sides: Config):
+    mesh = sharding.make_mesh(all_sides)
+    state = initial_state(all_sides, mesh)
+    run = train_step(all_sides, mesh)
+    batches = pipeline.Batches(all_sides)
     seen = []
-    steps = [k for k in range(99) if gridmix.block_side(config, k) <= 2]
+    steps = [k for k in range(99) if gridmix.block_side(all_sides, k) <= 2]
     for k in steps[:6]:
-        side = gridmix.block_side(config, k)
+        side = gridmix.block_side(all_sides, k)
         compiled = run._cache_size()
         state, *_ = run(state, jax.device_put(batches[k], sharding.image_sharding(mesh)))
         # A test before this one may have compiled a side that is new here.
