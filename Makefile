@@ -47,11 +47,16 @@ $(DEMO)/scene0.png: | $(VENV)/ready
 $(DEMO)/refined/scene0_depth.npy: $(DEMO)/scene0.png
 	$(URGT) refine $(DEMO)/scene0.png --weights scenes-small --out $(DEMO)/refined
 
-test: $(VENV)/ready ## run the tests, ten minutes on two cores the first time, seven after that
+test: $(VENV)/ready ## run the tests, eight minutes on two cores the first time, six after that
 	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready ## run the tests that take longer than a minute each
 	$(RUN) -m pytest -q -m slow
+
+PLATFORM = cuda
+SIZE = large
+gpu-check: $(VENV)/ready ## check and measure everything on a GPU, in eight minutes (PLATFORM=cpu SIZE=tiny to try)
+	$(RUN) tests/gpu_check.py --platform $(PLATFORM) --size $(SIZE)
 
 lint: $(VENV)/ready ## format and lint, as the pre-commit hooks do
 	$(PIP) ruff
@@ -71,4 +76,4 @@ package: $(VENV)/ready ## build wheel and sdist, and refine an image with the wh
 	! $(PACKAGE)/bin/python -m pip list 2>/dev/null | grep -iE "pytest|xdist|tensorflow"
 	@ls -l dist
 
-.PHONY: help demo shipped trained test test-slow lint package
+.PHONY: help demo shipped trained test test-slow gpu-check lint package

@@ -7,10 +7,12 @@ For an accelerator: a step takes minutes on a CPU. It has not been run to its en
 known.
 """
 
+from dataclasses import replace
+
 from urgt_jax.config import SIZES, Config, Data, Optim
 
 config = Config(
-    model=SIZES["small"],
+    model=replace(SIZES["small"], dtype="bfloat16"),
     data=Data(size=(2160, 3840), batch=8),
     optim=Optim(learning_rate=1e-4, encoder_lr_scale=0.1, steps=40_000),
 )

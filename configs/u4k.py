@@ -11,10 +11,12 @@ were available. The paper's result, with disparity aligned for each image: AbsRe
 on TPU slices.
 """
 
+from dataclasses import replace
+
 from urgt_jax.config import SIZES, Config, Data, Eval, Optim
 
 config = Config(
-    model=SIZES["large"],
+    model=replace(SIZES["large"], dtype="bfloat16"),
     data=Data(source="unreal4k", path="data/unreal4k", batch=16),
     optim=Optim(learning_rate=5e-5, steps=40_000),
     eval=Eval(grid=(4, 4)),

@@ -12,6 +12,11 @@ if version("jax").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")  # compiles in half the time; gone in 0.11
 os.environ["XLA_FLAGS"] = " ".join(flags)
 
+# Commands keep compiled programs, but not among those of the user who runs the tests.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/compiled")
+)
+
 import helpers.typecheck  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -1,7 +1,7 @@
 """The configuration of an experiment: frozen dataclasses whose comments are the options' help."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from urgt_jax.errors import require
 
@@ -31,6 +31,35 @@ def check_layers(name: str, layers: tuple[int, ...], depth: int) -> None:
         layers[-1] < depth,
         f"{name} {layers} reads beyond the depth {depth}: lower the layers",
     )
+
+
+class Dtypes(NamedTuple):
+    """The dtypes of the parts of a forward pass."""
+
+    products: str  # inputs of the blocks' matrix products
+    residual: str  # tokens between blocks, to which every block adds
+    heads: str  # activations of the DPT heads
+
+
+DTYPES = {
+    "float32": Dtypes("float32", "float32", "float32"),
+    # Float32 arrays with quicker products: TF32 on GPUs, three passes of bfloat16 on TPUs.
+    "tensorfloat32": Dtypes("float32", "float32", "float32"),
+    # The released code's choice, autocast without the DPT heads.
+    "bfloat16": Dtypes("bfloat16", "float32", "float32"),
+    # Less memory and time than that, and less accurate.
+    "bfloat16-residual": Dtypes("bfloat16", "bfloat16", "float32"),
+    "bfloat16-heads": Dtypes("bfloat16", "float32", "bfloat16"),
+    "bfloat16-all": Dtypes("bfloat16", "bfloat16", "bfloat16"),
+}
+Dtype = Literal[
+    "float32",
+    "tensorfloat32",
+    "bfloat16",
+    "bfloat16-residual",
+    "bfloat16-heads",
+    "bfloat16-all",
+]
 
 
 @dataclass(frozen=True)
@@ -78,7 +107,7 @@ class Model:
     cross_patch: bool = True  # attention across patches; without it every patch is on its own
     # Positions over the whole image, or over each patch.
     rope: Literal["global", "local"] = "global"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters stay float32
+    dtype: Dtype = "float32"  # of the forward pass (docs/gpu.md); parameters stay float32
     # What the backward pass recomputes instead of keeping it: nothing; whole blocks; all of a block
     # except its attention; the same, with attention kept in host memory meanwhile.
     remat: Literal["none", "blocks", "attention", "offload"] = "none"
@@ -107,6 +136,11 @@ class Model:
     def width(self) -> int:
         """Channels of a token, the encoder's."""
         return self.encoder.width
+
+    @property
+    def dtypes(self) -> "Dtypes":
+        """What `dtype` says about each part of the forward pass."""
+        return DTYPES[self.dtype]
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -290,6 +324,9 @@ class Train:
 
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 50  # steps between lines of the log
+    # The same bits in every run on GPUs too, at the cost of speed (docs/gpu.md). CPUs and TPUs give
+    # them anyway.
+    deterministic: bool = False
     tensorboard: bool = False  # also log to TensorBoard (pip install tensorboardX)
     images_every: int = 0  # steps between images of predictions in TensorBoard; 0 is off
 

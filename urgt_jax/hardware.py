@@ -4,7 +4,7 @@ import os
 import resource
 import sys
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from etils.epath import Path
 
@@ -17,6 +17,20 @@ def peak_memory() -> float:
     """The most memory that this process has held so far, GB (10^9 bytes)."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def device_memory(device: Any) -> dict[str, int]:
+    """What a device reports about its memory, bytes; nothing where it does not."""
+    return device.memory_stats() or {}
+
+
+def peak_device_memory(device: Any) -> float:
+    """The most memory held on a device so far, or by this process where the device does not say.
+
+    GB (10^9 bytes).
+    """
+    peak = device_memory(device).get("peak_bytes_in_use")
+    return peak_memory() if peak is None else peak / 1e9
 
 
 def total_memory() -> int:
@@ -47,7 +61,8 @@ class Chip:
     name: str
     kinds: tuple[str, ...]  # prefixes of JAX's `device_kind`
     bfloat16: float  # FLOP/s
-    float32: float  # FLOP/s at JAX's default precision: bfloat16 on TPUs, TF32 on GPUs
+    tensorfloat32: float  # FLOP/s; of three passes of bfloat16 on TPUs
+    float32: float  # FLOP/s; of six passes of bfloat16 on TPUs
     hbm: float  # memory, bytes
     hbm_bandwidth: float  # bytes/s
     interconnect: float  # bytes/s in one direction
@@ -55,7 +70,8 @@ class Chip:
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of matrix products in a dtype."""
-        return {"bfloat16": self.bfloat16, "float32": self.float32}[dtype]
+        peaks = {"float32": self.float32, "tensorfloat32": self.tensorfloat32}
+        return peaks.get(dtype, self.bfloat16)
 
     def cut(self, parts: int) -> "Chip":
         """One of `parts` equal parts of the chip."""
@@ -63,6 +79,7 @@ class Chip:
             self,
             devices=1,
             bfloat16=self.bfloat16 / parts,
+            tensorfloat32=self.tensorfloat32 / parts,
             float32=self.float32 / parts,
             hbm=self.hbm / parts,
             hbm_bandwidth=self.hbm_bandwidth / parts,
@@ -76,7 +93,8 @@ CHIPS: tuple[Chip, ...] = (
         name="v3",
         kinds=("TPU v3",),
         bfloat16=123 * TERA,
-        float32=123 * TERA,
+        tensorfloat32=123 / 3 * TERA,
+        float32=123 / 6 * TERA,
         hbm=32 * GIB,
         hbm_bandwidth=900 * GB,
         interconnect=280 * GB,
@@ -87,7 +105,8 @@ CHIPS: tuple[Chip, ...] = (
         name="v4",
         kinds=("TPU v4",),
         bfloat16=275 * TERA,
-        float32=275 * TERA,
+        tensorfloat32=275 / 3 * TERA,
+        float32=275 / 6 * TERA,
         hbm=32 * GIB,
         hbm_bandwidth=1200 * GB,
         interconnect=300 * GB,
@@ -97,7 +116,8 @@ CHIPS: tuple[Chip, ...] = (
         name="v5e",
         kinds=("TPU v5 lite", "TPU v5e"),
         bfloat16=197 * TERA,
-        float32=197 * TERA,
+        tensorfloat32=197 / 3 * TERA,
+        float32=197 / 6 * TERA,
         hbm=16 * GIB,
         hbm_bandwidth=819 * GB,
         interconnect=200 * GB,
@@ -107,7 +127,8 @@ CHIPS: tuple[Chip, ...] = (
         name="v5p",
         kinds=("TPU v5p", "TPU v5"),
         bfloat16=459 * TERA,
-        float32=459 * TERA,
+        tensorfloat32=459 / 3 * TERA,
+        float32=459 / 6 * TERA,
         hbm=95 * GIB,
         hbm_bandwidth=2765 * GB,
         interconnect=600 * GB,
@@ -117,7 +138,8 @@ CHIPS: tuple[Chip, ...] = (
         name="v6e",
         kinds=("TPU v6 lite", "TPU v6e"),
         bfloat16=918 * TERA,
-        float32=918 * TERA,
+        tensorfloat32=918 / 3 * TERA,
+        float32=918 / 6 * TERA,
         hbm=32 * GIB,
         hbm_bandwidth=1638 * GB,
         interconnect=400 * GB,
@@ -127,7 +149,8 @@ CHIPS: tuple[Chip, ...] = (
         name="tpu7x",
         kinds=("TPU7x", "TPU v7"),
         bfloat16=2307 * TERA,
-        float32=2307 * TERA,
+        tensorfloat32=2307 / 3 * TERA,
+        float32=2307 / 6 * TERA,
         hbm=192 * GIB,
         hbm_bandwidth=7380 * GB,
         interconnect=600 * GB,
@@ -139,7 +162,8 @@ CHIPS: tuple[Chip, ...] = (
         name="A100 40 GB",
         kinds=("NVIDIA A100-SXM4-40GB",),
         bfloat16=312 * TERA,
-        float32=156 * TERA,
+        tensorfloat32=156 * TERA,
+        float32=19.5 * TERA,
         hbm=40 * GIB,
         hbm_bandwidth=1555 * GB,
         interconnect=300 * GB,
@@ -148,7 +172,8 @@ CHIPS: tuple[Chip, ...] = (
         name="A100 80 GB",
         kinds=("NVIDIA A100-SXM4-80GB",),
         bfloat16=312 * TERA,
-        float32=156 * TERA,
+        tensorfloat32=156 * TERA,
+        float32=19.5 * TERA,
         hbm=80 * GIB,
         hbm_bandwidth=2039 * GB,
         interconnect=300 * GB,
@@ -157,7 +182,8 @@ CHIPS: tuple[Chip, ...] = (
         name="H100",
         kinds=("NVIDIA H100 80GB HBM3",),
         bfloat16=989 * TERA,
-        float32=494 * TERA,
+        tensorfloat32=494 * TERA,
+        float32=67 * TERA,
         hbm=80 * GIB,
         hbm_bandwidth=3350 * GB,
         interconnect=450 * GB,
@@ -166,7 +192,8 @@ CHIPS: tuple[Chip, ...] = (
         name="H200",
         kinds=("NVIDIA H200",),
         bfloat16=989 * TERA,
-        float32=494 * TERA,
+        tensorfloat32=494 * TERA,
+        float32=67 * TERA,
         hbm=141 * GB,
         hbm_bandwidth=4800 * GB,
         interconnect=450 * GB,

@@ -8,7 +8,7 @@ def make_point(
     what="flops", patches=4, mesh="patch=1", resolution="", size="tiny", remat=""
 ) -> Point:
     """A point of a study in float32."""
-    return Point(what, size, resolution, patches, mesh, "float32", remat)
+    return Point(what, size, resolution, patches, mesh, "float32", remat, 1)
 
 
 def run_study(*options) -> None:

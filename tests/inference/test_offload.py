@@ -50,7 +50,7 @@ def test_patches_that_fit_leaves_room_for_queries_and_two_chunks_of_keys(
 ):
     tokens = SPECIAL_TOKENS + 6
     per_patch = offload.ARRAYS_PER_PATCH * tokens * micro.model.width * 4 / offload.MEMORY_SHARE
-    monkeypatch.setattr(offload, "_free_memory", lambda: room * per_patch)
+    monkeypatch.setattr(offload, "free_device_memory", lambda: room * per_patch)
     assert offload.patches_that_fit(micro.model, 6) == resident
 
 

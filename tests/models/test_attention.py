@@ -74,7 +74,20 @@ def attention_by_definition(q, k, v, gradient) -> list[np.ndarray]:
 def test_every_kernel_equals_the_definition_within_its_rounding(small_blocks, monkeypatch, case):
     kernel, size, dtype, max_fused_blocks = CASES[case]
     monkeypatch.setattr(attention, "MAX_FUSED_BLOCKS", max_fused_blocks)
-    q, k, v, gradient = draw_arrays(130, 150, size, dtype)  # neither is a multiple of a block
+    # Neither number of tokens is a multiple of a block.
+    assert_equals_definition(kernel, draw_arrays(130, 150, size, dtype), dtype)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("queries,keys", [(130, 150), (129, 151), (581, 581), (2048, 2048)])
+def test_cudnn_equals_the_definition_within_its_rounding(queries, keys):
+    assert_equals_definition(
+        attention.CUDNN, draw_arrays(queries, keys, 64, "bfloat16"), "bfloat16"
+    )
+
+
+def assert_equals_definition(kernel: attention.Kernel, arrays: list[jax.Array], dtype: str) -> None:
+    q, k, v, gradient = arrays
 
     @jax.jit
     def run(q, k, v, gradient):
@@ -132,7 +145,10 @@ def with_cudnn(monkeypatch):
         ("tpu", "bfloat16", 24, 1374, "blockwise"),
         ("tpu", "bfloat16", 64, 1024, "dense"),
         ("cuda", "bfloat16", 64, 1374, "cuDNN"),
-        ("cuda", "bfloat16", 64, 1029, "blockwise"),
+        ("cuda", "bfloat16", 64, 1029, "cuDNN"),
+        ("cuda", "bfloat16", 64, 581, "cuDNN"),
+        ("cuda", "bfloat16", 64, 33, "dense"),
+        ("cuda", "float32", 64, 581, "dense"),
         ("cuda", "float32", 64, 1374, "blockwise"),
         ("cpu", "bfloat16", 64, 1374, "blockwise"),
     ],
@@ -165,10 +181,14 @@ def test_attention_of_many_queries_to_few_keys_holds_no_matrix_of_scores():
     assert "x20000x1000xf32" not in program
 
 
-@pytest.mark.parametrize("remat,calls", [("blocks", 3), ("attention", 2)])
-def test_remat_repeats_attention_only_where_it_is_not_kept(remat, calls):
-    program = lower_step("tpu", "bfloat16", 64, 1374, remat)
-    assert count_kernel_calls(program) == {"splash": calls}
+# A gradient takes two calls: the forward pass and the backward pass.
+@pytest.mark.parametrize("platform,kernel", [("tpu", "splash"), ("cuda", "cuDNN")])
+@pytest.mark.parametrize("remat,calls", [("blocks", 3), ("attention", 2), ("offload", 2)])
+def test_remat_repeats_attention_only_where_it_is_not_kept(
+    with_cudnn, platform, kernel, remat, calls
+):
+    program = lower_step(platform, "bfloat16", 64, 1374, remat)
+    assert count_kernel_calls(program) == {kernel: calls}
 
 
 def test_loop_keeps_nothing_of_kernels_that_are_not_compiled():

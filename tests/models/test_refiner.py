@@ -17,7 +17,7 @@ from helpers.parity import (
 )
 
 from urgt_jax.images import grid
-from urgt_jax.models import refiner
+from urgt_jax.models import attention, refiner
 from urgt_jax.models.rope import rotary_angles
 from urgt_jax.weights import torch_names
 
@@ -34,8 +34,11 @@ def random_inputs(model, patches: int = 4) -> tuple:
     return image, depth, normal, grid.token_positions(origins, windows.patch, model.tokens)[None]
 
 
-@pytest.mark.parametrize("case", ["s4", "s4_nonsq"])
-def test_refiner_equals_the_released_code(case):
+@pytest.mark.parametrize("case,longest", [("s4", 1024), ("s4_nonsq", 1024), ("s4_nonsq", 16)])
+def test_refiner_equals_the_released_code(monkeypatch, case, longest):
+    # With 16 the kernels of long sequences run on the whole way through the model.
+    monkeypatch.setattr(attention, "MAX_DENSE", longest)
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 16)
     network, _ = load_network("urgt_network")
     want = golden("urgt_network")
     offsets = nnx.jit(lambda network, *x: network(*x))(

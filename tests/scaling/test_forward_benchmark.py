@@ -11,7 +11,7 @@ from urgt_jax.scaling import forward_benchmark
 
 @pytest.fixture(scope="module")
 def cost(small):
-    return forward_benchmark.measure("micro", 2, "float32", 1)
+    return forward_benchmark.measure("micro", 2, "float32", 1, 1, None)
 
 
 def test_measure_counts_the_parts_of_a_pass(small, cost):
@@ -25,7 +25,7 @@ def test_measure_counts_the_parts_of_a_pass(small, cost):
 
 def test_measure_never_streams_even_where_memory_is_short(monkeypatch):
     monkeypatch.setattr(offload, "patches_that_fit", lambda *_: 1)
-    assert forward_benchmark.measure("micro", 2, "float32", 1).attend_cpu_seconds > 0
+    assert forward_benchmark.measure("micro", 2, "float32", 1, 1, None).attend_cpu_seconds > 0
 
 
 @pytest.mark.parametrize("patches,grid", [(1, (1, 1)), (4, (2, 2)), (6, (2, 3)), (7, (1, 7))])

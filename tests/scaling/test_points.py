@@ -43,13 +43,14 @@ def test_operations_of_a_device_are_its_share():
 
 
 def test_timed_does_not_start_a_pass_that_is_too_long_or_too_large(monkeypatch):
-    monkeypatch.setattr(points, "_matmul_peak", lambda: 1e9)
-    monkeypatch.setattr(forward_benchmark, "in_own_process", lambda *_: pytest.fail("was begun"))
+    limits = points.MachineLimits(flops=1e9, memory=1e12)
+    monkeypatch.setattr(points, "_machine_limits", lambda _: limits)
+    monkeypatch.setattr(points, "in_own_process", lambda *_: pytest.fail("was begun"))
     with pytest.raises(UserError, match="raise --limit 0.1"):
-        points.timed(0.1, 1)(make_point("time"))
-    monkeypatch.setattr(points, "free_memory", lambda: 1e6)
+        points.timed(0.1, 1, None)(make_point("time"))
+    monkeypatch.setattr(points, "_machine_limits", lambda _: limits._replace(memory=1e6))
     with pytest.raises(UserError, match="at least .* GB of memory"):
-        points.timed(10, 1)(make_point("time"))
+        points.timed(10, 1, None)(make_point("time"))
 
 
 def test_on_scenes_cuts_exactly_the_grid_asked_for(micro):

@@ -11,7 +11,7 @@ from urgt_jax.scaling.study import StudyTable
 
 
 def test_append_step_adds_rows_to_a_table(tmp_path):
-    step = StepCost("tiny", "images", 1, 1, "none", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    step = StepCost("tiny", "images", "float32", 1, 1, "none", *[1.0] * 7)
     for _ in range(2):
         append_step(tmp_path / "costs.csv", step)
     rows = list(csv.DictReader((tmp_path / "costs.csv").open()))

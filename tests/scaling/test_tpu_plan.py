@@ -21,7 +21,7 @@ GIB = hardware.GIB
 def made(micro):
     """A plan of one image on each of 4 chips."""
     config = with_changes(micro, {"mesh.data": 0, "data.batch": 4, "model.dtype": "bfloat16"})
-    chip = hardware.Chip("c", (), 100, 50, 16 * GIB, 10, 1)
+    chip = hardware.Chip("c", (), 100, 70, 50, 16 * GIB, 10, 1)
     return tpu_plan.StepPlan(
         "v5e:2x2", chip, config, {"data": 4, "fsdp": 1, "patch": 1}, 4,
         tpu_plan.DeviceMemory(1 * GIB, 2 * GIB, 1 * GIB, 5 * GIB), 150, 200,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 from etils.epath import Path
@@ -136,6 +137,24 @@ def test_train_stops_on_a_signal_and_restores_the_handlers(
     assert state.step == 0 and (tmp_path / "run/checkpoints/step_0").is_dir()
     assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_train_stops_if_a_signal_also_ended_the_compiler(
+    short, tmp_path, monkeypatch, capsys, stopped
+):
+    def compile_step(run: TrainingRun, state, batch):
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise jax.errors.JaxRuntimeError("INTERNAL: ptxas exited with non-zero error code 15")
+
+    monkeypatch.setattr(TrainingRun, "_compiled_step", compile_step)
+    if not stopped:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
+            train(short, tmp_path / "run")
+        return
+    assert train(short, tmp_path / "run").step == 0
+    assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
 
 
 def test_train_restores_the_handlers_after_an_error(short, tmp_path, monkeypatch):

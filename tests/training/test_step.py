@@ -95,6 +95,24 @@ def test_eight_devices_compute_the_step_of_one(by_devices):
     assert _norm(difference) <= 1e-5 * _norm(gradient)
 
 
+@pytest.mark.skipif(jax.default_backend() == "cpu", reason="needs an accelerator")
+def test_accelerator_takes_the_step_of_the_cpu(all_sides):
+    step = next(k for k in range(99) if gridmix.block_side(all_sides, k) == 2)
+    batch = pipeline.Batches(all_sides)[step]
+    results = []
+    for platform in ("cpu", jax.default_backend()):
+        mesh = sharding.make_mesh(all_sides, jax.devices(platform)[:1])
+        state, metrics, _ = train_step(all_sides, mesh)(initial_state(all_sides, mesh), batch)
+        gradient = optax.tree_utils.tree_get(state.opt_state, "mu")
+        results.append(jax.device_get((metrics, gradient)))
+    (metrics, gradient), (accelerator_metrics, accelerator_gradient) = results
+    for name in metrics:
+        value = accelerator_metrics[name]
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-4, err_msg=name)
+    difference = jax.tree.map(lambda a, b: a - b, gradient, accelerator_gradient)
+    assert _norm(difference) <= 1e-4 * _norm(gradient)
+
+
 def test_step_is_compiled_once_per_number_of_patches(all_sides: Config):
     mesh = sharding.make_mesh(all_sides)
     state = initial_state(all_sides, mesh)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
@@ -36,6 +37,7 @@ examples:
 def main(arguments: list[str] | None = None) -> None:
     """Runs `urgt eval`."""
     args, fields = make_parser().parse_known_args(arguments)
+    compile_cache.start(args.cache)
     fields = [*data_options(args.data), *fields]
     if args.predictions:
         source, config, out = open_predictions(args, fields)
@@ -98,6 +100,7 @@ def make_parser() -> FieldsParser:
         help="strength of the degradation that makes the coarse maps of scenes "
         "(default: as in training)",
     )
+    compile_cache.add_option(parser)
     return parser
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> None:
     """Makes the coarse maps of a data set's splits; ends with an error if images were skipped."""
     args = _parser().parse_args(arguments)
+    compile_cache.start(args.cache)
     _check(args)
     host, hosts = args.host or (jax.process_index(), jax.process_count())
     require(0 <= host < hosts, f"--host {host} {hosts}: I must be from 0 to N - 1")
@@ -117,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("I", "N"),
         help="process every N-th image, starting at image I (default: the JAX process's share)",
     )
+    compile_cache.add_option(parser)
     return parser
 
 

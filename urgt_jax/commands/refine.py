@@ -5,7 +5,10 @@ import time
 
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.parser import Parser, pixels
+from urgt_jax.compile_cache import compile_timer
+from urgt_jax.config import DTYPES
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.errors import require
 from urgt_jax.files import make_folder
@@ -40,6 +43,7 @@ examples:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     args = _parser().parse_args(arguments)
+    compile_cache.start(args.cache)
     require(
         args.depth_size is None or args.depth_weights is not None,
         "--depth-size needs --depth-weights: it is the input size of that network",
@@ -82,6 +86,7 @@ def _refine_image(
 ) -> None:
     """Refine one image and report how it goes."""
     start = time.monotonic()
+    compile_timer().take()
     height, width = image.shape[:2]
     grid = None if args.grid is None else tuple(args.grid)
     job = refiner.plan(image, grid, args.overlap)
@@ -108,8 +113,11 @@ def _refine_image(
         coarse = coarse_strips(depth, normal)
         prefix = out / f"{path.stem}_coarse"
         save_maps(coarse, depth.shape, normal.shape[:2], prefix, metric)
-    seconds = time.monotonic() - start
-    print(f"{path}: refined in {format_duration(seconds)}, {out / path.stem}_*", flush=True)
+    taken = format_duration(time.monotonic() - start)
+    compiled = compile_timer().take()
+    if compiled:
+        taken += f", {compiled}"
+    print(f"{path}: refined in {taken}, {out / path.stem}_*", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,9 +225,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     device.add_argument(
         "--dtype",
-        choices=["float32", "bfloat16"],
+        choices=DTYPES,
         help="dtype of activations (default: as stored with the weights)",
     )
+    compile_cache.add_option(parser)
     return parser
 
 

@@ -4,15 +4,17 @@ import argparse
 import math
 from dataclasses import replace
 
+import jax
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, override
-from urgt_jax.config import SIZES, Config, Data
+from urgt_jax.config import DTYPES, SIZES, Config, Data
 from urgt_jax.errors import require
 from urgt_jax.files import make_folder
 from urgt_jax.models.layers import POLICIES
 from urgt_jax.scaling import page, points, study
-from urgt_jax.scaling.forward_benchmark import in_own_process
+from urgt_jax.scaling.own_process import in_own_process
 from urgt_jax.scaling.step_benchmark import StepCost, append_step, measure_step, read_steps
 from urgt_jax.scaling.study import RESOLUTIONS, Point, StudyTable
 
@@ -37,6 +39,7 @@ STUDY_DEFAULTS = {
     "mesh": ["patch=1"],
     "remat": ["none", "attention", "blocks"],
     "limit": 600.0,
+    "pool": 1,
     "weights": None,
     "scenes": 4,
     "resolutions": list(RESOLUTIONS),
@@ -47,6 +50,10 @@ STUDY_DEFAULTS = {
 def main(arguments: list[str] | None = None) -> None:
     """The command line of `urgt scale`."""
     args, fields = _parser().parse_known_args(arguments)
+    compile_cache.start(args.cache)
+    # This process only counts shapes. Those that it starts need the memory of the GPU, which the
+    # first process to use it would take.
+    jax.config.update("jax_platforms", "cpu")
     _fill_in_defaults(args)
     _check(args, fields)
     if args.train:
@@ -87,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--dtype",
-        choices=["float32", "bfloat16"],
+        choices=DTYPES,
         default="float32",
         help="dtype of activations (default: float32)",
     )
@@ -103,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="F.csv",
         help=f"table to add to (default for a study: {page.TABLE})",
+    )
+    add(
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help="also write a profile of a pass or step, and print its costliest kernels",
     )
     add("--train", action="store_true", help="measure a training step instead")
     add = parser.add_argument_group("a study").add_argument
@@ -131,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="do not start a pass that would take longer (default: 600)",
     )
+    add(
+        "--pool",
+        type=int,
+        metavar="K",
+        help="pool keys and values over K x K tokens across patches, for time (default: 1)",
+    )
     add("--weights", type=Path, metavar="RUN|FILE", help="weights whose quality is scored")
     add(
         "--scenes",
@@ -145,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"resolutions of these scenes (default: {' '.join(RESOLUTIONS)})",
     )
     add("--report", type=Path, metavar="F.md", help="page to write, with its curves beside it")
+    compile_cache.add_option(parser)
     return parser
 
 
@@ -165,6 +185,7 @@ def _check(args: argparse.Namespace, fields: list[str]) -> None:
     require(args.train or not fields, f"{' '.join(fields)}: only with --train (see --help)")
     require(min(args.patches) >= 1, f"--patches {min(args.patches)}: at least one is needed")
     require(args.repeat >= 1, f"--repeat {args.repeat}: at least one pass is needed")
+    require(args.pool >= 1, f"--pool {args.pool} must be at least 1: 1 is exact")
     require(args.scenes >= 1, f"--scenes {args.scenes}: at least one is needed")
     require(args.limit > 0, f"--limit {args.limit:g} must be above 0 seconds")
     require(
@@ -190,6 +211,7 @@ def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> None:
     meshes = args.mesh
     resolutions = [""]
     policies = [""]
+    pool = 1
     scenes = None
     if kind == "quality":
         work, dtype = points.quality(args.weights, args.scenes)
@@ -198,8 +220,9 @@ def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> None:
         resolutions = args.resolutions
         scenes = args.scenes
     elif kind == "time":
-        work = points.timed(args.limit, args.repeat)
+        work = points.timed(args.limit, args.repeat, args.profile)
         meshes = ["patch=1"]
+        pool = args.pool
     elif kind == "training":
         work = points.training
         policies = args.remat
@@ -208,7 +231,7 @@ def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> None:
     else:
         work = points.operations
     asked = [
-        Point(kind, size, resolution, patches, mesh, dtype, remat)
+        Point(kind, size, resolution, patches, mesh, dtype, remat, pool)
         for size in sizes
         for resolution in resolutions
         for mesh in meshes
@@ -239,4 +262,5 @@ def _measure_step(args: argparse.Namespace, fields: list[str], size: str, patche
     )
     model = replace(SIZES[size], dtype=args.dtype)
     config = override(Config(model=model, data=Data(batch=1)), fields)
-    return in_own_process(patches, measure_step, size, config, side, args.repeat)
+    what = f"a training step of {size} with {patches} patches"
+    return in_own_process(what, measure_step, size, config, side, args.repeat, args.profile)

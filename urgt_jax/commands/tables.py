@@ -4,6 +4,7 @@ import argparse
 
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config_files import find_config_folder, load_config
 from urgt_jax.evaluation import paper_tables
@@ -26,6 +27,7 @@ examples:
 def main(arguments: list[str] | None = None) -> None:
     """Runs `urgt tables`."""
     args, fields = make_parser().parse_known_args(arguments)
+    compile_cache.start(args.cache)
     folder = find_config_folder(args.folder)
     experiments, base = paper_tables.load_experiments(folder)
     base = args.base or base
@@ -88,4 +90,5 @@ def make_parser() -> FieldsParser:
         metavar=("SOURCE", "PATH"),
         help="data set and its folder, see docs/data-sets.md (default: as configured)",
     )
+    compile_cache.add_option(parser)
     return parser

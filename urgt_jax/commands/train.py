@@ -5,9 +5,11 @@ from functools import partial
 
 from etils.epath import Path
 
-from urgt_jax import distributed
+from urgt_jax import compile_cache, distributed
 from urgt_jax.commands.fields import FieldsParser, override
+from urgt_jax.config import Config
 from urgt_jax.config_files import load_config
+from urgt_jax.training import determinism
 from urgt_jax.training.loop import train
 from urgt_jax.training.orbax_errors import hide_secondary_errors
 
@@ -23,6 +25,7 @@ The work directory contains
   config.json           the configuration
   metrics.jsonl         one line of metrics every train.log_every steps
   checkpoints/          the two newest checkpoints
+  compiled/             compiled programs, so that a resumed run starts at once
   weights.safetensors   the trained weights, for urgt eval and urgt refine
 """
 
@@ -40,9 +43,13 @@ Every field of the configuration is an option. The defaults shown below are thos
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args, fields = _parser().parse_known_args(arguments)
+    compile_cache.start(args.cache, args.workdir)
+    config = override(load_config(args.config), fields)
+    if config.train.deterministic:
+        determinism.request()
     distributed.connect(args)
     hide_secondary_errors()
-    return distributed.run(partial(_train, args, fields))
+    return distributed.run(partial(_train, config, args.workdir))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,9 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the run, which all processes must see",
     )
+    compile_cache.add_option(parser, "DIR/compiled of the work directory")
     distributed.add_options(parser)
     return parser
 
 
-def _train(args: argparse.Namespace, fields: list[str]) -> None:
-    train(override(load_config(args.config), fields), args.workdir)
+def _train(config: Config, workdir: Path) -> None:
+    train(config, workdir)

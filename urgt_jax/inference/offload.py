@@ -24,6 +24,7 @@ from urgt_jax.models.attention import (
 )
 from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.pooling import Cells
+from urgt_jax.models.precision import in_precision
 from urgt_jax.models.refiner import SPECIAL_TOKENS, tokens_per_patch
 from urgt_jax.models.registry import build_with_params
 from urgt_jax.models.rope import rotary_angles
@@ -56,6 +57,7 @@ def pair_steps(model: Model, pool: int = 1) -> PairSteps:
         pool = 1  # a patch sees all of its own tokens
     cells = Cells(SPECIAL_TOKENS, model.tokens, pool)
     head_width = model.width // model.num_heads
+    dtype = model.dtypes.products
 
     def select(blocks, i):
         return jax.tree.map(lambda stacked: stacked[i], blocks)
@@ -87,11 +89,12 @@ def pair_steps(model: Model, pool: int = 1) -> PairSteps:
     def across(params, i, tokens, attended):
         network = build_with_params(model, params)
         attended = attended.reshape(*tokens.shape[:2], model.num_heads, head_width)
-        return select(network.across_patches, i).finish(tokens, attended.astype(tokens.dtype))
+        return select(network.across_patches, i).finish(tokens, attended.astype(dtype))
 
-    return PairSteps(
-        jax.jit(add_special_tokens), jax.jit(within), jax.jit(attend_more), jax.jit(across)
-    )
+    steps = []
+    for step in (add_special_tokens, within, attend_more, across):
+        steps.append(jax.jit(in_precision(model.dtype, step)))
+    return PairSteps(*steps)
 
 
 def attend(
@@ -122,7 +125,7 @@ def attend(
     depth = max(model.dpt_layers) + 1
     _, tokens_each, width = chunks[0][0].shape
     shape = (len(kept), len(chunks) * resident, tokens_each, 2 * width)
-    layers = np.empty(shape, chunks[0][0].dtype)
+    layers = np.empty(shape, jnp.dtype(model.dtypes.heads))
     for i in range(depth):
         projected = [jax.device_get(steps.within(params, i, *chunk)) for chunk in chunks]
         keys = [(k, v, bias) for (_, _, k, v), bias in zip(projected, biases, strict=True)]
@@ -176,16 +179,21 @@ def _attend_to(steps: PairSteps, q: np.ndarray, keys: list[Keys]) -> jax.Array:
 
 def patches_that_fit(model: Model, count: int) -> int | None:
     """How many patches fit into the device's free memory; None if all `count` of them do."""
-    itemsize = jnp.dtype(model.dtype).itemsize
-    bytes_per_patch = ARRAYS_PER_PATCH * tokens_per_patch(model) * model.width * itemsize
-    fitting = int(MEMORY_SHARE * _free_memory() / bytes_per_patch)
+    products, residual, heads = (jnp.dtype(dtype).itemsize for dtype in model.dtypes)
+    arrays = ARRAYS_PER_PATCH * products
+    # Of these, a pair's two outputs are in the dtype of the residual, and the layers for the DPT
+    # heads in theirs.
+    arrays += 2 * (residual - products)
+    arrays += 2 * len(kept_blocks(model.dpt_layers)) * (heads - products)
+    bytes_per_patch = arrays * tokens_per_patch(model) * model.width
+    fitting = int(MEMORY_SHARE * free_device_memory() / bytes_per_patch)
     if count <= fitting:
         return None
     return max(fitting // 3, 1)  # queries, keys, and the next keys
 
 
-def _free_memory() -> float:
-    """Free bytes on the device, or of the host if the device shares its memory."""
+def free_device_memory() -> float:
+    """Free bytes on the first device, or of the host if the device shares its memory."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:

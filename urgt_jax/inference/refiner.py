@@ -20,6 +20,7 @@ from urgt_jax.inference import offload
 from urgt_jax.inference.modes import MODES, RefinerInputs
 from urgt_jax.inference.stages import jit_stages
 from urgt_jax.models import flops
+from urgt_jax.models.precision import cast_weights
 from urgt_jax.models.refiner import HEAD_PIXELS, Offsets
 from urgt_jax.models.registry import FAMILIES
 from urgt_jax.weights.weight_file import load_weights, weights_kind
@@ -111,7 +112,7 @@ class Refiner:
         )
         self.config = config
         self.resident = resident
-        self.params = jax.device_put(params)
+        self.params = jax.device_put(cast_weights(params, config.model))
         self.stages = jit_stages(config.model, config.eval.pool)
         self.mode = MODES[config.eval.fidelity](config)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 
 from urgt_jax.config import Model
+from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import build_with_params
 
 
@@ -31,4 +32,7 @@ def jit_stages(model: Model, pool: int = 1) -> Stages:
     def heads(params, layers):
         return build_with_params(model, params).predict_offsets(layers, model.tokens)
 
-    return Stages(jax.jit(encode), jax.jit(attend), jax.jit(heads))
+    stages = []
+    for stage in (encode, attend, heads):
+        stages.append(jax.jit(in_precision(model.dtype, stage)))
+    return Stages(*stages)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from urgt_jax.config import Model
 from urgt_jax.images.grid import token_positions
 from urgt_jax.models.placement import current_placement
+from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import build_with_params
 
 
@@ -38,6 +39,10 @@ def apply(params: dict, model: Model, batch: Batch) -> Maps:
 
     A map that the model has no output for is returned as it came.
     """
+    return in_precision(model.dtype, _apply)(params, model, batch)
+
+
+def _apply(params: dict, model: Model, batch: Batch) -> Maps:
     network = build_with_params(model, params)
     depth = batch["coarse_depth"]
     normal = batch["coarse_normal"]

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 MAX_DENSE = 1024  # most queries or keys for which attention is computed at once
+MAX_DENSE_CUDNN = 64  # the same where cuDNN could take over, which writes no matrix of scores
 QUERY_CHUNK = 512  # most queries in a chunk, where there are more
 LANES = 128  # width of a TPU's vector unit
 SPLASH_BLOCKS = range(512, 1025, LANES)  # sides of splash attention's blocks
@@ -25,6 +26,9 @@ MAX_FUSED_BLOCKS = 4
 INTERPRET_SPLASH = False  # run splash attention on any platform, slowly; for tests
 MASKED = -1e4  # a bias that hides a key
 ATTENTION = "attention"  # name under which a checkpoint policy may keep the output of attention
+# The primitive of JAX's cuDNN attention. What it returns cannot be named: a checkpoint policy that
+# keeps attention must keep the outputs of this primitive.
+CUDNN_PRIMITIVE = "dot_product_attention_fwd_wrapper"
 
 Queries = Float[Array, "*B N D"]
 Keys = Float[Array, "*B M D"]
@@ -178,23 +182,24 @@ def _kernel_for(platform: str, q: Float[Array, "B N H D"], k: Float[Array, "B M 
 def _choose_kernel(
     platform: str, dtype: Any, head_size: int, queries: int, keys: int, packed: bool = False
 ) -> Kernel:
-    if max(queries, keys) <= MAX_DENSE:
+    longest = max(queries, keys)
+    if platform in ("cuda", "gpu") and longest > MAX_DENSE_CUDNN and not packed:
+        if _fits_cudnn(dtype, head_size):
+            return CUDNN
+    if longest <= MAX_DENSE:
         return DENSE
     if platform == "cpu":
         return BLOCKWISE_BY_HEAD
     if platform == "tpu" and head_size % 64 == 0:  # smaller heads would leave lanes empty
         return SPLASH
-    if platform in ("cuda", "gpu") and not packed and _fits_cudnn(dtype, head_size, queries, keys):
-        return CUDNN
     return BLOCKWISE
 
 
-def _fits_cudnn(dtype: Any, head_size: int, queries: int, keys: int) -> bool:
+def _fits_cudnn(dtype: Any, head_size: int) -> bool:
     """Whether cuDNN takes these arrays; for packed rows it would need a whole mask matrix."""
     half_precision = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    even = queries % 2 == 0 and keys % 2 == 0  # required for gradients
     size_fits = head_size % 8 == 0 and head_size <= 128
-    return half_precision and even and size_fits and _has_cudnn_attention()
+    return half_precision and size_fits and _has_cudnn_attention()
 
 
 @cache
@@ -525,9 +530,22 @@ def _from_splash(x: Float[Array, "K M D"], like: Float[Array, "B H N E"]) -> Arr
 
 
 def _cudnn(q, k, v) -> Float[Array, "B N H D"]:
-    """cuDNN's kernel. What it keeps for gradients has no name, so remat runs it again."""
-    output = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    return checkpoint_name(output, ATTENTION)
+    """cuDNN's kernel, whose outputs a checkpoint policy knows by their primitive."""
+    attend = partial(jax.nn.dot_product_attention, implementation="cudnn")
+    batch, queries, _, _ = q.shape
+    keys = k.shape[1]
+    if queries % 2 == 0 and keys % 2 == 0:
+        return attend(q, k, v)
+    # JAX refuses gradients for odd numbers of tokens, so there is one more, which is masked.
+    q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q, k, v))
+    output = attend(
+        q,
+        k,
+        v,
+        query_seq_lengths=jnp.full(batch, queries, jnp.int32),
+        key_value_seq_lengths=jnp.full(batch, keys, jnp.int32),
+    )
+    return output[:, :queries]
 
 
 DENSE = _differentiable("dense", _dense, _dense_backward)

@@ -1,7 +1,5 @@
 """Convolution at stride 1 whose kernel gradient is fast on CPUs too."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,16 +25,24 @@ class Conv(nnx.Module):
         return y + self.bias[...].astype(self.dtype)
 
 
-def _convolve(x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"]) -> Array:
+def convolve(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"]
+) -> Float[Array, "B H W D"]:
+    """The cross-correlation with a kernel of odd sides, with zeros around the map."""
+    return jax.lax.platform_dependent(x, kernel, cpu=_convolve_on_cpu, default=_convolve)
+
+
+def _convolve(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"]
+) -> Float[Array, "B H W D"]:
     layouts = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layouts)
 
 
 @jax.custom_vjp
-def convolve(
+def _convolve_on_cpu(
     x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"]
 ) -> Float[Array, "B H W D"]:
-    """The cross-correlation with a kernel of odd sides, with zeros around the map."""
     return _convolve(x, kernel)
 
 
@@ -47,25 +53,11 @@ def _forward(x, kernel):
 def _backward(saved, gradient):
     x, kernel = saved
     x_gradient = _convolve(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    size = kernel.shape[:2]
-    kernel_gradient = jax.lax.platform_dependent(
-        x,
-        gradient,
-        cpu=partial(_kernel_gradient_by_image, size=size),
-        default=partial(_kernel_gradient_by_xla, size=size),
-    )
-    return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
+    kernel_gradient = _kernel_gradient_by_image(x, gradient, kernel.shape[:2])
+    return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
-def _kernel_gradient_by_xla(
-    x: Float[Array, "B H W C"], gradient: Float[Array, "B H W D"], size: tuple[int, int]
-) -> Float[Array, "h w C D"]:
-    """The kernel's gradient by XLA's own convolution."""
-    shape = (*size, x.shape[-1], gradient.shape[-1])
-    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-    transposed = jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)
-    (kernel_gradient,) = transposed(gradient)
-    return kernel_gradient.astype(jnp.float32)  # the dtype of `_kernel_gradient_by_image`
+_convolve_on_cpu.defvjp(_forward, _backward)
 
 
 def _kernel_gradient_by_image(
@@ -91,6 +83,3 @@ def _kernel_gradient_by_image(
     zeros = jnp.zeros((rows * cols * inputs, outputs), jnp.float32)
     total, _ = jax.lax.scan(add_image, zeros, (jnp.pad(x, border), gradient))
     return total.reshape(rows, cols, inputs, outputs)
-
-
-convolve.defvjp(_forward, _backward)

@@ -196,7 +196,7 @@ class DPTHead(nnx.Module):
             config.dpt_channels,
             outputs + 1,
             vggt=True,
-            dtype=jnp.dtype(config.dtype),
+            dtype=jnp.dtype(config.dtypes.heads),
             rngs=rngs,
             # Near zero, so that training starts at the coarse map.
             last_init=nnx.initializers.normal(config.last_layer_std),

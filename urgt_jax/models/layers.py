@@ -7,29 +7,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import Offloadable
+from jax.extend.core import Primitive
 from jaxtyping import Array, Float, Shaped
 
-from urgt_jax.models.attention import ATTENTION, attention
+from urgt_jax.models.attention import ATTENTION, CUDNN_PRIMITIVE, attention
 from urgt_jax.models.placement import AttentionFunction, current_placement
 from urgt_jax.models.rope import RotaryAngles, apply_rope
 
 Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
 
-# What the backward pass keeps, by the value of model.remat; it computes everything else again.
-POLICIES = {
-    # Used only where weights are gathered: they are gathered again, and nothing else is repeated.
-    "none": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_saveable,
-        jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    ),
-    "blocks": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+
+def _is_cudnn_attention(primitive: Primitive, *_, **__) -> bool:
+    return primitive.name == CUDNN_PRIMITIVE
+
+
+def _offload_attention(primitive: Primitive, *arrays, **options) -> Any:
+    """Keep attention in host memory; a checkpoint policy."""
+    if _is_cudnn_attention(primitive):
+        return Offloadable(src="device", dst="pinned_host")
+    offload_named = jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[ATTENTION],
         offload_src="device",
         offload_dst="pinned_host",
+    )
+    return offload_named(primitive, *arrays, **options)
+
+
+_keep_attention = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.save_only_these_names(ATTENTION), _is_cudnn_attention
+)
+# What the backward pass keeps, by the value of model.remat; it computes everything else again.
+POLICIES = {
+    # Used only where weights are gathered: they are gathered again, and nothing else is repeated.
+    "none": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_saveable, _keep_attention
     ),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "attention": _keep_attention,
+    "offload": _offload_attention,
 }
 
 
@@ -163,6 +180,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
         ffn: str = "mlp",
     ):
+        self.dtype = dtype  # of matrix products; tokens may be float32 all the same
         self.norm1 = Norm(width, eps, rngs)
         self.attn = Attention(width, num_heads, eps if qk_norm else None, dtype, rngs)
         self.norm2 = Norm(width, eps, rngs)
@@ -187,14 +205,15 @@ class Block(nnx.Module):
         self, x: Float[Array, "B N D"], angles: RotaryAngles | None
     ) -> tuple[Float[Array, "B N H d"], Float[Array, "B N H d"], Float[Array, "B N H d"]]:
         """Queries, keys and values of the tokens."""
-        return self.attn.project(self.norm1(x), angles)
+        return self.attn.project(self.norm1(x).astype(self.dtype), angles)
 
     def finish(
         self, x: Float[Array, "B N D"], heads: Float[Array, "B N H d"]
     ) -> Float[Array, "B N D"]:
         """The tokens after the block, from those before it and the output of attention."""
         x = x + (self.attn.join(heads) * self.scale1[...]).astype(x.dtype)
-        return x + (self.mlp(self.norm2(x)) * self.scale2[...]).astype(x.dtype)
+        hidden = self.norm2(x).astype(self.dtype)
+        return x + (self.mlp(hidden) * self.scale2[...]).astype(x.dtype)
 
 
 def stack_blocks(count: int, rngs: nnx.Rngs, build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
@@ -222,12 +241,12 @@ def select_blocks(
 
 
 def run_blocks(
-    blocks: Any, x: Array, body: Callable, layers: tuple[int, ...], remat: str
+    blocks: Any, x: Array, body: Callable, layers: tuple[int, ...], remat: str, dtype: Any
 ) -> Shaped[Array, "K ..."]:
     """The outputs of body(x, block) -> (x, output) at the blocks `kept_blocks(layers)`.
 
     One loop runs over all blocks, so that the compiler sees a block only once. The outputs are in
-    one array, since separate ones would be copies.
+    one array, since separate ones would be copies. `dtype` is that of the blocks' products.
     """
     placement = current_placement()
     kept = kept_blocks(layers)
@@ -236,7 +255,7 @@ def run_blocks(
     def step(x, block):
         # Gathered inside the step: with remat, weights are gathered again for the gradients
         # instead of being kept.
-        return body(x, placement.gather_block(block, x.dtype))
+        return body(x, placement.gather_block(block, dtype))
 
     if remat != "none" or placement.gathers:
         step = jax.checkpoint(step, prevent_cse=False, policy=POLICIES[remat])

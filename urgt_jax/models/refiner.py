@@ -3,6 +3,7 @@
 Within-patch blocks alternate with blocks across all patches, after VGGT (frame and global blocks).
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,10 +57,15 @@ class URGT(nnx.Module):
     def __init__(self, config: Model, rngs: nnx.Rngs):
         self.config = config
         width = config.width
-        dtype = jnp.dtype(config.dtype)
+        dtype = jnp.dtype(config.dtypes.products)
         normal = nnx.initializers.normal(0.02)
         self.encoder = VisionTransformer(
-            config.encoder, dtype, rngs, priors=True, remat=config.remat
+            config.encoder,
+            dtype,
+            rngs,
+            residual_dtype=jnp.dtype(config.dtypes.residual),
+            priors=True,
+            remat=config.remat,
         )
         # One set of special tokens for the first patch, and one for all others.
         self.camera = nnx.Param(normal(rngs.params(), (2, 1, width)))
@@ -227,10 +233,13 @@ class URGT(nnx.Module):
             z = current_placement().shard_tokens(z)
             # Reshaped inside the loop: after it, a CPU would hold all outputs twice.
             output = jnp.concatenate([y, z], -1).reshape(batch, patches, tokens, 2 * width)
-            return z, output
+            return z, output.astype(self.config.dtypes.heads)
 
+        config = self.config
         blocks = self.within_patch, self.across_patches
-        return run_blocks(blocks, x, run_pair, self.config.dpt_layers, self.config.remat)
+        return run_blocks(
+            blocks, x, run_pair, config.dpt_layers, config.remat, config.dtypes.products
+        )
 
     def predict_offsets(
         self, layers: Float[Array, "K B P N D"], tokens: tuple[int, int]
@@ -264,19 +273,31 @@ def _run_head(
     pixels = HEAD_PIXELS // 4 if remat else HEAD_PIXELS
     chunk = max(pixels // (rows * cols * TOKEN_SIZE * TOKEN_SIZE), 1)
 
-    def run_patch(layers):
-        value, confidence = head([x[None] for x in layers], rows, cols)
-        return value[0], confidence[0]
+    def run_head(layers):
+        return head(layers, rows, cols)
 
     if count <= chunk:
-        value, confidence = head(layers, rows, cols)
+        value, confidence = run_head(layers)
     else:
         if remat:
-            run_patch = jax.checkpoint(run_patch)
-        value, confidence = jax.lax.map(run_patch, layers, batch_size=chunk)
+            run_head = jax.checkpoint(run_head)
+        # In batches and not with vmap, under which the gradient of every kernel would be a grouped
+        # convolution for each patch, which is slow on GPUs (docs/log.md, "The missing second").
+        batches = [_split_evenly(x, chunk) for x in layers]
+        value, confidence = jax.lax.map(run_head, batches)
+        value = value.reshape(-1, *value.shape[2:])[:count]
+        confidence = confidence.reshape(-1, *confidence.shape[2:])[:count]
     value = value.reshape(batch, patches, *value.shape[1:])
     confidence = confidence.reshape(batch, patches, *confidence.shape[1:])
     return Offsets(value, confidence)
+
+
+def _split_evenly(x: Float[Array, "P ..."], largest: int) -> Float[Array, "C p ..."]:
+    """Chunks of equal size, at most `largest`; zeros fill the last one."""
+    chunks = math.ceil(len(x) / largest)
+    size = math.ceil(len(x) / chunks)
+    padding = [(0, chunks * size - len(x))] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding).reshape(chunks, size, *x.shape[1:])
 
 
 def build(config: Model, seed: int) -> URGT:

@@ -57,7 +57,14 @@ class VisionTransformer(nnx.Module):
     """Images to tokens: a class token, registers and one token for each 14 x 14 pixels."""
 
     def __init__(
-        self, config: Vit, dtype, rngs: nnx.Rngs, *, priors: bool = False, remat: str = "none"
+        self,
+        config: Vit,
+        dtype,
+        rngs: nnx.Rngs,
+        *,
+        residual_dtype="float32",
+        priors: bool = False,
+        remat: str = "none",
     ):
         width = config.width
         side = config.pretrain_size // TOKEN_SIZE
@@ -89,6 +96,7 @@ class VisionTransformer(nnx.Module):
         self.config = config
         self.remat = remat
         self.dtype = dtype
+        self.residual_dtype = residual_dtype
 
     @property
     def special_tokens(self) -> int:
@@ -115,7 +123,7 @@ class VisionTransformer(nnx.Module):
             shape = (b, self.config.registers, width)
             parts.append(jnp.broadcast_to(self.registers[...], shape))
         parts.append(tokens + positions)
-        return jnp.concatenate(parts, 1).astype(self.dtype)
+        return jnp.concatenate(parts, 1).astype(self.residual_dtype)
 
     def intermediate_layers(
         self, tokens: Float[Array, "B N D"], layers: tuple[int, ...]
@@ -126,7 +134,7 @@ class VisionTransformer(nnx.Module):
             x = block(x)
             return x, x
 
-        outputs = run_blocks(self.blocks, tokens, run_block, layers, self.remat)
+        outputs = run_blocks(self.blocks, tokens, run_block, layers, self.remat, self.dtype)
         return select_blocks(outputs, layers)
 
     def __call__(

@@ -1,31 +1,30 @@
 """Measures time and memory of a forward pass: random weights through what `urgt refine` runs."""
 
-import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 
-from urgt_jax.config import SIZES, Config, Model
-from urgt_jax.errors import UserError
-from urgt_jax.hardware import peak_memory
+from urgt_jax.config import SIZES, Config, Eval, Model
+from urgt_jax.hardware import peak_device_memory
 from urgt_jax.inference.refiner import Refiner
 from urgt_jax.inference.stages import Stages
+from urgt_jax.models.precision import weight_dtype
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.progress import Progress
+from urgt_jax.scaling.profile import print_costliest, tracing
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one forward pass; CPU seconds are user and system time."""
+    """The cost of one forward pass; CPU seconds are user and system time of the host."""
 
     size: str
     dtype: str
@@ -38,40 +37,34 @@ class Cost:
     encode_cpu_seconds: float
     attend_cpu_seconds: float
     heads_cpu_seconds: float
-    peak_gb: float  # resident memory, 10^9 bytes
+    encode_seconds: float
+    attend_seconds: float
+    heads_seconds: float
+    peak_gb: float  # most memory held on the device, or by the process on CPUs, 10^9 bytes
 
     def __str__(self) -> str:
         return (
             f"{self.size} {self.dtype}: {self.parameters / 1e6:.0f} M parameters, "
             f"{self.patches} patches, {self.tokens} tokens, compiled in {self.compile_seconds:.1f} "
-            f"s, {self.cpu_seconds:.1f} CPU-s (encode {self.encode_cpu_seconds:.1f}, attend "
-            f"{self.attend_cpu_seconds:.1f}, heads {self.heads_cpu_seconds:.1f}), "
-            f"{self.wall_seconds:.1f} s, peak {self.peak_gb:.2f} GB"
+            f"s, {self.wall_seconds:.3g} s (encode {self.encode_seconds:.3g}, attend "
+            f"{self.attend_seconds:.3g}, heads {self.heads_seconds:.3g}), {self.cpu_seconds:.1f} "
+            f"CPU-s, peak {self.peak_gb:.2f} GB"
         )
 
 
-def in_own_process(patches: int, measure: Callable, size: str, *arguments):
-    """measure(size, *arguments) in a new process; a user error if it runs out of memory."""
-    problem = f"{size} with {patches} patches does not run here: too little memory?"
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(measure, size, *arguments).result()
-        except BrokenProcessPool as error:
-            raise UserError(f"{problem} The process was killed") from error
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(f"{problem} {str(error)[:120]}") from error
+def measure(
+    size: str, patches: int, dtype: str, pool: int, repeat: int, profile: Path | None
+) -> Cost:
+    """Measures the cheapest of `repeat` forward passes over an image of that many patches.
 
-
-def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
-    """Measures the cheapest of `repeat` forward passes over an image of that many patches."""
+    One more pass is written into the folder `profile`, stage by stage.
+    """
     model = replace(SIZES[size], dtype=dtype)
     name = f"{size}, {patches} patches"
     print(f"{name}: drawing weights", file=sys.stderr, flush=True)
     # All patches stay on the device: streamed, the pass would be another program.
-    refiner = Refiner(random_weights(model), Config(model=model), resident=patches)
+    config = Config(model=model, eval=Eval(pool=pool))
+    refiner = Refiner(random_weights(model), config, resident=patches)
     stages = [TimedStage(stage) for stage in refiner.stages]
     refiner.stages = Stages(*stages)
     grid = squarest_grid(patches)
@@ -84,8 +77,16 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
         start = read_clocks()
         refiner(*inputs, grid=grid, overlap=0.0, progress=progress.follow)
         passes.append(PassTimes(read_clocks() - start, stages))
-    cheapest = min(passes, key=lambda times: times.cpu)
-    encode, attend, heads = cheapest.stages
+    peak_gb = peak_device_memory(jax.local_devices()[0])
+    if profile is not None:
+        for name, stage in zip(Stages._fields, stages, strict=True):
+            stage.profile = profile / name
+        refiner(*inputs, grid=grid, overlap=0.0)
+        print_costliest(profile, Stages._fields)
+    on_cpu = jax.default_backend() == "cpu"  # where other work disturbs CPU seconds least
+    cheapest = min(passes, key=lambda times: times.cpu if on_cpu else times.wall)
+    encode, attend, heads = (cpu for cpu, _ in cheapest.stages)
+    encode_wall, attend_wall, heads_wall = (wall for _, wall in cheapest.stages)
     return Cost(
         size=size,
         dtype=dtype,
@@ -98,7 +99,10 @@ def measure(size: str, patches: int, dtype: str, repeat: int) -> Cost:
         encode_cpu_seconds=encode,
         attend_cpu_seconds=attend,
         heads_cpu_seconds=heads,
-        peak_gb=peak_memory(),
+        encode_seconds=encode_wall,
+        attend_seconds=attend_wall,
+        heads_seconds=heads_wall,
+        peak_gb=peak_gb,
     )
 
 
@@ -108,6 +112,7 @@ class TimedStage:
     def __init__(self, stage: Callable):
         self.stage = stage
         self.compiled: dict[tuple, Callable] = {}  # by the shapes of the arguments
+        self.profile: Path | None = None  # folder of traces
         self.reset()
 
     def reset(self) -> None:
@@ -121,7 +126,8 @@ class TimedStage:
         if shapes not in self.compiled:
             self.compiled[shapes] = self.stage.lower(*arguments).compile()
         compiled = read_clocks()
-        output = jax.block_until_ready(self.compiled[shapes](*arguments))
+        with tracing(self.profile):
+            output = jax.block_until_ready(self.compiled[shapes](*arguments))
         self.compiling = self.compiling + compiled - start
         self.running = self.running + read_clocks() - compiled
         return output
@@ -134,7 +140,7 @@ class PassTimes:
         compiling = sum(stage.compiling for stage in stages)
         self.cpu, self.wall = total - compiling
         self.compiling = compiling[1]
-        self.stages = [stage.running[0] for stage in stages]  # CPU seconds
+        self.stages = [stage.running for stage in stages]
 
 
 def random_weights(model: Model) -> dict:
@@ -142,11 +148,12 @@ def random_weights(model: Model) -> dict:
     draws = np.random.default_rng(0).uniform(-1, 1, 1 << 20).astype(np.float32)
 
     def draw(path, leaf) -> jax.Array:
-        name = jax.tree_util.keystr(path)
-        if "scale" in name:
+        names = [str(entry.key) for entry in path]
+        if "scale" in names[-1]:
             return jnp.ones(leaf.shape, jnp.float32)
-        fan_in = leaf.shape[-2] if "kernel" in name else 1000
+        fan_in = leaf.shape[-2] if names[-1] == "kernel" else 1000
         values = np.resize(draws * fan_in**-0.5, leaf.shape)
+        values = values.astype(jnp.dtype(weight_dtype(names, model)))
         # Waits for the copy: while it is on its way, several leaves would be in memory twice.
         return jax.block_until_ready(jax.device_put(values))
 

@@ -121,9 +121,9 @@ def stage_inputs(
     depth = array(chunk, *model.patch_size)
     normal = array(chunk, *model.patch_size, 3)
     lattice = math.prod(model.tokens)
-    tokens = array(patches, lattice, model.width, dtype=model.dtype)
+    tokens = array(patches, lattice, model.width, dtype=model.dtypes.residual)
     positions = array(patches, lattice, 2)
-    layer = array(patches, tokens_per_patch(model), 2 * model.width, dtype=model.dtype)
+    layer = array(patches, tokens_per_patch(model), 2 * model.width, dtype=model.dtypes.heads)
     layers = len(kept_blocks(model.dpt_layers))
     layers_of_chunk = jax.ShapeDtypeStruct(
         (layers, 1, chunk, *layer.shape[2:]), layer.dtype, sharding=per_layer_and_patch

@@ -41,7 +41,8 @@ ABOUT = {
     "resampling are left out), and the seconds they take at the published peak of one chip, which "
     "no program reaches.",
     "time": "The cheapest pass of `urgt refine` with random weights, in a process of its own: user "
-    "and system seconds, wall-clock seconds, and peak resident memory.",
+    "and system seconds of the host, wall-clock seconds, and the most memory that the device held "
+    "(on a CPU, the process).",
     "quality": "Means over analytic scenes, with the same weights for every grid and without "
     "training for it. The coarse maps stand beside the refined ones. The consistency error (CE) is "
     "taken over the metric's own overlapping windows, whatever the grid; patches do not overlap.",
@@ -111,7 +112,7 @@ def commands(results: Results, table: StudyTable) -> str:
     groups: dict[tuple, list[Point]] = {}
     for point, row in results:
         weights = point.size if point.what == "quality" else ""
-        key = (row.get("scenes"), point.what, point.dtype, weights)
+        key = (row.get("scenes"), point.what, point.dtype, weights, point.pool)
         groups.setdefault(key, []).append(point)
     return "\n".join(
         f"    {_command(points, scenes, table)}" for (scenes, *_), points in groups.items()
@@ -134,6 +135,8 @@ def _command(points: list[Point], scenes: float | None, table: StudyTable) -> st
             words += ["--dtype", first.dtype]
         if first.remat:
             words += ["--remat", *_unique(point.remat for point in points)]
+        if first.pool > 1:
+            words += ["--pool", str(first.pool)]
     meshes = _unique(point.mesh for point in points)
     if meshes != ["patch=1"]:
         words += ["--mesh", *meshes]
@@ -164,6 +167,8 @@ def series_name(point: Point) -> str:
         words.append(point.resolution)
     if point.remat:
         words.append(f"remat {point.remat}")
+    if point.pool > 1:
+        words.append(f"pool {point.pool}")
     if point.shards > 1:
         words.append(point.mesh)
     return " ".join(words)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ from urgt_jax.evaluation.candidates import RefinerCandidates
 from urgt_jax.evaluation.run import image_names, score_images
 from urgt_jax.evaluation.score import scoring_for
 from urgt_jax.evaluation.tally import Tally
-from urgt_jax.hardware import GB, free_memory
+from urgt_jax.hardware import GB
+from urgt_jax.inference import offload
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.models import flops
 from urgt_jax.models.refiner import tokens_per_patch
@@ -25,8 +27,10 @@ from urgt_jax.models.registry import abstract_params
 from urgt_jax.progress import format_duration
 from urgt_jax.scaling import forward_benchmark
 from urgt_jax.scaling import memory as compiled_memory
+from urgt_jax.scaling.own_process import in_own_process
 from urgt_jax.scaling.step_benchmark import matmul_peak
-from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, StudyRow
+from urgt_jax.scaling.study import CHIPS, RESOLUTIONS, SCORES, Point, StudyRow, describe
+from urgt_jax.weights.weight_file import load_weights
 
 
 def model_of(point: Point) -> Model:
@@ -55,7 +59,7 @@ def check_even(point: Point) -> None:
 def memory(point: Point) -> StudyRow:
     """Bytes of every stage on the device that holds most, and the parts of the worst stage."""
     check_even(point)
-    stages = _on_devices(point, compiled_memory.compiled, point.patches, point.dtype, point.shards)
+    stages = _compile(point, compiled_memory.compiled, point.patches, point.dtype, point.shards)
     worst = max(stages, key=lambda name: stages[name].total)
     row = count_parameters_and_tokens(point)
     row["memory_stage"] = worst
@@ -69,7 +73,7 @@ def memory(point: Point) -> StudyRow:
 def training(point: Point) -> StudyRow:
     """Bytes that a training step holds on each device."""
     check_even(point)
-    step = _on_devices(
+    step = _compile(
         point, compiled_memory.training, point.patches, point.dtype, point.remat, point.shards
     )
     row = count_parameters_and_tokens(point)
@@ -78,17 +82,12 @@ def training(point: Point) -> StudyRow:
     return row
 
 
-def _on_devices(point: Point, work: Callable, *arguments):
-    """work(size, *arguments), in a process of its own where the point needs several devices."""
+def _compile(point: Point, work: Callable, *arguments):
+    """work(size, *arguments) for a CPU, in a process of its own if the point needs several."""
     if point.shards == 1:
         return work(point.size, *arguments)
-    return forward_benchmark.in_own_process(
-        point.patches,
-        compiled_memory.on_devices,
-        point.size,
-        point.shards,
-        work,
-        *arguments,
+    return in_own_process(
+        describe(point), compiled_memory.on_devices, point.size, point.shards, work, *arguments
     )
 
 
@@ -114,18 +113,23 @@ def crossing(model: Model) -> float:
     return (one.total - one.across_attention) / one.across_attention
 
 
-def timed(limit: float, repeat: int) -> Callable[[Point], StudyRow]:
-    """A function that measures seconds and memory of a pass, unless it takes over `limit` s."""
+def timed(limit: float, repeat: int, profile: Path | None) -> Callable[[Point], StudyRow]:
+    """A function that measures seconds and memory of a pass, unless it takes over `limit` s.
+
+    A profile of each pass goes into the folder `profile`.
+    """
 
     def work(point: Point) -> StudyRow:
         check_affordable(point, limit)
-        cost = forward_benchmark.in_own_process(
-            point.patches,
+        cost = in_own_process(
+            describe(point),
             forward_benchmark.measure,
             point.size,
             point.patches,
             point.dtype,
+            point.pool,
             repeat,
+            profile and profile / describe(point).replace(" ", "-"),
         )
         figures = asdict(cost)
         return {name: value for name, value in figures.items() if name not in Point._fields}
@@ -136,48 +140,66 @@ def timed(limit: float, repeat: int) -> Callable[[Point], StudyRow]:
 def check_affordable(point: Point, limit: float) -> None:
     """Fails if even the least time or memory of a pass is too much for this machine."""
     model = model_of(point)
-    seconds = flops.forward(model, point.patches).total / _matmul_peak()
+    limits = _machine_limits(point.dtype)
+    seconds = flops.forward(model, point.patches, point.pool).total / limits.flops
     require(
         seconds <= limit,
         f"a pass would take at least {format_duration(seconds)} at the rate of this machine's "
         f"matrix products: raise --limit {limit:g}",
     )
     counts = count_parameters_and_tokens(point)
-    width = model.width * np.dtype(model.dtype).itemsize
+    width = model.width * np.dtype(model.dtypes.heads).itemsize
     layers = 2 * len(model.dpt_layers) * counts["tokens"] * width
     needed = layers + 4 * counts["parameters"]
-    available = free_memory()
     require(
-        needed <= available,
-        f"a pass would take at least {needed / GB:.1f} GB of memory, but {available / GB:.1f} GB "
-        "are free",
+        needed <= limits.memory,
+        f"a pass would take at least {needed / GB:.1f} GB of memory, but {limits.memory / GB:.1f} "
+        "GB are free",
     )
 
 
+class MachineLimits(NamedTuple):
+    """What a forward pass on this machine is up against."""
+
+    flops: float  # FLOP/s of matrix products
+    memory: float  # free bytes on the device
+
+
 @cache
-def _matmul_peak() -> float:
-    return matmul_peak()
+def _machine_limits(dtype: str) -> MachineLimits:
+    return in_own_process("a matrix product", measure_limits, dtype)
+
+
+def measure_limits(dtype: str) -> MachineLimits:
+    """Measures the limits of this machine in a model's dtype."""
+    return MachineLimits(matmul_peak(dtype), offload.free_device_memory())
 
 
 def quality(weights: Path, scenes: int) -> tuple[Callable[[Point], StudyRow], str]:
     """A function that scores weights on analytic scenes in any grid, and the weights' dtype."""
-    refiner = load(weights)
+    _, config = load_weights(weights)
 
     def work(point: Point) -> StudyRow:
         size = RESOLUTIONS[point.resolution]
-        grid = fitted_grid(size, point.patches, refiner.config.model.patch_size)
-        config = on_scenes(refiner.config, size, grid, scenes)
-        source = RefinerCandidates(Refiner(refiner.params, config), config)
-        tally = Tally(source.names)
-        images = open_prior_source(config, "")
-        names = image_names(images, scenes)
-        for _ in score_images(source, images, names, scoring_for(config), tally):
-            pass
-        require(bool(tally.images), f"no scene could be scored: {tally.skipped}")
-        row = {"grid": f"{grid[0]}x{grid[1]}", "scenes": len(tally.images)}
-        return row | score_columns(tally.means())
+        return in_own_process(describe(point), score_scenes, weights, size, point.patches, scenes)
 
-    return work, refiner.config.model.dtype
+    return work, config.model.dtype
+
+
+def score_scenes(weights: Path, size: tuple[int, int], patches: int, scenes: int) -> StudyRow:
+    """Scores weights on analytic scenes of this size, cut into that many patches."""
+    refiner = load(weights)
+    grid = fitted_grid(size, patches, refiner.config.model.patch_size)
+    config = on_scenes(refiner.config, size, grid, scenes)
+    source = RefinerCandidates(Refiner(refiner.params, config), config)
+    tally = Tally(source.names)
+    images = open_prior_source(config, "")
+    names = image_names(images, scenes)
+    for _ in score_images(source, images, names, scoring_for(config), tally):
+        pass
+    require(bool(tally.images), f"no scene could be scored: {tally.skipped}")
+    row = {"grid": f"{grid[0]}x{grid[1]}", "scenes": len(tally.images)}
+    return row | score_columns(tally.means())
 
 
 def score_columns(means: dict) -> StudyRow:

@@ -9,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils.epath import Path
 
-from urgt_jax.config import Config
+from urgt_jax.config import DTYPES, Config
 from urgt_jax.data.gridmix import patch_owners, row_sides
-from urgt_jax.hardware import peak_memory
+from urgt_jax.hardware import chip_of, peak_device_memory
+from urgt_jax.models.precision import in_precision
+from urgt_jax.scaling.profile import print_costliest, tracing
 from urgt_jax.scaling.study import read
 from urgt_jax.scaling.tpu_plan import abstract_batch, needed_flops
 from urgt_jax.training import sharding
 from urgt_jax.training.step import initial_state, train_step
 
-MATRIX_SIDE = 2048  # of the square matrices whose product measures the peak of this machine
+# Side of the square matrices whose product measures the peak of a CPU, and of an accelerator.
+MATRIX_SIDE_CPU = 2048
+MATRIX_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -26,31 +30,39 @@ class StepCost:
 
     size: str
     batching: str
+    dtype: str
     patches: int
     images: int
     remat: str
     compile_seconds: float
     seconds: float
-    peak_gb: float  # resident memory, 10^9 bytes, with compiling
+    peak_gb: float  # most memory on the device, or of this process on CPUs, 10^9 bytes
     temporary_gb: float  # of the compiled step alone
     gflops: float  # per second
-    matmul_gflops: float  # per second, of a large product in float32
+    matmul_gflops: float  # per second, of a large product in the same dtype
+    chip_gflops: float  # per second, the published peak in the same dtype; 0 where it is not known
 
     def __str__(self) -> str:
         packed = " packed" if self.batching == "packed" else ""
-        return (
-            f"{self.size}, {self.images} x {self.patches} patches{packed}, remat "
-            f"{self.remat}: compiled in {self.compile_seconds:.1f} s, step {self.seconds:.2f} s or "
+        text = (
+            f"{self.size} {self.dtype}, {self.images} x {self.patches} patches{packed}, remat "
+            f"{self.remat}: compiled in {self.compile_seconds:.1f} s, step {self.seconds:.3g} s or "
             f"{self.seconds / (self.images * self.patches):.3g} s a patch, peak "
             f"{self.peak_gb:.2f} GB, temporary {self.temporary_gb:.2f} GB, {self.gflops:.0f} "
             f"GFLOP/s, {self.gflops / self.matmul_gflops:.0%} of {self.matmul_gflops:.0f} (matmul)"
         )
+        if self.chip_gflops:
+            text += f", {self.gflops / self.chip_gflops:.0%} of {self.chip_gflops:.0f} (published)"
+        return text
 
 
-def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
+def measure_step(
+    size: str, config: Config, side: int, repeat: int, profile: Path | None
+) -> StepCost:
     """Measures the quickest of `repeat` training steps over blocks of side x side patches of noise.
 
-    Packed rows are filled like the first ones of a run.
+    Packed rows are filled like the first ones of a run. One more step is written into the folder
+    `profile`.
     """
     mesh = sharding.make_mesh(config, jax.devices()[:1])
     state = jax.block_until_ready(initial_state(config, mesh))
@@ -65,18 +77,29 @@ def measure_step(size: str, config: Config, side: int, repeat: int) -> StepCost:
         times.append(time.monotonic() - start)
     seconds = min(times)
     images, patches = batch["valid"].shape[:2]
+    peak_gb = peak_device_memory(mesh.devices.flat[0])
+    if profile is not None:
+        folder = profile / f"training-{size}-{config.model.dtype}-{patches}-patches"
+        with tracing(folder / "step"):
+            jax.block_until_ready(step(state, batch))
+        print_costliest(folder, ("step",))
+    device = mesh.devices.flat[0]
+    dtype = config.model.dtype
+    chip = chip_of(device)
     return StepCost(
         size=size,
         batching=config.data.batching,
+        dtype=dtype,
         patches=patches,
         images=images,
         remat=config.model.remat,
         compile_seconds=compile_seconds,
         seconds=seconds,
-        peak_gb=peak_memory(),
+        peak_gb=peak_gb,
         temporary_gb=step.memory_analysis().temp_size_in_bytes / 1e9,
         gflops=needed_flops(config, side) / seconds / 1e9,
-        matmul_gflops=matmul_peak() / 1e9,
+        matmul_gflops=matmul_peak(dtype) / 1e9,
+        chip_gflops=chip.peak(dtype) / 1e9 if chip else 0.0,
     )
 
 
@@ -95,16 +118,17 @@ def noise_batch(config: Config, side: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def matmul_peak(tries: int = 5) -> float:
-    """FLOP/s of a product of large float32 matrices on the first device, the best of some tries."""
-    matrix = jnp.ones((MATRIX_SIDE, MATRIX_SIDE), jnp.float32)
-    product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
+def matmul_peak(dtype: str, tries: int = 5) -> float:
+    """FLOP/s of a product of large matrices in a model's dtype, the best of some tries."""
+    side = MATRIX_SIDE_CPU if jax.default_backend() == "cpu" else MATRIX_SIDE
+    matrix = jnp.ones((side, side), DTYPES[dtype].products)
+    product = jax.jit(in_precision(dtype, jnp.dot)).lower(matrix, matrix).compile()
     times = []
     for _ in range(tries):
         start = time.monotonic()
         jax.block_until_ready(product(matrix, matrix))
         times.append(time.monotonic() - start)
-    return 2 * MATRIX_SIDE**3 / min(times)
+    return 2 * side**3 / min(times)
 
 
 def read_steps(path: Path) -> list[dict[str, str]]:

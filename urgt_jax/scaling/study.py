@@ -31,6 +31,9 @@ TIME = (
     "encode_cpu_seconds",
     "attend_cpu_seconds",
     "heads_cpu_seconds",
+    "encode_seconds",
+    "attend_seconds",
+    "heads_seconds",
     "peak_gb",
 )
 
@@ -45,6 +48,7 @@ class Point(NamedTuple):
     mesh: str
     dtype: str
     remat: str  # of a training step; empty where nothing is trained
+    pool: int  # side of the cells whose keys and values are averaged across patches; 1 is exact
 
     @property
     def shards(self) -> int:
@@ -110,7 +114,7 @@ class StudyTable:
     def _parse(self, row: dict, line: int) -> tuple[Point, StudyRow]:
         try:
             point = Point(**{name: row[name] for name in Point._fields})
-            point = point._replace(patches=int(point.patches))
+            point = point._replace(patches=int(point.patches), pool=int(point.pool))
             figures = {name: _number_or_text(row[name]) for name in FIGURES if row[name]}
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{self.path}, line {line} is damaged: remove that line") from error
@@ -179,6 +183,8 @@ def describe(point: Point) -> str:
         words.append(point.mesh)
     if point.remat:
         words.append(f"remat {point.remat}")
+    if point.pool > 1:
+        words.append(f"pool {point.pool}")
     return f"{' '.join(words)} {point.patches} patches"
 
 

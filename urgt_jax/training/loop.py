@@ -11,15 +11,16 @@ import numpy as np
 from etils.epath import Path, PathLike
 from jax.sharding import Mesh
 
+from urgt_jax.compile_cache import compile_timer
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
 from urgt_jax.data.sources import open_training_source
 from urgt_jax.distributed import is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError
-from urgt_jax.models.attention import kernel_name
+from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress, format_duration
-from urgt_jax.training import sharding, tensorboard
+from urgt_jax.training import determinism, sharding, tensorboard
 from urgt_jax.training.checkpoints import Checkpoints, claim
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.losses import Batch
@@ -97,6 +98,9 @@ class TrainingRun:
         self.config = config
         self.workdir = workdir
         self.mesh = sharding.make_mesh(config)
+        if config.train.deterministic:
+            uses_cudnn = CUDNN.name in attention_kernels(config, self.mesh)
+            determinism.check(self.mesh.devices.flat[0], uses_cudnn)
         self.source = open_training_source(config)
         if config.train.tensorboard:
             tensorboard.summary_writer()
@@ -167,7 +171,13 @@ class TrainingRun:
             for m, count in Counter(sides).items():
                 self.throughput.count_images(count, m * m)
 
-            step_function = self._compiled_step(state, batch)
+            try:
+                step_function = self._compiled_step(state, batch)
+            except jax.errors.JaxRuntimeError:
+                # A signal to the process group also ends the compiler's helpers, such as ptxas.
+                if stop.requested:
+                    break
+                raise
             state, metrics, verdict = step_function(state, batch)
             # The step runs in the background. Meanwhile the one before is checked.
             watch.add(step, verdict)
@@ -193,11 +203,14 @@ class TrainingRun:
         if patches not in self.compiled_steps:
             unit = "row" if self.config.data.packed else "image"
             report(f"compiling the step for {patches} patches per {unit} ...")
+            timer = compile_timer()
+            timer.take()
             with self.throughput.waiting_for("compilation"):
                 step = train_step(self.config, self.mesh)
                 self.compiled_steps[patches] = step.lower(state, batch).compile()
                 # Inside a step, processes wait for each other for a short time only.
                 wait_for_all("compiled")
+            report(timer.take())
         return self.compiled_steps[patches]
 
     def finish(self, state: State) -> None:
@@ -220,11 +233,15 @@ def attention_kernels(config: Config, mesh: Mesh) -> str:
     platform = mesh.devices.flat[0].platform
     head_width = model.width // model.num_heads
     tokens = tokens_per_patch(model)
-    names = [kernel_name(platform, model.dtype, head_width, tokens)]
+    names = [kernel_name(platform, model.dtypes.products, head_width, tokens)]
     if model.cross_patch:
         patches = config.data.patches(max(sharding.block_sides(config)))
         across = kernel_name(
-            platform, model.dtype, head_width, tokens * patches, config.data.packed
+            platform,
+            model.dtypes.products,
+            head_width,
+            tokens * patches,
+            config.data.packed,
         )
         if across not in names:
             names.append(across)

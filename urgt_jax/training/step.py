@@ -15,6 +15,7 @@ from urgt_jax.config import Config, Model
 from urgt_jax.models import refiner
 from urgt_jax.models.apply import apply
 from urgt_jax.models.placement import use_placement
+from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.training import losses, sharding
 from urgt_jax.training.losses import Batch, Counts, Terms
@@ -152,7 +153,7 @@ def train_step(config: Config, mesh: Mesh) -> TrainStep:
     state_sharding = state_shardings(config, mesh)
     replicated = NamedSharding(mesh, sharding.REPLICATED)
     return jax.jit(
-        step,
+        in_precision(config.model.dtype, step),
         donate_argnums=0,
         in_shardings=(state_sharding, sharding.image_sharding(mesh)),
         out_shardings=(state_sharding, replicated, replicated),
@@ -227,7 +228,10 @@ def predictions(
             maps["true_normal"], maps["normal_valid"] = losses.true_normals(config, block)
         return {name: _join_first_block(x) for name, x in maps.items()}
 
-    return jax.jit(predict, out_shardings=NamedSharding(mesh, sharding.REPLICATED))
+    return jax.jit(
+        in_precision(config.model.dtype, predict),
+        out_shardings=NamedSharding(mesh, sharding.REPLICATED),
+    )
 
 
 def _join_first_block(x: Shaped[Array, "B P H W ..."]) -> Shaped[Array, "H W ..."]:

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from urgt_jax.config import Config
-from urgt_jax.hardware import chip_of, peak_memory
+from urgt_jax.hardware import chip_of, device_memory, peak_device_memory
 from urgt_jax.models import flops
 
 WAITS = ("data", "compilation", "checkpoint")  # what a step may have to wait for
@@ -62,12 +62,10 @@ class Throughput:
 
     def _memory(self) -> dict[str, float]:
         """Peak memory of the first device, or of this process if the device does not report it."""
-        stats = self.device.memory_stats() or {}
-        if "peak_bytes_in_use" not in stats:
-            return {"memory_gb": peak_memory()}
-        memory = {"memory_gb": stats["peak_bytes_in_use"] / 1e9}
-        if stats.get("bytes_limit"):
-            memory["memory_limit_gb"] = stats["bytes_limit"] / 1e9
+        memory = {"memory_gb": peak_device_memory(self.device)}
+        limit = device_memory(self.device).get("bytes_limit")
+        if limit:
+            memory["memory_limit_gb"] = limit / 1e9
         return memory
 
 

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from helpers.coarse_maps import (
@@ -36,8 +37,10 @@ WINDOWS = [
 
 
 def test_read_returns_what_the_networks_predict(complete, weights):
-    depth_network = DepthNetwork(weights["--depth-weights"])
-    normal_network = NormalNetwork(weights["--normal-weights"])
+    # On the devices that the stored maps were made on: another program would round otherwise.
+    devices = jax.local_devices()
+    depth_network = DepthNetwork(weights["--depth-weights"], devices=devices)
+    normal_network = NormalNetwork(weights["--normal-weights"], devices=devices)
     stored = StoredPriors(complete / "all")
     source = RandomImages()
     for index, size in enumerate(SIZES):

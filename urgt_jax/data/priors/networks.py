@@ -14,6 +14,7 @@ from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.errors import require
 from urgt_jax.images.resize import resize_corners
 from urgt_jax.models import depth_anything, metric3d
+from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import build_with_params
 from urgt_jax.weights.weight_file import load_weights, locate_weights
 
@@ -30,7 +31,7 @@ class NetworkInput(NamedTuple):
 @partial(jax.jit, static_argnames="network")
 def run_network(params: dict, image: jax.Array, network) -> jax.Array | tuple[jax.Array, ...]:
     """The outputs of any network for prepared images; each shape is compiled once."""
-    return build_with_params(network, params)(image)
+    return in_precision("float32", build_with_params(network, params))(image)
 
 
 class PriorNetwork:
