@@ -350,6 +350,8 @@ class Eval:
     pool: int = 1  # average keys and values over K x K tokens across patches; 1 is exact
     align: Literal["prior", "none", "disparity"] = "prior"  # alignment of depth before scoring
     fidelity: Literal["exact", "official"] = "exact"  # the paper's method, or the released code's
+    # Also score edges (width, displacement, loss, overshoot), drift, and AbsRel in two parts.
+    edges: bool = False
 
     def __post_init__(self) -> None:
         check_not_negative("eval", self, "images")

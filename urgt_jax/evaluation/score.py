@@ -27,6 +27,7 @@ class Scoring:
     overlap: float  # share of a patch that its neighbour covers too
     patch_size: tuple[int, int]  # height and width of the patches of a fitted grid, pixels
     max_patches: int  # of a fitted grid
+    edges: bool = False  # whether edges, drift and the parts of AbsRel are scored too
 
     def windows(self, size: tuple[int, int]) -> Grid:
         """The patches of an image of that height and width."""
@@ -45,6 +46,7 @@ def scoring_for(config: Config) -> Scoring:
         overlap=config.eval.overlap,
         patch_size=config.model.patch_size,
         max_patches=config.eval.max_patches,
+        edges=config.eval.edges,
     )
 
 
@@ -103,6 +105,8 @@ def score(candidate: Candidate, truth: GroundTruth, scoring: Scoring) -> Candida
         depth = metrics.to_metres(candidate.depth, truth, scoring.protocol)
         scores["depth"] |= metrics.depth_scores(depth, truth)
         scores["depth"] |= metrics.seams(depth, truth, scoring.windows(size))
+        if scoring.edges:
+            scores["depth"] |= metrics.edge_scores(depth, truth)
         if candidate.patches is not None:
             scores["depth"] |= consistency_scores(
                 candidate.depth, candidate.patches, truth, scoring.protocol

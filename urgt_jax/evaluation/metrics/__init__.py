@@ -1,6 +1,7 @@
 """The field's metrics of depth and normal maps, one image at a time; NaN if no pixel is valid."""
 
 from urgt_jax.evaluation.metrics.depth import depth_scores
+from urgt_jax.evaluation.metrics.edges import edge_scores
 from urgt_jax.evaluation.metrics.normals import (
     PooledAngles,
     agreement,
@@ -26,6 +27,7 @@ __all__ = [
     "consistency",
     "consistency_windows",
     "depth_scores",
+    "edge_scores",
     "normal_scores",
     "seams",
     "to_metres",

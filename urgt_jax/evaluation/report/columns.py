@@ -63,6 +63,15 @@ COLUMNS = (
     Column("depth", "seam", "seam", 5, False, "jump of the error across patch borders"),
     Column("depth", "seam_elsewhere", "seam elsewhere", 5, False, "jump of the error elsewhere"),
     Column("depth", "agreement", "agreement °", 2, False, "angle of normals to those of the depth"),
+    Column("depth", "edge_width", "edge width px", 2, False, "10 to 90 % of a step, of 480 lines"),
+    Column("depth", "edge_displacement", "edge off by px", 2, False, "of 480 lines, median"),
+    Column(
+        "depth", "edges_lost", "edges lost %", 1, False, "steps with under 30 % of their contrast"
+    ),
+    Column("depth", "overshoot", "overshoot %", 1, False, "of the step, at the map's own edges"),
+    Column("depth", "drift", "drift %", 2, False, "deviation of the error between blocks"),
+    Column("depth", "abs_rel_broad", "AbsRel broad", 4, False, "after a blur of 16 of 480 lines"),
+    Column("depth", "abs_rel_fine", "AbsRel fine", 4, False, "what that blur removes"),
     *_angle_columns("normal"),
     *_angle_columns("pooled"),
 )
