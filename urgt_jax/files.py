@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -53,6 +54,35 @@ def read_json_object(path: Path) -> dict:
         content = json.loads(path.read_text("utf-8"))
     require(isinstance(content, dict), f"{path} must hold one JSON object, {{...}}")
     return content
+
+
+def checksum(data: bytes) -> str:
+    """A checksum that any accidental change of the data changes, as text."""
+    return f"{zlib.crc32(data):08x}"
+
+
+def file_checksum(path: Path) -> str:
+    """The checksum of a file, which is read a part at a time."""
+    value = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 24):
+            value = zlib.crc32(part, value)
+    return f"{value:08x}"
+
+
+def seal(values: dict) -> dict:
+    """The values, to be written as JSON, with a checksum as their last entry."""
+    return values | {"checksum": checksum(json.dumps(values).encode())}
+
+
+def unseal(values: object) -> dict:
+    """The values of a sealed JSON object without the checksum; a ValueError if it is wrong."""
+    if not isinstance(values, dict) or "checksum" not in values:
+        raise ValueError("there is no checksum")
+    values = dict(values)
+    if values.pop("checksum") != checksum(json.dumps(values).encode()):
+        raise ValueError("the checksum is wrong")
+    return values
 
 
 @contextmanager

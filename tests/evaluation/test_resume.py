@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from etils.epath import Path
 from helpers import command, miniature_sets
+from helpers.mutations import mutations
 
 from urgt_jax.commands.eval import main
 from urgt_jax.config_files import with_changes
@@ -404,6 +405,23 @@ def test_journal_keeps_scores_to_the_bit(tmp_path):
     (read,) = resume.ScoreJournal(tmp_path, {"of": [1]}).entries.values()
     assert repr(read) == repr(entry)  # NaN is not equal to itself
     np.testing.assert_array_equal(resume.unpack_counts(read.angle_counts["one"]), counts)
+
+
+def test_no_change_of_a_journal_goes_unnoticed(tmp_path, capsys):
+    scores = {"predicted": {"depth": {"abs_rel": 0.125, "rmse": 2.5}, "normal": {}}}
+    counts = {"predicted": resume.pack_counts(np.arange(180))}
+    entries = {}
+    journal = resume.ScoreJournal(tmp_path, {"program": "this"})
+    for i in range(4):
+        entries[f"image{i}"] = resume.JournalEntry(f"image{i}", (40, 56), scores, counts)
+        journal.add(entries[f"image{i}"])
+    content = journal.path.read_bytes()
+    for what, changed in mutations(content, 200):
+        journal.path.write_bytes(changed)
+        read = resume.ScoreJournal(tmp_path, {"program": "this"}).entries
+        assert all(entries[name] == entry for name, entry in read.items()), what
+        cut = content.startswith(changed)
+        assert len(read) == 4 or cut or "damaged" in capsys.readouterr().out, what
 
 
 def test_journal_that_cannot_be_written_is_a_user_error(words, whole, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from etils.epath import Path
+from helpers.mutations import mutations
 from helpers.tensor_files import assert_holds
 from helpers.torch_archive import pickled_dict, pickled_tensor, write_archive, write_state_dict
 from safetensors.numpy import load_file, save_file
@@ -188,6 +189,33 @@ def test_read_reports_a_file_that_is_cut_while_it_is_open(tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match="Has the file changed"):
         tensor.read()
+
+
+def test_no_change_of_a_file_goes_unnoticed(tmp_path):
+    """A changed file is refused, or holds what it held: its padding may change."""
+    arrays = example_arrays()
+    path = tmp_path / "w.safetensors"
+    write_safetensors(path, as_tensors(arrays), {"urgt_jax": json.dumps({"depth": 24})})
+    written = open_tensors(path)
+    content = path.read_bytes()
+    noticed = 0
+    for what, changed in mutations(content, 400):
+        path.write_bytes(changed)
+        try:
+            file = open_tensors(path)
+            read = {name: tensor.read() for name, tensor in file.tensors.items()}
+        except UserError as error:
+            assert "w.safetensors" in str(error) and len(str(error)) < 400, what
+            noticed += 1
+            continue
+        same = file.metadata == written.metadata and set(read) == set(arrays)
+        if not same:
+            # Without our metadata it is a file of another program, which no refiner is read from.
+            assert "urgt_jax" not in file.metadata, what
+            continue
+        for name, array in read.items():
+            assert array.dtype == arrays[name].dtype and (array == arrays[name]).all(), what
+    assert noticed > 300
 
 
 # Writing

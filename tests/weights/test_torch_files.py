@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.mutations import mutations
 from helpers.tensor_files import assert_holds
 from helpers.torch_archive import (
     ORDERED_DICT,
@@ -256,6 +257,21 @@ def test_open_torch_ignores_checksums_that_torch_left_out(tmp_path):
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is not None
     assert_holds(path, {"a": NUMBERS})
+
+
+def test_no_change_of_a_torch_file_goes_unnoticed(tmp_path):
+    arrays = {"a": NUMBERS, "b": np.arange(1000, dtype=np.float32)}
+    path = write_state_dict(tmp_path / "w.pth", arrays)
+    for what, changed in mutations(path.read_bytes(), 300):
+        path.write_bytes(changed)
+        try:
+            read = {name: x.read() for name, x in open_tensors(path).tensors.items()}
+        except UserError as error:
+            assert "w.pth" in str(error), what
+            continue
+        assert set(read) == set(arrays), what
+        for name, array in read.items():
+            assert (array == arrays[name]).all(), what
 
 
 def test_open_torch_rejects_big_endian_files(tmp_path):

@@ -21,11 +21,12 @@ from urgt_jax.config_files import flatten
 from urgt_jax.data.priors import stored
 from urgt_jax.data.sources import default_split, priors_folder
 from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
-from urgt_jax.files import find_paths, reporting_write_errors
+from urgt_jax.files import find_paths, reporting_write_errors, seal, unseal
 from urgt_jax.weights.weight_file import flatten_params
 
 JOURNAL = "scored.jsonl"
 PACKAGE = pathlib.Path(__file__).parents[1]
+MAX_COUNT_BYTES = 1 << 24  # of the unpacked counts of an image, far more than there are angles
 COUNT_DTYPE = np.dtype("<i8")  # of packed counts
 Scores = dict[str, dict[str, float]]  # "depth" and "normal" -> metric -> value
 
@@ -46,8 +47,12 @@ def pack_counts(counts: Int[np.ndarray, "N"]) -> str:
 
 
 def unpack_counts(text: str) -> Int[np.ndarray, "N"]:
-    """The integers that `pack_counts` packed."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), COUNT_DTYPE)
+    """The integers that `pack_counts` packed; a ValueError if there are absurdly many."""
+    decompressor = zlib.decompressobj()
+    content = decompressor.decompress(base64.b64decode(text), MAX_COUNT_BYTES)
+    if decompressor.unconsumed_tail or not decompressor.eof:
+        raise ValueError("the counts are damaged")
+    return np.frombuffer(content, COUNT_DTYPE)
 
 
 class ScoreJournal:
@@ -77,14 +82,19 @@ class ScoreJournal:
             for line in file:
                 try:
                     entry = parse_entry(line)
-                except (ValueError, TypeError, zlib.error):  # the write was interrupted
+                except (ValueError, TypeError, zlib.error):
+                    if line.endswith(b"\n") or file.read(1):  # else its write was interrupted
+                        print(
+                            f"{self.path}: line {len(self.entries) + 2} is damaged; it and those "
+                            "after it are scored again"
+                        )
                     return
                 self.entries[entry.name] = entry
                 self.valid_bytes += len(line)
 
     def add(self, entry: JournalEntry) -> None:
         """Append an entry, replacing a damaged end of the file."""
-        line = json_line(entry._asdict())
+        line = json_line(seal(entry._asdict()))
         if self.valid_bytes == 0:
             line = self.header + line
         with reporting_write_errors(self.path), self.path.open("ab") as file:
@@ -107,7 +117,7 @@ def parse_entry(line: bytes) -> JournalEntry:
     """The entry in a line; fails if a part of it is missing or damaged."""
     if not line.endswith(b"\n"):
         raise ValueError("the line has no end")
-    entry = JournalEntry(**json.loads(line))
+    entry = JournalEntry(**unseal(json.loads(line)))
     for text in entry.angle_counts.values():
         unpack_counts(text)
     return entry._replace(size=tuple(entry.size))

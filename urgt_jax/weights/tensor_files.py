@@ -27,6 +27,9 @@ from urgt_jax.weights.torch_files import OLD_TORCH_MAGIC, open_torch
 
 ZIP_MAGIC = b"PK\x03\x04"
 REWRITE = "Write it again, and use another disk if this happens twice."
+# The metadata entry with the checksums of the tensors and of the other metadata, as JSON.
+CHECKSUMS = "urgt_jax.checksums"
+METADATA = "__metadata__"
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -58,6 +61,8 @@ def _open_safetensors(path: Path) -> TensorFile:
         file = safe_open(path, framework="numpy", backend="pread")
     except SafetensorError as error:
         raise damaged_file_error(path, printable(str(error))) from error
+    metadata = file.metadata() or {}
+    checksums = _stored_checksums(path, metadata)
     tensors = {}
     for name in file.keys():
         view = file.get_slice(name)
@@ -65,16 +70,65 @@ def _open_safetensors(path: Path) -> TensorFile:
         if not is_shape(shape):
             raise damaged_file_error(path, f"{printable(name)} has an impossible shape")
         dtype = find_dtype(path, name, view.get_dtype(), DTYPES)
-        read = partial(_read, path, file, name)
-        tensors[name] = Tensor(shape, dtype, read, read_entry=read)
-    return TensorFile(tensors, file.metadata() or {})
+        if checksums is not None and name not in checksums:
+            raise damaged_file_error(path, f"{printable(name)} has no checksum")
+        checksum = checksums[name] if checksums is not None else None
+        tensors[name] = Tensor(
+            shape,
+            dtype,
+            read=partial(_read, path, file, name, checksum),
+            read_entry=partial(_read_entry, path, file, name),
+        )
+    texts = {key: text for key, text in metadata.items() if key != CHECKSUMS}
+    return TensorFile(tensors, texts)
 
 
-def _read(path: Path, file: safe_open, name: str, entry: int | None = None) -> np.ndarray:
-    """Reads a tensor, or one entry of its first axis."""
+def _stored_checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, str] | None:
+    """The checksums of the tensors by name, or None in a file that other programs wrote."""
+    ours = [key for key in metadata if key.startswith("urgt_jax")]
+    if not ours:
+        return None
     try:
-        if entry is None:
-            return file.get_tensor(name)
+        checksums = json.loads(metadata[CHECKSUMS])
+        intact = checksums.pop(METADATA) == _metadata_checksum(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged_file_error(path, "its checksums are missing") from error
+    if not intact:
+        raise damaged_file_error(path, "its configuration is not the one that was written")
+    return checksums
+
+
+def _metadata_checksum(metadata: Mapping[str, str]) -> str:
+    """The checksum of all metadata but the checksums."""
+    others = {key: text for key, text in metadata.items() if key != CHECKSUMS}
+    return _checksum(json.dumps(others, sort_keys=True).encode())
+
+
+def _checksum(data: bytes | np.ndarray, start: int = 0) -> str:
+    return f"{zlib.crc32(data, start):08x}"
+
+
+def _tensor_checksum(array: np.ndarray) -> str:
+    """The checksum of a tensor's number type, shape and bytes."""
+    description = zlib.crc32(f"{array.dtype} {array.shape}".encode())
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return _checksum(data, description)
+
+
+def _read(path: Path, file: safe_open, name: str, checksum: str | None) -> np.ndarray:
+    """Reads a tensor; fails if it is not the one that was written."""
+    try:
+        array = file.get_tensor(name)
+    except SafetensorError as error:
+        raise UserError(f"cannot read {name} from {path}. Has the file changed? {error}") from error
+    if checksum is not None and _tensor_checksum(array) != checksum:
+        raise damaged_file_error(path, f"{printable(name)} is not what was written")
+    return array
+
+
+def _read_entry(path: Path, file: safe_open, name: str, entry: int) -> np.ndarray:
+    """Reads one entry of a tensor's first axis, without a check."""
+    try:
         return file.get_slice(name)[entry]
     except SafetensorError as error:
         raise UserError(f"cannot read {name} from {path}. Has the file changed? {error}") from error
@@ -88,31 +142,44 @@ def write_safetensors(
 ) -> None:
     """Writes a safetensors file, with the tensors in the order of their names.
 
+    If it has metadata, these hold a checksum of every tensor, which is verified when it is read.
     The file is read back and compared before it takes its name.
     """
     # The library can only write tensors that are all in memory. This writer holds one at a time.
-    header = _encode_header(path, tensors, metadata)
-    checksums = {}
+    # Checksums are known at the end. Until then others of the same length hold their place.
+    checksums = dict.fromkeys(sorted(tensors), "00000000")
+    header = _encode_header(path, tensors, metadata, checksums)
     with atomic_write(path) as file:
         file.write(header)
         for count, name in enumerate(sorted(tensors), start=1):
-            data = _read_bytes(name, tensors[name])
-            file.write(data)
-            checksums[name] = zlib.crc32(data)
+            array = _read_array(name, tensors[name])
+            file.write(array.reshape(-1).view(np.uint8))
+            checksums[name] = _tensor_checksum(array)
             if progress is not None:
                 progress.update(count)
+        file.seek(0)
+        file.write(_encode_header(path, tensors, metadata, checksums))
         file.flush()
         _verify(path, Path(file.name), tensors, checksums)
 
 
-def _encode_header(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def _encode_header(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    checksums: Mapping[str, str],
+) -> bytes:
     """The length of the header and the header, padded so that the data start at 8 bytes."""
     type_names = {dtype: type_name for type_name, dtype in DTYPES.items()}
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    metadata = dict(metadata)
+    if metadata:
+        all_checksums = {**checksums, METADATA: _metadata_checksum(metadata)}
+        metadata[CHECKSUMS] = json.dumps(all_checksums)
+    entries: dict[str, object] = {METADATA: metadata}
     end = 0
     for name in sorted(tensors):
         shape, dtype = tensors[name].shape, tensors[name].dtype
-        require(name != "__metadata__", f"cannot write {path}: __metadata__ is a reserved name")
+        require(name != METADATA, f"cannot write {path}: {METADATA} is a reserved name")
         find_dtype(path, name, type_names.get(dtype, str(dtype)), DTYPES)
         begin = end
         end = begin + math.prod(shape) * dtype.itemsize
@@ -126,27 +193,28 @@ def _encode_header(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
     return struct.pack("<Q", len(text)) + text
 
 
-def _read_bytes(name: str, tensor: Tensor) -> np.ndarray:
-    """Reads a tensor as bytes; fails if it is not what its description promises."""
+def _read_array(name: str, tensor: Tensor) -> np.ndarray:
+    """Reads a tensor; fails if it is not what its description promises."""
     array = np.asarray(tensor.read())
     require(
         (array.shape, array.dtype) == (tensor.shape, tensor.dtype),
         f"{name} should be {tensor.dtype} of shape {tensor.shape}, but is {array.dtype} of shape "
         f"{array.shape}",
     )
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    # The library keeps no empty shape.
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _verify(
-    path: Path, written: Path, tensors: Mapping[str, Tensor], checksums: Mapping[str, int]
+    path: Path, written: Path, tensors: Mapping[str, Tensor], checksums: Mapping[str, str]
 ) -> None:
     """Reads back the file `written`, which is going to be `path`."""
     try:
         stored = open_tensors(written).tensors
+        for name, checksum in checksums.items():
+            shape_and_dtype = tensors[name].shape, tensors[name].dtype
+            same = name in stored and (stored[name].shape, stored[name].dtype) == shape_and_dtype
+            if not same or _tensor_checksum(stored[name].read()) != checksum:
+                raise UserError(f"{name} in {path} is not what was written. {REWRITE}")
     except UserError as error:
         raise UserError(f"{path} cannot be read back: {error} {REWRITE}") from error
-    for name, checksum in checksums.items():
-        shape_and_dtype = tensors[name].shape, tensors[name].dtype
-        same = name in stored and (stored[name].shape, stored[name].dtype) == shape_and_dtype
-        if not same or zlib.crc32(_read_bytes(name, stored[name])) != checksum:
-            raise UserError(f"{name} in {path} is not what was written. {REWRITE}")

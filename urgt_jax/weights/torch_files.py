@@ -10,6 +10,7 @@ import pickletools
 import re
 import struct
 import zipfile
+import zlib
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from urgt_jax.weights.tensors import (
     printable,
 )
 
+CHUNK_BYTES = 1 << 24  # of an entry whose checksum is worked out
 MAX_ENTRY_BYTES = 100_000_000  # of the pickle, far more than a description of tensors takes
 MAX_EXPANDED_BYTES = (
     1 << 26
@@ -109,8 +111,9 @@ def open_torch(path: Path) -> TensorFile:
     try:
         root, entries, content = _read_archive(path)
         tensors = {}
+        verified: set[str] = set()  # storages whose checksum was right
         for name, view in _name_views(_decode_pickle(path, content)).items():
-            tensors[name] = _tensor(path, name, view, root, entries)
+            tensors[name] = _tensor(path, name, view, root, entries, verified)
         return TensorFile(tensors, {})
     except (UserError, OSError):
         raise
@@ -132,7 +135,9 @@ def _read_archive(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
         raise UserError(
             f"{path} was written on a big-endian machine. Save it on a little-endian one."
         )
-    return root, entries, _read_entry(path, entries[f"{root}data.pkl"]).tobytes()
+    pickle = entries[f"{root}data.pkl"]
+    _verify_entry(path, pickle)
+    return root, entries, _read_entry(path, pickle).tobytes()
 
 
 def _decode_pickle(path: Path, content: bytes) -> Any:
@@ -322,7 +327,12 @@ def _name_views(root: Any) -> dict[str, _View]:
 
 
 def _tensor(
-    path: Path, name: str, view: _View, root: str, entries: dict[str, zipfile.ZipInfo]
+    path: Path,
+    name: str,
+    view: _View,
+    root: str,
+    entries: dict[str, zipfile.ZipInfo],
+    verified: set[str],
 ) -> Tensor:
     """The tensor that a view describes; everything that the pickle says of it is checked."""
     dtype = find_dtype(path, name, view.type_name, TORCH_DTYPES)
@@ -338,7 +348,7 @@ def _tensor(
         raise UserError(
             f"{printable(name)} in {path} cannot be read: {problem}. Save a clone() of it."
         )
-    read = partial(_read_tensor, path, view, dtype, entry)
+    read = partial(_read_tensor, path, view, dtype, entry, verified)
     return Tensor(tuple(view.shape), dtype, read)
 
 
@@ -367,10 +377,15 @@ def _end(view: _View) -> int:
     return last + 1
 
 
-def _read_tensor(path: Path, view: _View, dtype: np.dtype, entry: zipfile.ZipInfo) -> np.ndarray:
+def _read_tensor(
+    path: Path, view: _View, dtype: np.dtype, entry: zipfile.ZipInfo, verified: set[str]
+) -> np.ndarray:
     """Reads the part of a storage that a tensor spans."""
     if 0 in view.shape:
         return np.empty(view.shape, dtype)
+    if entry.filename not in verified:
+        _verify_entry(path, entry)
+        verified.add(entry.filename)
     begin = view.offset * dtype.itemsize
     size = _end(view) * dtype.itemsize - begin
     data = _read_entry(path, entry, begin, size)
@@ -388,7 +403,8 @@ def _read_entry(
     is_encrypted = entry.flag_bits & 1
     try:
         if entry.compress_type == zipfile.ZIP_STORED and not is_encrypted:
-            # zipfile would insist on the checksums, which torch.save can be told to leave out.
+            # zipfile would insist on the checksums, which torch.save can be told to leave out, and
+            # would read a whole entry for a part of it. `_verify_entry` checks them.
             data = np.fromfile(path, np.uint8, size, offset=_find_data(path, entry) + begin)
         else:
             with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
@@ -398,6 +414,18 @@ def _read_entry(
     if len(data) != size:
         raise damaged_file_error(path, f"{printable(entry.filename)} is too short")
     return data
+
+
+def _verify_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    """Fails unless an entry has the checksum in the archive; 0 says that torch left it out."""
+    if entry.CRC == 0 or entry.compress_type != zipfile.ZIP_STORED:
+        return  # zipfile itself verifies compressed entries
+    checksum = 0
+    for begin in range(0, entry.file_size, CHUNK_BYTES):
+        size = min(CHUNK_BYTES, entry.file_size - begin)
+        checksum = zlib.crc32(_read_entry(path, entry, begin, size), checksum)
+    if checksum != entry.CRC:
+        raise damaged_file_error(path, f"{printable(entry.filename)} is not what was written")
 
 
 def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:

@@ -38,7 +38,6 @@ def flatten_params(params: dict) -> dict[str, jax.Array | np.ndarray | jax.Shape
 
 def config_metadata(config: FileConfig) -> dict[str, str]:
     """The metadata of a weight file: the kind of model and its configuration as JSON."""
-    # One entry only: safetensors stores several in an order that changes from run to run.
     fields = {"kind": registry.kind_of(config), **dataclasses.asdict(config)}
     return {CONFIG_KEY: json.dumps(fields, indent=1)}
 

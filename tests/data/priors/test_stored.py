@@ -18,6 +18,7 @@ from helpers.coarse_maps import (
     run_priors,
     write_maps,
 )
+from helpers.mutations import mutations
 
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
@@ -25,6 +26,7 @@ from urgt_jax.data.priors.stored import StoredPriors, claim_folder
 from urgt_jax.data.priors.units import to_network_unit
 from urgt_jax.data.samples import WHOLE
 from urgt_jax.errors import UserError
+from urgt_jax.files import seal
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.resize import resize_linear
 
@@ -140,10 +142,11 @@ def copy(complete, tmp_path):
         ("image1_depth.npy", None, "no coarse map at .*image1_depth.npy"),
         ("image1_depth.npy", b"", "image1_depth.npy is damaged"),
         ("image1_depth.npy", slice(0, 300), "image1_depth.npy is damaged"),
-        ("image1_normal.npy", "image1_depth.npy", "image1_normal.npy holds .*not a coarse map"),
+        ("image1_normal.npy", "image1_depth.npy", "image1_normal.npy is damaged"),
         ("priors.json", None, "no coarse maps in .*: run urgt priors"),
         ("priors.json", b"", "priors.json is damaged"),
-        ("priors.json", b"{}", "was not written by urgt priors"),
+        ("priors.json", b"{}", "priors.json is damaged"),
+        ("priors.json", json.dumps(seal({})).encode(), "was not written by urgt priors"),
     ],
 )
 def test_read_reports_a_missing_or_damaged_file(copy, name, content, message):
@@ -158,6 +161,22 @@ def test_read_reports_a_missing_or_damaged_file(copy, name, content, message):
         path.write_bytes((copy / content).read_bytes())
     with pytest.raises(UserError, match=message):
         StoredPriors(copy).read("image1", SIZES[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["image1_fit.json", "image1_depth.npy", "image1_normal.npy", "priors.json"]
+)
+def test_no_change_of_a_stored_file_goes_unnoticed(copy, name):
+    expected = StoredPriors(copy).read("image1", SIZES[1])
+    for what, changed in mutations((copy / name).read_bytes(), 60):
+        (copy / name).write_bytes(changed)
+        try:
+            maps = StoredPriors(copy).read("image1", SIZES[1])
+        except UserError as error:
+            assert name in str(error), what
+            continue
+        for values, want in zip(maps, expected, strict=True):
+            np.testing.assert_array_equal(values, want, err_msg=what)
 
 
 def test_read_rejects_an_image_of_another_size(complete):

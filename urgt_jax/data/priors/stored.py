@@ -18,7 +18,7 @@ from urgt_jax.config_files import flatten
 from urgt_jax.data.priors.units import DisparityFit, PriorUnit, fit_disparity, to_network_unit
 from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import write_text
+from urgt_jax.files import file_checksum, seal, unseal, write_text
 from urgt_jax.images.files import write_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.resize import resize_window
@@ -37,6 +37,8 @@ class Record(NamedTuple):
     size: tuple[int, int]  # height and width of the image, pixels
     unit: PriorUnit  # of the coarse depth at the image's size
     fit: DisparityFit
+    depth_checksum: str  # of the files with the maps
+    normal_checksum: str
 
 
 class StoredPriors:
@@ -44,6 +46,7 @@ class StoredPriors:
 
     def __init__(self, folder: PathLike):
         self.folder = Path(folder)
+        self.verified: set[Path] = set()  # maps whose checksum was right
         path = self.folder / ORIGIN_FILE
         require(
             path.is_file(),
@@ -72,10 +75,10 @@ class StoredPriors:
             f"the coarse maps of {name} in {self.folder} belong to an image of {record.size} "
             f"pixels, but the data set's image has {tuple(size)}: write to another folder",
         )
-        depth = _map_file(self.folder / f"{name}{DEPTH_SUFFIX}", rank=2)
+        depth = self._map(f"{name}{DEPTH_SUFFIX}", 2, record.depth_checksum)
         depth = resize_window(depth, *size, window, self.depth_corners)
         depth = (depth - np.float32(record.unit.low)) / np.float32(record.unit.scale)
-        normal = _map_file(self.folder / f"{name}{NORMAL_SUFFIX}", rank=3)
+        normal = self._map(f"{name}{NORMAL_SUFFIX}", 3, record.normal_checksum)
         normal = resize_window(normal, *size, window, self.normal_corners)
         return depth, unit_normals(normal)
 
@@ -95,10 +98,15 @@ class StoredPriors:
         enlarged = resize_window(coarse_depth, *depth.shape, WHOLE, self.depth_corners)
         enlarged, unit = to_network_unit(enlarged, Prior(kind=self.kind), self.max_depth)
         fit = fit_disparity(depth, valid & (depth < self.max_depth), enlarged)
-        write_map(self.folder / f"{name}{DEPTH_SUFFIX}", coarse_depth)
-        write_map(self.folder / f"{name}{NORMAL_SUFFIX}", coarse_normal)
-        record = Record(depth.shape, unit, fit)
-        write_text(self.folder / f"{name}{RECORD_SUFFIX}", json.dumps(record._asdict()) + "\n")
+        depth_path = self.folder / f"{name}{DEPTH_SUFFIX}"
+        normal_path = self.folder / f"{name}{NORMAL_SUFFIX}"
+        write_map(depth_path, coarse_depth)
+        write_map(normal_path, coarse_normal)
+        record = Record(
+            depth.shape, unit, fit, file_checksum(depth_path), file_checksum(normal_path)
+        )
+        text = json.dumps(seal(record._asdict()))
+        write_text(self.folder / f"{name}{RECORD_SUFFIX}", text + "\n")
 
     def finished(self) -> set[str]:
         """The names of images whose files are all present."""
@@ -126,21 +134,37 @@ class StoredPriors:
                 tuple(entries["size"]),
                 PriorUnit(*entries["unit"]),
                 DisparityFit(*entries["fit"]),
+                entries["depth_checksum"],
+                entries["normal_checksum"],
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error!r}): {REMEDY}") from error
 
+    def _map(self, name: str, rank: int, checksum: str) -> np.ndarray:
+        """The array in a file, memory-mapped so that only the rows in use are read.
+
+        The first time the whole file is read, to see whether it is what was written.
+        """
+        path = self.folder / name
+        require(path.is_file(), f"no coarse map at {path}: run urgt priors again")
+        if path not in self.verified:
+            require(
+                file_checksum(path) == checksum,
+                f"{path} is damaged (it is not what was written): {REMEDY}",
+            )
+            self.verified.add(path)
+        return _map_file(path, rank)
+
 
 def _load_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return unseal(json.loads(path.read_text()))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): {REMEDY}") from error
 
 
 def _map_file(path: Path, rank: int) -> np.ndarray:
     """The array in a file, memory-mapped so that only the rows in use are read."""
-    require(path.is_file(), f"no coarse map at {path}: run urgt priors again")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -156,7 +180,7 @@ def claim_folder(folder: Path, origin: dict[str, Any]) -> StoredPriors:
     """The folder for maps of this origin; UserError if it already holds maps of another."""
     path = folder / ORIGIN_FILE
     if not path.is_file():
-        write_text(path, json.dumps(origin, indent=1) + "\n")
+        write_text(path, json.dumps(seal(origin), indent=1) + "\n")
     stored = flatten(_load_json(path))
     wanted = flatten(json.loads(json.dumps(origin)))  # through JSON, tuples become lists
     for name in sorted({*stored, *wanted} - INFORMATIVE):
