@@ -48,6 +48,21 @@ def test_read_image_turns_upright_and_scales_16_bits(tmp_path):
     assert image_size(tmp_path / "x.png") == (12, 8)
 
 
+def test_read_image_does_not_start_ghostscript_for_a_disguised_file(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.check_call", refuse)
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    path = tmp_path / "photo.png"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n"
+        b"(ran) (w) file closefile\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(UserError, match="photo.png cannot be read"):
+        read_image(path)
+
+
 def test_read_image_leaves_pillows_limit_and_warnings_alone(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
     assert limit < 2**27

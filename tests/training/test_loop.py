@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.training import loop
-from urgt_jax.training.loop import StepWatch, TrainingRun, train
+from urgt_jax.training.checkpoints import Checkpoints
+from urgt_jax.training.loop import StepWatch, StopRequest, TrainingRun, train
 from urgt_jax.training.step import StepVerdict
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +120,24 @@ def test_train_works_from_python_and_prints_only_reports(
     assert "".join(capfd.readouterr()) == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def test_train_leaves_a_signal_alone_that_the_caller_ignores(depth_only, tmp_path):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest(Mock(spec=Checkpoints)) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.requested and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with StopRequest(Mock(spec=Checkpoints)) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_train_stops_on_a_signal_and_restores_the_handlers(
     short, tmp_path, monkeypatch, capsys, number
 ):
@@ -132,11 +151,11 @@ def test_train_stops_on_a_signal_and_restores_the_handlers(
     original = TrainingRun.restore_or_initialize
     monkeypatch.setattr(TrainingRun, "restore_or_initialize", restore)
     monkeypatch.setattr(loop, "save_weights", save_weights)
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     state = train(short, tmp_path / "run")
     assert state.step == 0 and (tmp_path / "run/checkpoints/step_0").is_dir()
     assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
-    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert handlers == [signal.getsignal(number) for number in SIGNALS]
 
 
 @pytest.mark.parametrize("stopped", [True, False])

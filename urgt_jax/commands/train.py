@@ -18,8 +18,8 @@ USAGE = "urgt train CONFIG --workdir DIR [options] [--FIELD VALUE ...]"
 DESCRIPTION = """
 Train the refiner that CONFIG describes, on all devices of this machine or of several machines.
 Run the same command again to resume: the result has the same bits as that of an uninterrupted run
-(on another mesh: the same numbers up to rounding). SIGTERM and Ctrl-C save a checkpoint and exit
-with status 0.
+(on another mesh: the same numbers up to rounding). SIGTERM, SIGHUP, SIGUSR1, SIGUSR2
+and Ctrl-C save a checkpoint and exit with status 0.
 
 The work directory contains
   config.json           the configuration

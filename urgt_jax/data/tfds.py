@@ -1,6 +1,22 @@
-"""What tensorflow-datasets, an optional dependency, is expected to return."""
+"""Data sets of tensorflow-datasets, an optional dependency: what they return, opening one."""
 
-from typing import Protocol, runtime_checkable
+import json
+from typing import Any, Protocol, runtime_checkable
+
+from etils.epath import Path
+
+from urgt_jax.errors import UserError, import_extra, require
+
+# The classes that the data sets of this package are described with. TFDS imports whatever module
+# the description names, which would run the code of whoever wrote it.
+FEATURES = (
+    "features_dict.FeaturesDict",
+    "image_feature.Image",
+    "scalar.Scalar",
+    "tensor_feature.Tensor",
+    "text_feature.Text",
+)
+ALLOWED = {f"tensorflow_datasets.core.features.{name}" for name in FEATURES}
 
 
 @runtime_checkable
@@ -12,3 +28,34 @@ class Records(Protocol):
 
     def __getitem__(self, index: int) -> dict:
         """One record, by the names of its features."""
+
+
+def open_builder(folder: Path) -> Any:
+    """The TFDS builder of a prepared data set; fails before TFDS could import unknown code."""
+    tfds = import_extra("tensorflow_datasets", "data")
+    path = folder / "features.json"
+    require(path.is_file(), f"{path} is missing")
+    try:
+        unknown = named_classes(json.loads(path.read_text())) - ALLOWED
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+    require(
+        not unknown,
+        f"{path} names classes that no data set of this package has: {sorted(unknown)!r}",
+    )
+    return tfds.builder_from_directory(str(folder))
+
+
+def named_classes(description: object) -> set[str]:
+    """The Python classes that a description of features names, wherever they stand in it."""
+    names = set()
+    if isinstance(description, dict):
+        for key, value in description.items():
+            # The second key is that of TFDS before version 4.4, which could import a protobuf too.
+            if key in ("pythonClassName", "type", "proto_cls"):
+                names.add(str(value))
+            names |= named_classes(value)
+    if isinstance(description, list):
+        for value in description:
+            names |= named_classes(value)
+    return names

@@ -57,7 +57,7 @@ def open_raw32(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
 
 def read_png16(path: Path) -> Float[np.ndarray, "H W"]:
     """The values 0 to 65535 of a 16-bit grey PNG, as float32."""
-    with reporting_read_errors(path, "16-bit PNG"), open_image(path, formats=["PNG"]) as file:
+    with reporting_read_errors(path, "16-bit PNG"), open_image(path, formats=("PNG",)) as file:
         require(
             file.mode in ("I;16", "I;16B", "I"),
             f"{path} has pixels of mode {file.mode}. A depth map must be a 16-bit grey PNG",

@@ -16,13 +16,19 @@ from urgt_jax.images.rows import row_slices
 SMALLEST = 8  # pixels a side, the least that is worth refining
 LARGEST = 2**30  # pixels of an image; 16K has 2**27
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+# Pillow's names of their formats; cameras write JPEG files with more than one picture (MPO).
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 _limit_lock = threading.Lock()
 
 
-def open_image(path: Path, formats: list[str] | None = None) -> Image.Image:
-    """Open an image file with Pillow, which reads only the header until pixels are asked for."""
+def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open an image file with Pillow, which reads only the header until pixels are asked for.
+
+    The content decides about the format, not the name. Other formats are not tried: Pillow would
+    start Ghostscript for an EPS file, whatever its name.
+    """
     # Pillow's limit is a global variable and too low for 16K. It is lifted while a header is read.
     with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS

@@ -43,8 +43,9 @@ MAX_NAMED_IMAGES = 16  # in a message
 def train(config: Config, workdir: PathLike) -> State:
     """Train until the last step or until a signal asks to stop; resumes if the run was stopped.
 
-    SIGTERM and Ctrl-C stop the run after the current step and save a checkpoint. Their handlers
-    are restored at the end, and none is installed outside the main thread.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop the run after the current step and save a
+    checkpoint. Their handlers are restored at the end, and none is installed outside the main
+    thread.
     """
     run = TrainingRun(config, Path(workdir))
     with StopRequest(run.checkpoints) as stop:
@@ -56,7 +57,10 @@ def train(config: Config, workdir: PathLike) -> State:
 
 
 class StopRequest:
-    """Listens for SIGTERM, Ctrl-C and preemption notices while its `with` block runs."""
+    """Listens for signals that ask to stop, and preemption notices, while its block runs.
+
+    These are Ctrl-C, SIGTERM, SIGHUP of a closed terminal, and SIGUSR1 and SIGUSR2 of schedulers.
+    """
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
@@ -66,11 +70,13 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python runs signal handlers in the main thread only
-        signals = [signal.SIGINT]
+        signals = [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
         if jax.process_count() == 1:
             signals.append(signal.SIGTERM)
         # With several processes, JAX itself catches SIGTERM and makes all stop at the same step.
         for number in signals:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as nohup asks for
             self.previous_handlers[number] = signal.signal(number, self._handle)
         return self
 

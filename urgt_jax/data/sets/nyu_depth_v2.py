@@ -9,7 +9,7 @@ from PIL import Image
 from urgt_jax.data.samples import WHOLE, Sample, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
 from urgt_jax.data.sets.files import DepthCamera, make_sample
-from urgt_jax.data.tfds import Records
+from urgt_jax.data.tfds import Records, open_builder
 from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import find_paths
 
@@ -51,7 +51,8 @@ class NyuDepthV2:
         source = f"{self.path}: image {index} of {self.split}"
         try:
             record = self.records[index]
-            image = np.asarray(Image.open(io.BytesIO(record["image"])).convert("RGB"))
+            file = Image.open(io.BytesIO(record["image"]), formats=["PNG"])
+            image = np.asarray(file.convert("RGB"))
         except (OSError, ValueError, RuntimeError, SyntaxError) as error:
             raise UserError(f"{source} cannot be read. Prepare it again: {error}") from error
         depth = record["depth"]
@@ -72,7 +73,9 @@ def open_records(path: Path, split: str) -> Records:
             folder = candidate
     require(folder is not None, f"{path} has no nyu_depth_v2/*/dataset_info.json. {HOW_TO_PREPARE}")
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder = open_builder(folder)
+    except UserError:
+        raise
     except Exception as error:  # a damaged description also raises errors of protobuf
         raise UserError(f"{folder} cannot be read by TFDS ({error}). {HOW_TO_PREPARE}") from error
     file_format = builder.info.file_format.value

@@ -13,8 +13,8 @@ from etils.epath import Path
 from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
-from urgt_jax.data.tfds import Records
-from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.data.tfds import Records, open_builder
+from urgt_jax.errors import UserError, require
 from urgt_jax.images.grid import Grid, cover_image
 
 SIDE = 4  # rows and columns of tiles, as in GridMix
@@ -148,9 +148,10 @@ def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
 
 def open_tiles(path: Path, split: str) -> Records:
     """The tiles of a split, as a data source of TFDS."""
-    tfds = import_extra("tensorflow_datasets", "data")
     try:
-        return tfds.builder_from_directory(str(path)).as_data_source(split=split)
+        return open_builder(path).as_data_source(split=split)
+    except UserError as error:
+        raise UserError(f"{error}: prepare it again") from error
     except Exception as error:  # TFDS has no error of its own for damaged or missing files
         raise UserError(
             f"TFDS cannot open {path} ({type(error).__name__}: {error}): prepare it again"
