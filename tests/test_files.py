@@ -1,5 +1,9 @@
 """Files: errors are one line, and a written file is complete or absent."""
 
+import json
+import os
+import time
+
 import pytest
 
 from urgt_jax.errors import UserError
@@ -10,6 +14,8 @@ from urgt_jax.files import (
     read_json_object,
     read_text,
     read_words,
+    seal,
+    unseal,
     write_text,
 )
 
@@ -33,6 +39,21 @@ def test_atomic_write_names_the_final_path_in_errors(tmp_path):
     with pytest.raises(UserError, match="cannot write .*notes.txt: No space left"):
         with atomic_write(tmp_path / "notes.txt"):
             raise OSError(28, "No space left")
+
+
+def test_atomic_write_removes_what_killed_processes_left(tmp_path):
+    names = {
+        ".depth.npy.0123abcd.tmp": 7200,  # seconds since it was written
+        ".fresh.npy.0123abcd.tmp": 60,
+        ".other.tmp": 7200,
+        "depth.npy.0123abcd.tmp": 7200,
+    }
+    for name, age in names.items():
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    write_text(tmp_path / "depth.txt", "whole")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted(["depth.txt", *list(names)[1:]])
 
 
 def test_find_paths_takes_brackets_in_the_name_of_the_folder_literally(tmp_path):
@@ -70,6 +91,24 @@ def test_read_text_errors_name_the_file(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_text(path, "camera file")
+
+
+def test_text_may_have_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json_object(tmp_path / "a.json") == {"a": 1}
+    assert read_words(tmp_path / "a.json", "list") == [['{"a":', "1}"]]
+
+
+def test_unseal_returns_what_was_sealed_and_refuses_any_other_value():
+    values = {"name": "a", "scores": [0.1, None, {"b": 1e-300}], "size": (3, 4)}
+    text = json.dumps(seal(values))
+    assert unseal(json.loads(text)) == json.loads(json.dumps(values))
+    for old, new in (("0.1", "0.2"), ('"a"', '"b"'), ("[3, 4]", "[4, 3]"), ("null", "1")):
+        with pytest.raises(ValueError, match="the checksum is wrong"):
+            unseal(json.loads(text.replace(old, new, 1)))
+    for other in ({}, [], {"name": "a"}):
+        with pytest.raises(ValueError, match="there is no checksum"):
+            unseal(other)
 
 
 def test_read_json_object_rejects_other_json(tmp_path):

@@ -1,11 +1,19 @@
 """Hardware: chips by JAX's names of devices, and memory."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
 import pytest
+from etils.epath import Path
 
 from urgt_jax import hardware
+from urgt_jax.config import Prior
+from urgt_jax.data.scenes.export import write_scene
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +42,20 @@ def test_chip_of_divides_by_the_devices_per_chip_if_they_are_known():
 
 def test_chip_of_a_cpu_is_not_known():
     assert hardware.chip_of(jax.devices("cpu")[0]) is None
+
+
+@pytest.mark.parametrize("command", [["refine", "scene0.png"], ["scale", "--patches", "1"]])
+def test_unknown_platform_is_one_line(tmp_path, command):
+    write_scene(tmp_path, "scene0", 0, "test", (64, 96), Prior())
+    process = subprocess.run(
+        [sys.executable, "-m", "urgt_jax", *command],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "nonsense", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    words = process.stdout + process.stderr
+    assert "JAX has no device for JAX_PLATFORMS=nonsense: " in words and "Traceback" not in words
 
 
 def test_free_memory_is_read_from_the_system_or_half_of_all(monkeypatch, tmp_path):

@@ -3,7 +3,9 @@
 import glob
 import json
 import os
+import re
 import secrets
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,10 @@ from typing import BinaryIO
 from etils.epath import Path
 
 from urgt_jax.errors import UserError, require
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `atomic_write` chooses
+LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which nobody writes it
+_swept_folders: set[Path] = set()
 
 
 @contextmanager
@@ -37,9 +43,9 @@ def find_paths(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a UTF-8 file."""
+    """The text of a UTF-8 file, with or without a byte order mark."""
     with reporting_read_errors(path, what):
-        return path.read_text("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
 
 
 def read_words(path: Path, what: str) -> list[list[str]]:
@@ -51,7 +57,7 @@ def read_words(path: Path, what: str) -> list[list[str]]:
 def read_json_object(path: Path) -> dict:
     """The content of a JSON file that holds one object."""
     with reporting_read_errors(path, "JSON"):
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
     require(isinstance(content, dict), f"{path} must hold one JSON object, {{...}}")
     return content
 
@@ -97,6 +103,7 @@ def reporting_write_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file for writing; it is renamed to `path` once it is complete."""
+    _remove_leftovers(path.parent)
     # A random name: hosts that share the folder may have the same process ids.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -109,6 +116,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the folder is gone or read-only, and the error above says so
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes temporary files of processes that were killed, once for each folder."""
+    if folder in _swept_folders:
+        return
+    _swept_folders.add(folder)
+    for path in find_paths(folder, ".*.tmp"):
+        try:
+            # A younger file may belong to a process that is still writing it.
+            if TEMPORARY.fullmatch(path.name) and time.time() - path.stat().mtime > LEFTOVER_AGE:
+                path.unlink(missing_ok=True)
+        except OSError:
+            pass  # somebody else's file; it is in nobody's way
 
 
 def write_text(path: Path, text: str) -> None:

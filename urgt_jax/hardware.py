@@ -8,9 +8,28 @@ from typing import Any, Protocol, runtime_checkable
 
 from etils.epath import Path
 
+from urgt_jax.errors import UserError
+
 GB = 1e9
 GIB = 2.0**30
 TERA = 1e12
+
+
+def check_platforms() -> None:
+    """Fails in one line if JAX has no device of the platforms that JAX_PLATFORMS names."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if not platforms:
+        return
+    import jax  # not needed for the rest of this file, and slow
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split(" (set JAX_PLATFORMS")[0].rstrip(".") or "it is not installed"
+        raise UserError(
+            f"JAX has no device for JAX_PLATFORMS={platforms}: {reason[:200]}. Unset it, or "
+            'install what it needs, such as pip install "urgt-jax[cuda]"'
+        ) from error
 
 
 def peak_memory() -> float:

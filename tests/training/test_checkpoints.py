@@ -1,6 +1,5 @@
 """Checkpoints: damaged files, full disks, other meshes; one configuration per work directory."""
 
-import dataclasses
 import gc
 import logging
 import pathlib
@@ -16,7 +15,7 @@ from etils.epath import Path
 from urgt_jax.config_files import with_changes
 from urgt_jax.errors import UserError
 from urgt_jax.training import sharding
-from urgt_jax.training.checkpoints import Checkpoints, claim
+from urgt_jax.training.checkpoints import Checkpoints
 from urgt_jax.training.step import state_shardings
 
 
@@ -156,11 +155,3 @@ def test_save_on_a_full_disk_is_one_error_and_keeps_what_was_saved(
     assert Checkpoints(workdir, depth_only).restore(mesh).step == 4
     del checkpoints, error  # which hold the tasks
     assert stray_errors() == []
-
-
-def test_claim_rejects_another_configuration(micro, tmp_path):
-    claim(tmp_path / "run", micro)
-    claim(tmp_path / "run", micro)
-    claim(tmp_path / "run", with_changes(micro, {"mesh.fsdp": 2, "train.save_every": 3}))
-    with pytest.raises(UserError, match="differs in seed"):
-        claim(tmp_path / "run", dataclasses.replace(micro, seed=7))

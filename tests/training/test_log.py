@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from urgt_jax.training.log import MetricsLog
 
 
@@ -18,6 +20,15 @@ def test_metrics_log_removes_lines_after_the_step_of_the_checkpoint(tmp_path):
     log.close()
     lines = [json.loads(line) for line in path.open()]
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[2]["loss"] == 0.25
+
+
+@pytest.mark.parametrize("damaged", [b'{"step": 2, "lo', b"\xff\xfe", b"[]", b'{"step": "x"}'])
+def test_metrics_log_reports_damaged_lines_and_leaves_them_out(tmp_path, capsys, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n{"step": 4}\n')
+    MetricsLog(tmp_path, 3).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert "metrics.jsonl: removed damaged lines (2)." in capsys.readouterr().out
 
 
 def test_metrics_log_of_another_process_writes_nothing(tmp_path):

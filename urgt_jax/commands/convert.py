@@ -1,13 +1,13 @@
 """`urgt convert`: converts official weights into a weight file, and back."""
 
 import argparse
-import json
 from typing import Any
 
 from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import require
+from urgt_jax.files import read_json_object
 from urgt_jax.weights import download
 from urgt_jax.weights.convert import check_target, convert
 from urgt_jax.weights.weight_file import locate_weights
@@ -86,9 +86,4 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     """The values of --config."""
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {path} cannot be read as JSON: {error}") from error
-    require(isinstance(fields, dict), f"--config {path} must hold one JSON object")
-    return fields
+    return read_json_object(path)

@@ -48,7 +48,15 @@ def run() -> int | None:
         return 0
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}{suggestion(name)} (see urgt --help)")
-    return load_command(name)(sys.argv[2:])
+    command = load_command(name)
+    try:
+        return command(sys.argv[2:])
+    except (RuntimeError, AssertionError):
+        # JAX fails in many ways if it finds no device. The help does not wait for this import.
+        from urgt_jax.hardware import check_platforms
+
+        check_platforms()
+        raise
 
 
 def load_command(name: str) -> Callable[[list[str]], int | None]:

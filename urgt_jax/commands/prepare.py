@@ -1,7 +1,6 @@
 """`urgt prepare`: converts a data set into the form that training reads."""
 
 import argparse
-import json
 import os
 
 from etils.epath import Path
@@ -11,6 +10,7 @@ from urgt_jax.data.unreal4k.benchmark import benchmark
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED
 from urgt_jax.errors import require
+from urgt_jax.files import read_json_object
 
 PRINTED = 10  # skipped frames that are printed; skipped.txt lists all
 TARGETS = {1: 10, 4: 2}  # by M: how many times faster tiles should be than whole files
@@ -107,7 +107,7 @@ def prepare_unreal4k(source: Path, out: Path, splits: Path | None, workers: int)
     skipped = prepare(source, out, splits, workers)
     for name, reason in list(skipped.items())[:PRINTED]:
         print(f"skipped {name}: {reason}")
-    frames = json.loads((out / INDEX).read_text())
+    frames = read_json_object(out / INDEX)
     counts = ", ".join(f"{split} {len(names)}" for split, names in frames.items())
     print(f"{out}: frames prepared: {counts}; skipped: {len(skipped)}, listed in {out / SKIPPED}")
 

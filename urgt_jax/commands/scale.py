@@ -10,7 +10,7 @@ from etils.epath import Path
 from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, override
 from urgt_jax.config import DTYPES, SIZES, Config, Data
-from urgt_jax.errors import require
+from urgt_jax.errors import NegativeResult, require
 from urgt_jax.files import make_folder
 from urgt_jax.models.layers import POLICIES
 from urgt_jax.scaling import page, points, study
@@ -62,10 +62,13 @@ def main(arguments: list[str] | None = None) -> None:
     table = StudyTable(args.out or Path(page.TABLE))
     if args.report:
         make_folder(args.report.absolute().parent)
+    finished = 0
     for kind in args.what:
-        _study(args, kind, table)
+        finished += _study(args, kind, table)
     if args.report:
         print(f"wrote {page.write(args.report, table)}")
+    if finished == 0:
+        raise NegativeResult("no point could be worked out; the lines above say why")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,8 +207,8 @@ def _check_suffix(option: str, path: Path | None, suffix: str) -> None:
     )
 
 
-def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> None:
-    """Works out all points of a kind."""
+def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> int:
+    """Works out all points of a kind; returns how many have figures."""
     sizes = args.sizes
     dtype = args.dtype
     meshes = args.mesh
@@ -238,7 +241,7 @@ def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> None:
         for remat in policies
         for patches in args.patches
     ]
-    study.run(asked, table, work, scenes)
+    return study.run(asked, table, work, scenes)
 
 
 def _measure_steps(args: argparse.Namespace, fields: list[str]) -> None:

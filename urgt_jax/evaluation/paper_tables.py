@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from etils.epath import Path, PathLike
 
 from urgt_jax.config_files import command_line_options, load_module
 from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import find_paths
+from urgt_jax.files import find_paths, read_json_object
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,7 +179,7 @@ def run_command(arguments: list[str]) -> None:
 def load_scores(runs: Path, name: str, seeds: Sequence[int]) -> list[dict]:
     """The contents of metrics.json of an experiment, for each seed that is done."""
     paths = [runs / f"{name}-seed{seed}" / "metrics.json" for seed in seeds]
-    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+    return [read_json_object(path) for path in paths if path.is_file()]
 
 
 def fill_tables(experiments: list[Experiment], scores: Scores, published: list[TableRow]) -> Tables:

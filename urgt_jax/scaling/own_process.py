@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from urgt_jax.errors import UserError
+from urgt_jax.hardware import check_platforms
 
 
 def in_own_process(what: str, work: Callable, *arguments) -> Any:
@@ -45,6 +46,7 @@ def _send_result(sender: Connection, work: Callable, arguments: tuple) -> None:
     result = problem = None
     trace = ""
     try:
+        check_platforms()
         result = work(*arguments)
     except UserError as error:
         problem = str(error)

@@ -146,8 +146,8 @@ def run(
     table: StudyTable,
     work: Callable[[Point], StudyRow],
     scenes: int | None = None,
-) -> None:
-    """Works out the points that are not in the table yet.
+) -> int:
+    """Works out the points that are not in the table yet; returns how many have figures now.
 
     A point that cannot be worked out gets a note that says why, and is tried again the next time.
     Points of quality are means over `scenes`; those over another number are worked out again.
@@ -163,15 +163,18 @@ def run(
     if len(todo) < len(asked):
         print(f"skipped {len(asked) - len(todo)} of {len(asked)} points, which are in {table.path}")
     progress = Progress("scaling, points", len(todo))
+    finished = len(asked) - len(todo)
     for i, point in enumerate(todo):
         try:
             figures = work(point)
+            finished += 1
             print(f"{describe(point)}: {_one_line(figures)}", flush=True)
         except UserError as error:
             figures = {"note": " ".join(str(error).split())}
             print(f"{describe(point)}: left out: {figures['note']}", flush=True)
         table.add(point, figures)
         progress.update(i + 1)
+    return finished
 
 
 def describe(point: Point) -> str:

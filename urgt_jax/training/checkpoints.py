@@ -1,6 +1,5 @@
 """Orbax checkpoints of a run."""
 
-import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,34 +12,14 @@ from etils.epath import Path
 from jax.sharding import Mesh, NamedSharding
 
 from urgt_jax.config import Config
-from urgt_jax.config_files import flatten, from_json, to_json
 from urgt_jax.distributed import all_agree, is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import make_folder, write_text
+from urgt_jax.files import make_folder
 from urgt_jax.training.orbax_errors import discard_failed_tasks
 from urgt_jax.training.sharding import REPLICATED
 from urgt_jax.training.step import State, abstract_state, digest, state_shardings
 
 MAX_TO_KEEP = 2  # the newest checkpoints
-# Fields that may change when a run is resumed: where the data is stored and who prepares it, what
-# is logged and saved, and how the work is distributed (with the same results up to rounding).
-CHANGEABLE_FIELDS = {
-    "data.path",
-    "data.priors_path",
-    "data.workers",
-    "data.max_unreadable",
-    "mesh.data",
-    "mesh.fsdp",
-    "mesh.patch",
-    "model.remat",
-    "optim.accumulate",
-    "optim.max_skipped_steps",
-    "optim.skip_above_grad_norm",
-    "train.save_every",
-    "train.log_every",
-    "train.tensorboard",
-    "train.images_every",
-}
 # Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
 TEMPORARY_ERRORS = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
@@ -195,19 +174,3 @@ def _temporary_reason(error: Exception) -> str:
         if isinstance(cause, OSError | MemoryError) and not isinstance(cause, FileNotFoundError):
             return f"{type(cause).__name__}: {cause}"
     return ""
-
-
-def claim(workdir: Path, config: Config) -> None:
-    """Bind the work directory to this configuration; fails if it belongs to another one."""
-    path = make_folder(workdir) / "config.json"
-    if not path.exists():
-        write_text(path, to_json(config))
-        return
-    saved = flatten(dataclasses.asdict(from_json(Config, path.read_text(), str(path))))
-    current = flatten(dataclasses.asdict(config))
-    differing = {name for name in current if saved[name] != current[name]} - CHANGEABLE_FIELDS
-    require(
-        not differing,
-        f"{workdir} belongs to another configuration, which differs in "
-        f"{', '.join(sorted(differing))}. Choose another --workdir.",
-    )

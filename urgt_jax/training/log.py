@@ -1,11 +1,11 @@
 """metrics.jsonl, the log of a run."""
 
 import json
-import math
 from typing import TextIO
 
 from etils.epath import Path
 
+from urgt_jax.distributed import report
 from urgt_jax.files import write_text
 
 
@@ -22,8 +22,7 @@ class MetricsLog:
             return
         path = workdir / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines()
-            write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+            write_text(path, "".join(line + "\n" for line in _lines_until(path, step)))
         self.file = path.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -39,8 +38,22 @@ class MetricsLog:
             self.file.close()
 
 
-def _step_of(line: str) -> float:
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The lines of the log up to a step. Damaged ones among them are left out and reported."""
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+    steps = [_step_of(line) for line in lines]
+    # The run may have been killed while it wrote its last line.
+    known = [i for i, number in enumerate(steps) if number is not None and number <= step]
+    end = known[-1] + 1 if known else 0
+    damaged = [str(i + 1) for i in range(end) if steps[i] is None]
+    if damaged:
+        report(f"{path}: removed damaged lines ({', '.join(damaged)}). The run is not affected")
+    return [lines[i] for i in known]
+
+
+def _step_of(line: str) -> float | None:
+    """The step of a line; None if the line is damaged."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # the run was killed while it wrote this line
+    except (ValueError, KeyError, TypeError):
+        return None

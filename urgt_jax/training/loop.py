@@ -21,7 +21,7 @@ from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress, format_duration
 from urgt_jax.training import determinism, sharding, tensorboard
-from urgt_jax.training.checkpoints import Checkpoints, claim
+from urgt_jax.training.checkpoints import Checkpoints
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.losses import Batch
 from urgt_jax.training.optimizer import averaged_params
@@ -35,6 +35,7 @@ from urgt_jax.training.step import (
     train_step,
 )
 from urgt_jax.training.throughput import Throughput, format_throughput
+from urgt_jax.training.workdir import WorkdirLock, claim
 from urgt_jax.weights.weight_file import initialize_from, save_weights
 
 MAX_NAMED_IMAGES = 16  # in a message
@@ -48,11 +49,14 @@ def train(config: Config, workdir: PathLike) -> State:
     thread.
     """
     run = TrainingRun(config, Path(workdir))
-    with StopRequest(run.checkpoints) as stop:
-        state = run.restore_or_initialize()
-        run.report_start(state)
-        state = run.train(state, stop)
-        run.finish(state)
+    try:
+        with StopRequest(run.checkpoints) as stop:
+            state = run.restore_or_initialize()
+            run.report_start(state)
+            state = run.train(state, stop)
+            run.finish(state)
+    finally:
+        run.release_workdir()
     return state
 
 
@@ -112,10 +116,20 @@ class TrainingRun:
             tensorboard.summary_writer()
         # Everything that can be wrong with the configuration was checked above. Only now is
         # something written.
-        claim(workdir, config)
-        self.checkpoints = Checkpoints(workdir, config)
+        self.lock = WorkdirLock(workdir) if is_first_process() else None
+        try:
+            claim(workdir, config)
+            self.checkpoints = Checkpoints(workdir, config)
+        except BaseException:
+            self.release_workdir()
+            raise
         self.throughput = Throughput(config, self.mesh)
         self.compiled_steps: dict[int, TrainStep] = {}  # by number of patches
+
+    def release_workdir(self) -> None:
+        """Let other processes use the work directory."""
+        if self.lock is not None:
+            self.lock.release()
 
     def restore_or_initialize(self) -> State:
         """The newest state in the work directory, or a first one."""

@@ -18,7 +18,7 @@ from etils.epath import Path
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED, TILES, Frame, frame_tiles
 from urgt_jax.data.unreal4k.source_files import FrameFiles, default_splits, read_frame, read_splits
 from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import find_paths, make_folder, write_text
+from urgt_jax.files import find_paths, make_folder, read_json_object, write_text
 from urgt_jax.progress import Progress
 
 tfds = import_extra("tensorflow_datasets", "data")
@@ -88,7 +88,7 @@ def check_plan(out: Path, frames: dict[str, list[FrameFiles]]) -> None:
     plan = json.dumps({"frames": digest, "version": VERSION, "shard": FRAMES_PER_SHARD})
     path = out / PLAN
     require(
-        not path.is_file() or path.read_text() == plan,
+        not path.is_file() or path.read_bytes() == plan.encode(),
         f"{out} was begun with other split files. Choose another --out",
     )
     write_text(path, plan)
@@ -225,7 +225,7 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
     skipped = {}
     split_infos = []
     for split, own in by_split.items():
-        notes = [json.loads(shard.note.read_text()) for shard in own]
+        notes = [read_json_object(shard.note) for shard in own]
         index[split] = [frame for note in notes for frame in note["frames"]]
         for note in notes:
             for name, reason in note["skipped"].items():

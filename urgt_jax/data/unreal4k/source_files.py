@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from urgt_jax.data.unreal4k.records import Frame
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import find_paths
+from urgt_jax.files import find_paths, read_text
 from urgt_jax.images.files import SMALLEST, read_image, read_map
 
 # Names of the split files: PatchFusion's, then those of SMD-Nets where they differ.
@@ -141,9 +141,9 @@ def read_left_image(files: FrameFiles, size: tuple[int, int]) -> UInt8[np.ndarra
 
 def read_camera(path: Path) -> StereoCamera:
     """A camera file: the 3 x 3 matrix in one line, the 3 x 4 matrix from the world in the next."""
-    require(path.is_file(), f"{path}: the camera file is missing")
+    text = read_text(path, "camera file")
     try:
-        first, second = path.read_text().splitlines()[:2]
+        first, second = text.splitlines()[:2]
         matrix = np.array(first.split(), np.float64)
         pose = np.array(second.split(), np.float64)
     except ValueError as error:

@@ -1,0 +1,89 @@
+"""A work directory belongs to one run at a time, and to one configuration for good."""
+
+import dataclasses
+import fcntl
+import os
+import socket
+import time
+from typing import BinaryIO
+
+from etils.epath import Path
+
+from urgt_jax.config import Config
+from urgt_jax.config_files import flatten, from_json, to_json
+from urgt_jax.distributed import report
+from urgt_jax.errors import UserError, require
+from urgt_jax.files import make_folder, read_text, write_text
+
+LOCK = ".lock"  # names the process that trains in the folder; it may stay when the run has ended
+# Fields that may change when a run is resumed: where the data is stored and who prepares it, what
+# is logged and saved, and how the work is distributed (with the same results up to rounding).
+CHANGEABLE_FIELDS = {
+    "data.path",
+    "data.priors_path",
+    "data.workers",
+    "data.max_unreadable",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.patch",
+    "model.remat",
+    "optim.accumulate",
+    "optim.max_skipped_steps",
+    "optim.skip_above_grad_norm",
+    "train.save_every",
+    "train.log_every",
+    "train.tensorboard",
+    "train.images_every",
+}
+
+
+class WorkdirLock:
+    """Keeps other processes out of a work directory until it is released or this process ends.
+
+    The lock belongs to the open file, so that the system releases it however the process ends. It
+    holds across hosts where the file system passes locks on, as NFS does.
+    """
+
+    def __init__(self, workdir: Path):
+        self.path = make_folder(workdir) / LOCK
+        self.file: BinaryIO | None = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT), "r+b")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = self.file.read().decode("utf-8", "replace").strip()
+            self.release()
+            raise UserError(
+                f"{workdir} is in use by {owner or 'another process'}. Wait until that run has "
+                "ended, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            self.release()
+            report(f"{workdir} cannot be locked ({error.strerror}): start no second run in it")
+            return
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.file.truncate()
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}".encode())
+        self.file.flush()
+
+    def release(self) -> None:
+        """Lets others in."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Bind the work directory to this configuration; fails if it belongs to another one."""
+    path = make_folder(workdir) / "config.json"
+    if not path.exists():
+        write_text(path, to_json(config))
+        return
+    text = read_text(path, "configuration of the run")
+    saved = flatten(dataclasses.asdict(from_json(Config, text, str(path))))
+    current = flatten(dataclasses.asdict(config))
+    differing = {name for name in current if saved[name] != current[name]} - CHANGEABLE_FIELDS
+    require(
+        not differing,
+        f"{workdir} belongs to another configuration, which differs in "
+        f"{', '.join(sorted(differing))}. Choose another --workdir.",
+    )
