@@ -15,6 +15,7 @@ import urgt_jax
 from urgt_jax.commands.refine import main
 from urgt_jax.errors import UserError
 from urgt_jax.images.files import read_image
+from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 
 ROOT = Path(__file__).parents[2]
 
@@ -211,8 +212,12 @@ def damaged_weights(folder: Path, weights: Path, kind: str) -> Path:
         path.write_bytes(whole[: len(whole) // 2])
     elif kind == "foreign":
         save_file({"a": np.zeros(3, np.float32)}, path)
-    elif kind == "other model":
+    elif kind == "changed":
         path.write_bytes(whole.replace(b'\\"width\\": 16', b'\\"width\\": 32'))
+    elif kind == "other model":
+        file = open_tensors(weights / "weights.safetensors")
+        fields = file.metadata["urgt_jax"].replace('"width": 16', '"width": 32')
+        write_safetensors(path, file.tensors, {"urgt_jax": fields})
     elif kind == "text":
         path.write_text("weights")
     elif kind == "prior network":
@@ -227,6 +232,7 @@ def damaged_weights(folder: Path, weights: Path, kind: str) -> Path:
         ("truncated", "w.safetensors is damaged or truncated"),
         ("text", "w.safetensors is neither a safetensors file nor a file of torch.save"),
         ("foreign", "w.safetensors has no configuration"),
+        ("changed", "w.safetensors is damaged .* configuration is not the one that was written"),
         ("other model", "w.safetensors does not fit its own configuration"),
         ("prior network", "w.safetensors holds weights of Depth Anything V2, .* --depth-weights"),
     ],
