@@ -23,7 +23,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.training import loop
 from urgt_jax.training.checkpoints import Checkpoints
 from urgt_jax.training.loop import StepWatch, StopRequest, TrainingRun, train
-from urgt_jax.training.step import StepVerdict
+from urgt_jax.training.step import METRICS, StepVerdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,6 +156,21 @@ def test_train_stops_on_a_signal_and_restores_the_handlers(
     assert state.step == 0 and (tmp_path / "run/checkpoints/step_0").is_dir()
     assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
     assert handlers == [signal.getsignal(number) for number in SIGNALS]
+
+
+def test_log_of_a_resumed_run_is_that_of_an_undisturbed_one(short, tmp_path, monkeypatch):
+    config = with_changes(short, {"optim.steps": 6, "train.log_every": 4, "train.save_every": 9})
+    train(config, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "stops_before", lambda self, step: step == 2)
+        assert train(config, tmp_path / "resumed").step == 2
+    train(config, tmp_path / "resumed")
+    undisturbed = _metrics(tmp_path / "undisturbed")
+    resumed = _metrics(tmp_path / "resumed")
+    assert [line["step"] for line in resumed] == [4, 6]
+    for name in METRICS:
+        values = [[line.get(name) for line in lines] for lines in (undisturbed, resumed)]
+        assert values[0] == values[1], name
 
 
 @pytest.mark.parametrize("stopped", [True, False])

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
@@ -20,6 +20,7 @@ from urgt_jax.training.sharding import REPLICATED
 from urgt_jax.training.step import State, abstract_state, digest, state_shardings
 
 MAX_TO_KEEP = 2  # the newest checkpoints
+StepMetrics = dict[str, float]  # of one step, by name; empty if the step was skipped
 # Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
 TEMPORARY_ERRORS = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
@@ -35,9 +36,13 @@ class Checkpoints:
         self.config = config
         self.folder = (workdir / "checkpoints").absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix="step")
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state",))
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=("state", "unlogged")
+        )
+        # The metrics of steps before the restored one that are in no line of the log yet.
+        self.unlogged: list[StepMetrics] = []
 
-    def save(self, state: State, step: int) -> None:
+    def save(self, state: State, step: int, unlogged: Sequence[StepMetrics] = ()) -> None:
         """Start to save the state after `step` steps; raises the error of an earlier save.
 
         The digest is saved with it, because the checksums of the files do not cover the arrays.
@@ -46,7 +51,11 @@ class Checkpoints:
             return
         tree = {**state._asdict(), "digest": digest(state)}
         with self._report_write_errors():
-            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)))
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(tree),
+                unlogged=ocp.args.JsonSave({"steps": list(unlogged)}),
+            )
+            self.manager.save(step, args=args)
 
     def restore(self, mesh: Mesh) -> State | None:
         """The newest readable state, sharded over the mesh; None if nothing was saved.
@@ -59,6 +68,7 @@ class Checkpoints:
             state, problem = self._read(step, mesh)
             if state is not None:
                 self._move_damaged(damaged)
+                self.unlogged = self._read_unlogged(step)
                 return state
             damaged.append(step)
             report(f"checkpoint {step} in {self.folder} is damaged ({problem})")
@@ -88,6 +98,22 @@ class Checkpoints:
         if not all_agree(np.array_equal(saved_digest, digest(state))):
             return None, "its content has changed"
         return state, ""
+
+    def _read_unlogged(self, step: int) -> list[StepMetrics]:
+        """The metrics that were saved with a state; none, with a report, if they are damaged."""
+        try:
+            args = ocp.args.Composite(unlogged=ocp.args.JsonRestore())
+            steps = self.manager.restore(step, args=args)["unlogged"]["steps"]
+            return [
+                {str(name): float(value) for name, value in metrics.items()} for metrics in steps
+            ]
+        except Exception as error:  # many types, from files, JSON and Orbax
+            discard_failed_tasks()
+            report(
+                f"the next line of the log lacks steps before {step}, whose metrics cannot be read "
+                f"({type(error).__name__}). The run itself is not affected"
+            )
+            return []
 
     def _target(self, mesh: Mesh) -> dict:
         """Shapes, dtypes and shardings of what is read.

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress, format_duration
 from urgt_jax.training import determinism, sharding, tensorboard
-from urgt_jax.training.checkpoints import Checkpoints
+from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.losses import Batch
 from urgt_jax.training.optimizer import averaged_params
@@ -125,6 +125,7 @@ class TrainingRun:
             raise
         self.throughput = Throughput(config, self.mesh)
         self.compiled_steps: dict[int, TrainStep] = {}  # by number of patches
+        self.reporter: Reporter | None = None
 
     def release_workdir(self) -> None:
         """Let other processes use the work directory."""
@@ -163,7 +164,14 @@ class TrainingRun:
         """Train until the last step or until `stop` asks to stop."""
         if int(state.step) >= self.config.optim.steps:
             return state
-        reporter = Reporter(self.config, self.workdir, int(state.step), self.throughput)
+        reporter = Reporter(
+            self.config,
+            self.workdir,
+            int(state.step),
+            self.throughput,
+            self.checkpoints.unlogged,
+        )
+        self.reporter = reporter
         try:
             return self._train_steps(state, stop, reporter)
         except UserError:
@@ -182,7 +190,7 @@ class TrainingRun:
             if step > start and step % config.train.save_every == 0:
                 watch.check()
                 with self.throughput.waiting_for("checkpoint"):
-                    self.checkpoints.save(state, step)
+                    self.checkpoints.save(state, step, reporter.unlogged())
             if stop.stops_before(step):
                 break
             with self.throughput.waiting_for("data"):
@@ -236,7 +244,8 @@ class TrainingRun:
     def finish(self, state: State) -> None:
         """Save the state, and the weights if it is the last one."""
         step = int(state.step)
-        self.checkpoints.save(state, step)
+        unlogged = [] if self.reporter is None else self.reporter.unlogged()
+        self.checkpoints.save(state, step, unlogged)
         self.checkpoints.close()
         if step < self.config.optim.steps:
             report(f"stopped after step {step}; checkpoint saved. Run the same command to resume.")
@@ -334,10 +343,20 @@ class StepWatch:
 class Reporter:
     """Averages the metrics of steps, and logs and prints them every `train.log_every` steps."""
 
-    def __init__(self, config: Config, workdir: Path, start: int, throughput: Throughput):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        start: int,
+        throughput: Throughput,
+        unlogged: Sequence[StepMetrics] = (),
+    ):
         self.config = config
         self.throughput = throughput
-        self.pending: list[tuple[dict, jax.Array]] = []  # metrics, and whether the step was taken
+        # Metrics of steps that are in no line of the log yet: on the host, and perhaps not yet
+        # computed, with whether the step was taken.
+        self.known: list[StepMetrics] = list(unlogged)
+        self.pending: list[tuple[dict, jax.Array]] = []
         self.log = MetricsLog(workdir, start, is_first_process())
         self.tensorboard = None
         if config.train.tensorboard:
@@ -363,15 +382,23 @@ class Reporter:
             f"{left} left"
         )
 
-    def _mean_metrics(self) -> dict[str, float]:
-        """The mean of each metric over the pending steps that were taken."""
-        steps = [metrics for metrics, usable in jax.device_get(self.pending) if usable]
+    def unlogged(self) -> list[StepMetrics]:
+        """The metrics of the steps that are in no line of the log yet; empty for skipped ones."""
+        for metrics, usable in jax.device_get(self.pending):
+            values = {name: float(value) for name, value in metrics.items()} if usable else {}
+            self.known.append(values)
         self.pending = []
+        return self.known
+
+    def _mean_metrics(self) -> dict[str, float]:
+        """The mean of each metric over the steps since the last line that were taken."""
+        steps = self.unlogged()
+        self.known = []
         means = {}
         for name in METRICS:
             values = [metrics[name] for metrics in steps if name in metrics]
             if values:
-                means[name] = float(np.mean(values))
+                means[name] = float(np.mean(np.array(values, np.float32)))
         return means
 
     def write_maps(self, step: int, maps: dict[str, jax.Array]) -> None:
