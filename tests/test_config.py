@@ -14,6 +14,7 @@ from urgt_jax.errors import UserError
     [
         ({"model.encoder.width": 48}, "model.encoder.width 48"),
         ({"model.patch_size": (50, 56)}, "multiples of 14"),
+        ({"model.patch_size": (3738, 3738)}, "at most 4194304 pixels"),
         ({"model.dpt_layers": (3, 2, 1, 0)}, "model.dpt_layers .* rising order"),
         ({"model.dpt_layers": (0, 1, 2, 24)}, "reads beyond the depth 24"),
         ({"data.mix": (1.0, 1.0, 0.0, 0.0)}, "sum to 1"),

@@ -7,6 +7,7 @@ from urgt_jax.errors import require
 
 MAX_BLOCK_PATCHES = 16  # patches in the largest GridMix block (4 x 4), and in a packed row
 TOKEN_SIZE = 14  # pixels per token and side, DINOv2's
+MAX_PATCH_PIXELS = 2**22  # of the network's patches, 15 times the released model's
 
 
 def check_positive(owner: str, config, *names: str) -> None:
@@ -124,6 +125,12 @@ class Model:
             all(side >= TOKEN_SIZE and side % TOKEN_SIZE == 0 for side in self.patch_size),
             f"model.patch_size {self.patch_size} is out of range: sides must be multiples of "
             f"{TOKEN_SIZE}",
+        )
+        height, width = self.patch_size
+        require(
+            height * width <= MAX_PATCH_PIXELS,
+            f"model.patch_size {self.patch_size} is out of range: it may have at most "
+            f"{MAX_PATCH_PIXELS} pixels",
         )
         check_layers("model.dpt_layers", self.dpt_layers, self.depth)
         require(len(self.outputs) > 0, "model.outputs is empty: name depth, normal or both")

@@ -32,7 +32,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, NegativeResult) else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -43,6 +43,12 @@ def exit_status(command: Callable[[], int | None]) -> int:
     except OSError as error:  # a full disk, or a folder that disappeared
         print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
+
+
+def one_line(text: str) -> str:
+    """The text in one line, without characters that would control a terminal."""
+    letters = [letter if letter.isprintable() else "?" for letter in " ".join(text.split())]
+    return "".join(letters)
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -8,6 +8,7 @@ import pytest
 from etils.epath import Path
 from helpers import tiny_prior_networks
 from helpers.command import call
+from helpers.png import png_header
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -162,6 +163,13 @@ def test_refine_rejects_damaged_inputs(weights, scene, tmp_path, kind, message):
     with pytest.raises(UserError, match=message):
         call(main, scene, "--weights", weights, "--out", out)
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_refine_looks_at_the_maps_before_it_decodes_a_large_image(weights, scene, tmp_path):
+    scene.write_bytes(png_header(12_000, 20_000))  # decoding it would fail, after 0.7 GB
+    message = r"photo.png: coarse depth has shape \(41, 67\), but the image needs \(12000, 20000\)"
+    with pytest.raises(UserError, match=message):
+        call(main, scene, "--weights", weights, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

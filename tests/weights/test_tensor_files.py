@@ -191,6 +191,13 @@ def test_read_reports_a_file_that_is_cut_while_it_is_open(tmp_path):
         tensor.read()
 
 
+def test_open_tensors_does_not_read_an_absurd_header(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", 99_000_000) + b"{" + b" " * 1000)
+    with pytest.raises(UserError, match="its header has 99 MB"):
+        open_tensors(path)
+
+
 def test_no_change_of_a_file_goes_unnoticed(tmp_path):
     """A changed file is refused, or holds what it held: its padding may change."""
     arrays = example_arrays()

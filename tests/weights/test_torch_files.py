@@ -274,6 +274,17 @@ def test_no_change_of_a_torch_file_goes_unnoticed(tmp_path):
             assert (array == arrays[name]).all(), what
 
 
+def test_open_torch_does_not_unpack_what_is_absurdly_large(tmp_path):
+    markers = b"}" + b"(" * 90_000_000 + b"."  # 90 kB in the file
+    path = write_archive(tmp_path / "markers.pth", markers, STORAGE, compressed=True)
+    assert path.stat().length < 1_000_000
+    with pytest.raises(UserError, match="markers.pth is damaged .* would unpack to 0.1 GB"):
+        open_tensors(path)
+    path = write_archive(tmp_path / "long.pth", b"}" + b"(" * 20_000_000, STORAGE)
+    with pytest.raises(UserError, match="its pickle has 20 MB"):
+        open_tensors(path)
+
+
 def test_open_torch_rejects_big_endian_files(tmp_path):
     path = write_archive(tmp_path / "w", b"}", STORAGE, byte_order=b"big")
     with pytest.raises(UserError, match="big-endian"):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from urgt_jax import __version__
+from urgt_jax.commands.streams import protect_output
 from urgt_jax.errors import UserError, exit_status
 
 # By task, in the order in which a new user meets them. A subcommand is imported only when it is
@@ -34,6 +35,7 @@ HELP = ("-h", "--help", "help")
 
 def main() -> int:
     """Runs the command line and returns its exit status."""
+    protect_output()
     return exit_status(run)
 
 

@@ -12,7 +12,7 @@ from urgt_jax.config import DTYPES
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.errors import require
 from urgt_jax.files import make_folder
-from urgt_jax.images.files import read_image, read_map
+from urgt_jax.images.files import image_size, read_image, read_map
 from urgt_jax.inference.image_files import (
     check_finite,
     coarse_strips,
@@ -26,6 +26,7 @@ from urgt_jax.inference.refiner import Image, Refiner, load
 from urgt_jax.progress import Progress, format_duration
 
 DEFAULT_WEIGHTS = "scenes-small"
+LARGE = 2**24  # pixels of an image whose maps are looked at before it is decoded
 EXAMPLES = """\
 Coarse maps come from files, or from a network. By default, photo.jpg is refined with
 photo_coarse_depth.npy and photo_coarse_normal.npy in the same folder.
@@ -70,9 +71,26 @@ def main(arguments: list[str] | None = None) -> None:
     for i, path in enumerate(images):
         depth_source = depth_files[i] or depth_network
         normal_source = normal_files[i] or normal_network
+        with naming_image(path):
+            _check_sizes(refiner, path, {"depth": depth_files[i], "normal": normal_files[i]})
         image = read_image(path)
         with naming_image(path):
             _refine_image(refiner, path, image, depth_source, normal_source, args, out)
+
+
+def _check_sizes(refiner: Refiner, path: Path, files: dict[str, Path | None]) -> None:
+    """Fails before a large image is decoded if its coarse maps have another size."""
+    size = image_size(path)
+    if size[0] * size[1] < LARGE or refiner.config.eval.fidelity == "official":
+        return  # official mode takes maps of any size
+    for kind, file in files.items():
+        if file is not None:
+            shape = read_map(file, f"coarse {kind}", mapped=True).shape
+            require(
+                shape[:2] == size,
+                f"coarse {kind} has shape {shape}, but the image needs {size}. Resize the map to "
+                "the size of its image",
+            )
 
 
 def _refine_image(

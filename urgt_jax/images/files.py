@@ -14,7 +14,7 @@ from urgt_jax.images.colour import RGB
 from urgt_jax.images.rows import row_slices
 
 SMALLEST = 8  # pixels a side, the least that is worth refining
-LARGEST = 2**30  # pixels of an image; 16K has 2**27
+LARGEST = 2**28  # pixels of an image, which take 0.8 GB; 16K has 2**27
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 # Pillow's names of their formats; cameras write JPEG files with more than one picture (MPO).
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP")

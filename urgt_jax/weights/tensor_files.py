@@ -30,6 +30,7 @@ REWRITE = "Write it again, and use another disk if this happens twice."
 # The metadata entry with the checksums of the tensors and of the other metadata, as JSON.
 CHECKSUMS = "urgt_jax.checksums"
 METADATA = "__metadata__"
+MAX_HEADER_BYTES = 1 << 24  # far more than the names and shapes of all tensors take
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -49,6 +50,9 @@ def open_tensors(path: Path) -> TensorFile:
             return open_torch(path)
         # A safetensors file begins with 8 bytes for the length of its JSON header.
         require(head[8:9] == b"{", f"{path} is neither a safetensors file nor a file of torch.save")
+        (header_bytes,) = struct.unpack("<Q", head[:8])
+        if header_bytes > MAX_HEADER_BYTES:
+            raise damaged_file_error(path, f"its header has {header_bytes / 1e6:.0f} MB")
         return _open_safetensors(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

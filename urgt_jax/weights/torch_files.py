@@ -30,7 +30,8 @@ from urgt_jax.weights.tensors import (
 )
 
 CHUNK_BYTES = 1 << 24  # of an entry whose checksum is worked out
-MAX_ENTRY_BYTES = 100_000_000  # of the pickle, far more than a description of tensors takes
+MAX_ENTRY_BYTES = 1 << 24  # of the pickle, far more than a description of tensors takes
+MAX_EXPANSION = 50  # times that an archive may grow when it is unpacked; weights hardly shrink
 MAX_EXPANDED_BYTES = (
     1 << 26
 )  # a tensor with strides of 0 may be larger than its storage, up to this
@@ -126,6 +127,9 @@ def _read_archive(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
     """The folder inside the archive, its entries by name, and the pickle."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
+    unpacked = sum(entry.file_size for entry in entries.values())
+    if unpacked > MAX_EXPANSION * path.stat().length:
+        raise damaged_file_error(path, f"it would unpack to {unpacked / 1e9:.1f} GB")
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise UserError(f"{path} is a zip file, but torch.save did not write it")
@@ -136,6 +140,8 @@ def _read_archive(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
             f"{path} was written on a big-endian machine. Save it on a little-endian one."
         )
     pickle = entries[f"{root}data.pkl"]
+    if pickle.file_size > MAX_ENTRY_BYTES:
+        raise damaged_file_error(path, f"its pickle has {pickle.file_size / 1e6:.0f} MB")
     _verify_entry(path, pickle)
     return root, entries, _read_entry(path, pickle).tobytes()
 

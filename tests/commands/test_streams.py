@@ -1,0 +1,51 @@
+"""Commands go on when nobody reads what they print."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+from etils.epath import Path
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "urgt_jax", "scale", "--what", "flops", "--sizes", "tiny"]
+PATCHES = ["1", "4", "9", "16"]
+
+
+def start(out, stdout, **variables) -> subprocess.Popen:
+    """A study whose lines go to `stdout`."""
+    return subprocess.Popen(
+        [*COMMAND, "--patches", *PATCHES, "--out", str(out)],
+        cwd=ROOT,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=os.environ | variables,
+    )
+
+
+@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "ASCII"])
+def test_command_finishes_its_work_whatever_becomes_of_its_output(tmp_path, kind):
+    out = tmp_path / "scälé.csv"
+    if kind == "closed pipe":
+        process = start(out, subprocess.PIPE)
+        process.stdout.close()
+    elif kind == "full disk":
+        with open("/dev/full", "w") as full:
+            process = start(out, full)
+    else:
+        process = start(out, subprocess.DEVNULL, PYTHONIOENCODING="ascii")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert b"Traceback" not in errors and b"Exception ignored" not in errors
+    with open(out) as file:
+        assert [row["patches"] for row in csv.DictReader(file)] == PATCHES
+
+
+def test_errors_are_printed_without_control_characters(tmp_path):
+    name = str(tmp_path / "\x1b[31mred\x07.png")
+    process = subprocess.run(
+        [sys.executable, "-m", "urgt_jax", "refine", name], cwd=ROOT, capture_output=True
+    )
+    assert process.returncode == 2 and b"?[31mred?.png" in process.stderr
+    assert b"\x1b" not in process.stderr
