@@ -37,9 +37,6 @@ def exit_status(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
-        sys.stderr.close()
-        return 1
     except OSError as error:  # a full disk, or a folder that disappeared
         print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
