@@ -173,6 +173,15 @@ def test_log_of_a_resumed_run_is_that_of_an_undisturbed_one(short, tmp_path, mon
         assert values[0] == values[1], name
 
 
+def test_train_keeps_its_dtypes_where_jax_has_64_bits(short, tmp_path):
+    expected = train(short, tmp_path / "usual")
+    with jax.enable_x64(True):
+        state = train(short, tmp_path / "wide")
+    assert [x.dtype for x in jax.tree.leaves(state)] == [x.dtype for x in jax.tree.leaves(expected)]
+    files = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("usual", "wide")]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_train_stops_if_a_signal_also_ended_the_compiler(
     short, tmp_path, monkeypatch, capsys, stopped

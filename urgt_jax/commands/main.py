@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ HELP = ("-h", "--help", "help")
 def main() -> int:
     """Runs the command line and returns its exit status."""
     protect_output()
+    os.environ["JAX_ENABLE_X64"] = "0"  # the configuration decides about dtypes
     return exit_status(run)
 
 

@@ -48,7 +48,13 @@ def train(config: Config, workdir: PathLike) -> State:
     checkpoint. Their handlers are restored at the end, and none is installed outside the main
     thread.
     """
-    run = TrainingRun(config, Path(workdir))
+    # The configuration decides about dtypes. Otherwise JAX_ENABLE_X64 would make weights float64.
+    with jax.enable_x64(False):
+        return _train(config, Path(workdir))
+
+
+def _train(config: Config, workdir: Path) -> State:
+    run = TrainingRun(config, workdir)
     try:
         with StopRequest(run.checkpoints) as stop:
             state = run.restore_or_initialize()
