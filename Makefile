@@ -56,6 +56,7 @@ test-slow: $(VENV)/ready ## run the tests that take longer than a minute each
 PLATFORM = cuda
 SIZE = large
 gpu-check: $(VENV)/ready ## check and measure everything on a GPU, in eight minutes (PLATFORM=cpu SIZE=tiny to try)
+	$(if $(filter cuda,$(PLATFORM)),$(PIP) -r requirements.txt "jax[cuda13]")
 	$(RUN) tests/gpu_check.py --platform $(PLATFORM) --size $(SIZE)
 
 lint: $(VENV)/ready ## format and lint, as the pre-commit hooks do
