@@ -16,11 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from etils.epath import Path
 
 ROOT = Path(__file__).parents[1]
+DEFAULT_OUT = ROOT / "runs/gpu-check"  # emptied first
 URGT = [sys.executable, "-m", "urgt_jax"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
 VERSIONS = """
@@ -61,7 +62,6 @@ class Part:
     command: list[str]
     seconds: int
     read: Callable[[str], list[dict]]
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 def read_tests(output: str) -> list[dict]:
@@ -184,10 +184,10 @@ def make_parts(size: Size, out: Path) -> list[Part]:
     command = [*PYTEST, "tests/training/test_kill_and_resume.py"]
     parts.append(Part("same bits, killed and resumed", command, 150, read_tests))
     command = [*URGT, *forward[:-1], "1", "--patches", counts[-1], "--dtype", size.dtypes[0]]
-    command += ["--out", str(out / "profiled.csv"), "--profile", str(out / "profile")]
+    command += ["--out", str(out / "profiled.csv"), "--profile", str(out / "profile-of-a-pass")]
     parts.append(Part("profile of a pass", command, 90, kernels))
     command = [*URGT, *step[:-1], "1", "--patches", first, "--dtype", size.dtypes[0]]
-    command += ["--model.remat", "attention", "--profile", str(out / "profile")]
+    command += ["--model.remat", "attention", "--profile", str(out / "profile-of-a-step")]
     parts.append(Part("profile of a step", command, 90, kernels))
     return parts
 
@@ -202,7 +202,6 @@ def run_part(part: Part, out: Path, seconds: float) -> dict:
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | part.environment,
             start_new_session=True,
         )
         try:
@@ -251,14 +250,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--platform", default="cuda", help="cuda, or cpu to try the parts")
     parser.add_argument("--size", choices=SIZES, default="large")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu-check")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     parser.add_argument("--minutes", type=float, default=8, help="time for all parts together")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="parts whose name has a word")
     args = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = f"{args.platform},cpu" if args.platform != "cpu" else "cpu"
     out = args.out.absolute()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    if args.out == DEFAULT_OUT:
+        shutil.rmtree(out, ignore_errors=True)
+    if out.exists() and any(out.iterdir()):
+        print(f"error: {out} is not empty: choose another --out")
+        return 2
+    out.mkdir(parents=True, exist_ok=True)
     # Cold: nothing that was compiled before counts. Parts share what is compiled here.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(out / "compiled")
     end = time.monotonic() + 60 * args.minutes

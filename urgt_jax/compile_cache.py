@@ -51,7 +51,7 @@ def start(choice: str | None, run: Path | None = None) -> None:
     else:
         folder = Path(choice) if choice else user_folder()
         try:
-            # Only the user may write there: the programs in it are run without a check.
+            # The programs in it are run without a check, so that nobody else should write there.
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_oldest(folder, MAX_BYTES)
         except OSError as error:
@@ -66,12 +66,14 @@ def start(choice: str | None, run: Path | None = None) -> None:
 
 
 def remove_oldest(folder: Path, largest: float) -> None:
-    """Removes the oldest files of a folder until at most `largest` bytes are left."""
+    """Removes JAX's oldest programs in a folder until at most `largest` bytes of them are left."""
     files = []
-    for path in find_paths(folder, "*"):
-        if path.is_file():
+    for path in find_paths(folder, "*-cache"):  # JAX's names; other files are not ours
+        try:
             status = path.stat()
-            files.append((status.mtime, status.length, path))
+        except FileNotFoundError:  # another command has removed it meanwhile
+            continue
+        files.append((status.mtime, status.length, path))
     total = sum(length for _, length, _ in files)
     for _, length, path in sorted(files):
         if total <= largest:

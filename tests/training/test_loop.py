@@ -182,6 +182,17 @@ def test_train_keeps_its_dtypes_where_jax_has_64_bits(short, tmp_path):
     assert files[0] == files[1]
 
 
+def test_train_stops_if_a_signal_also_ended_the_workers(short, tmp_path, monkeypatch, capsys):
+    def batches(run: TrainingRun, start: int):
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise UserError("a worker process was killed")
+        yield
+
+    monkeypatch.setattr(TrainingRun, "_batches_from", batches)
+    assert train(short, tmp_path / "run").step == 0
+    assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_train_stops_if_a_signal_also_ended_the_compiler(
     short, tmp_path, monkeypatch, capsys, stopped

@@ -274,6 +274,21 @@ def test_no_change_of_a_torch_file_goes_unnoticed(tmp_path):
             assert (array == arrays[name]).all(), what
 
 
+def test_open_torch_verifies_compressed_storages_whole(tmp_path):
+    """Also where a tensor is only the beginning of its storage, which zipfile would not notice."""
+    part = pickled_tensor((2,), (1,))
+    path = write_archive(tmp_path / "w.pth", pickled_dict({"a": part}), STORAGE, compressed=True)
+    open_tensors(path).tensors["a"].read()
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = next(x for x in archive.infolist() if "/data/" in x.filename)
+    record = content.rindex(entry.filename.encode()) - 46  # in the directory at the end
+    content[record + 16] ^= 1  # of the checksum
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="w.pth is damaged"):
+        open_tensors(path).tensors["a"].read()
+
+
 def test_open_torch_does_not_unpack_what_is_absurdly_large(tmp_path):
     markers = b"}" + b"(" * 90_000_000 + b"."  # 90 kB in the file
     path = write_archive(tmp_path / "markers.pth", markers, STORAGE, compressed=True)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 
 from urgt_jax import __version__
-from urgt_jax.commands.streams import protect_output
 from urgt_jax.errors import UserError, exit_status
+from urgt_jax.streams import protect_output
 
 # By task, in the order in which a new user meets them. A subcommand is imported only when it is
 # called, so that `urgt --help` does not wait for JAX.

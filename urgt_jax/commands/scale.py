@@ -197,6 +197,10 @@ def _check(args: argparse.Namespace, fields: list[str]) -> None:
     )
     for mesh in args.mesh:
         study.shards(mesh)
+    require(
+        args.profile is None or not args.profile.exists(),
+        f"--profile {args.profile} exists already: choose another folder",
+    )
     _check_suffix("--out", args.out, ".csv")
     _check_suffix("--report", args.report, ".md")
 

@@ -83,7 +83,7 @@ class ScoreJournal:
                 try:
                     entry = parse_entry(line)
                 except (ValueError, TypeError, zlib.error):
-                    if line.endswith(b"\n") or file.read(1):  # else its write was interrupted
+                    if line.endswith(b"\n"):  # else its write was interrupted
                         print(
                             f"{self.path}: line {len(self.entries) + 2} is damaged; it and those "
                             "after it are scored again"

@@ -15,6 +15,7 @@ import jax
 
 from urgt_jax.errors import UserError
 from urgt_jax.hardware import check_platforms
+from urgt_jax.streams import protect_output
 
 
 def in_own_process(what: str, work: Callable, *arguments) -> Any:
@@ -29,9 +30,13 @@ def in_own_process(what: str, work: Callable, *arguments) -> Any:
     sender.close()  # the other process holds the only open end now
     try:
         result, problem, trace = receiver.recv()
-    except EOFError:
+    except (EOFError, OSError):  # it died before it had sent everything
         process.join()
         raise UserError(f"{what} does not run here: its process {_end(process.exitcode)}") from None
+    except BaseException:  # such as Ctrl-C
+        process.terminate()
+        process.join()
+        raise
     finally:
         receiver.close()
     process.join()
@@ -43,27 +48,37 @@ def in_own_process(what: str, work: Callable, *arguments) -> Any:
 
 
 def _send_result(sender: Connection, work: Callable, arguments: tuple) -> None:
+    protect_output()
     result = problem = None
     trace = ""
     try:
-        check_platforms()
         result = work(*arguments)
     except UserError as error:
         problem = str(error)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            problem = f"the device has too little memory: {str(error)[:120]}"
-        else:
+    except Exception as error:
+        problem = _known_problem(error)
+        if problem is None:
             trace = traceback.format_exc()
-    except Exception:
-        trace = traceback.format_exc()
     sender.send((result, problem, trace))
+
+
+def _known_problem(error: Exception) -> str | None:
+    """What a user can do something about, in words; else None."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return f"the device has too little memory: {str(error)[:120]}"
+    try:
+        check_platforms()  # JAX fails in many ways if it finds no device
+    except UserError as no_device:
+        return str(no_device)
+    return None
 
 
 def _end(exitcode: int) -> str:
     """How a process ended, in words."""
     if exitcode >= 0:
         return f"ended with status {exitcode}; its last lines say why"
+    if -exitcode not in list(signal.Signals):
+        return f"was ended by signal {-exitcode}"
     name = signal.Signals(-exitcode).name
     if name == "SIGKILL":
         return "was killed (SIGKILL), as Linux does when memory runs out"

@@ -7,6 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils.epath import Path
 
@@ -22,6 +23,7 @@ from urgt_jax.hardware import GB
 from urgt_jax.inference import offload
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.models import flops
+from urgt_jax.models.precision import weight_dtype
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.progress import format_duration
@@ -150,7 +152,11 @@ def check_affordable(point: Point, limit: float) -> None:
     counts = count_parameters_and_tokens(point)
     width = model.width * np.dtype(model.dtypes.heads).itemsize
     layers = 2 * len(model.dpt_layers) * counts["tokens"] * width
-    needed = layers + 4 * counts["parameters"]
+    weights = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(model)):
+        names = [str(entry.key) for entry in path]
+        weights += leaf.size * jnp.dtype(weight_dtype(names, model)).itemsize
+    needed = layers + weights
     require(
         needed <= limits.memory,
         f"a pass would take at least {needed / GB:.1f} GB of memory, but {limits.memory / GB:.1f} "

@@ -29,7 +29,9 @@ def tracing(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    with jax.profiler.trace(str(folder)):
+    # JAX names a trace by the second, in which a stage may run several times.
+    number = len(find_paths(folder, "*"))
+    with jax.profiler.trace(str(folder / f"{number:03}")):
         yield
 
 
@@ -37,7 +39,7 @@ def costliest(folder: Path, count: int) -> list[Kernel]:
     """The kernels that took most time in the profiles of a folder, the costliest first."""
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
-    for path in find_paths(folder, "plugins/profile/*/*.xplane.pb"):
+    for path in find_paths(folder, "*/plugins/profile/*/*.xplane.pb"):
         for name, duration in _kernel_times(ProfileData.from_file(str(path))):
             seconds[name] = seconds.get(name, 0.0) + duration
             calls[name] = calls.get(name, 0) + 1

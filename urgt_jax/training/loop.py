@@ -35,7 +35,7 @@ from urgt_jax.training.step import (
     train_step,
 )
 from urgt_jax.training.throughput import Throughput, format_throughput
-from urgt_jax.training.workdir import WorkdirLock, claim
+from urgt_jax.training.workdir import claim, lock_workdir
 from urgt_jax.weights.weight_file import initialize_from, save_weights
 
 MAX_NAMED_IMAGES = 16  # in a message
@@ -122,7 +122,7 @@ class TrainingRun:
             tensorboard.summary_writer()
         # Everything that can be wrong with the configuration was checked above. Only now is
         # something written.
-        self.lock = WorkdirLock(workdir) if is_first_process() else None
+        self.lock = lock_workdir(workdir)
         try:
             claim(workdir, config)
             self.checkpoints = Checkpoints(workdir, config)
@@ -199,8 +199,15 @@ class TrainingRun:
                     self.checkpoints.save(state, step, reporter.unlogged())
             if stop.stops_before(step):
                 break
-            with self.throughput.waiting_for("data"):
-                batch = next(batch_iterator)
+            try:
+                with self.throughput.waiting_for("data"):
+                    batch = next(batch_iterator)
+            except UserError:
+                # A signal to the process group also ends the workers that prepare batches. Several
+                # processes must agree when they stop, which they do by themselves.
+                if stop.requested and jax.process_count() == 1:
+                    break
+                raise
             sides = batches.block_sides(step)
             for m, count in Counter(sides).items():
                 self.throughput.count_images(count, m * m)

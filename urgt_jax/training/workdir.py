@@ -11,7 +11,7 @@ from etils.epath import Path
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import flatten, from_json, to_json
-from urgt_jax.distributed import report
+from urgt_jax.distributed import all_agree, is_first_process, report
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, read_text, write_text
 
@@ -46,7 +46,11 @@ class WorkdirLock:
 
     def __init__(self, workdir: Path):
         self.path = make_folder(workdir) / LOCK
-        self.file: BinaryIO | None = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT), "r+b")
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"cannot open {self.path}: {error.strerror}") from error
+        self.file: BinaryIO | None = os.fdopen(descriptor, "r+b")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,15 +65,32 @@ class WorkdirLock:
             report(f"{workdir} cannot be locked ({error.strerror}): start no second run in it")
             return
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.file.truncate()
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}".encode())
-        self.file.flush()
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {started}"
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, owner.encode())
+        except OSError:
+            pass  # a full disk: the lock holds all the same, without a name
 
     def release(self) -> None:
         """Lets others in."""
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def lock_workdir(workdir: Path) -> WorkdirLock | None:
+    """The lock of a run, which its first process holds; all processes fail if it cannot."""
+    lock = None
+    problem = None
+    if is_first_process():
+        try:
+            lock = WorkdirLock(workdir)
+        except UserError as error:
+            problem = error
+    if not all_agree(problem is None):
+        raise problem or UserError(f"{workdir} is in use: see the output of process 0")
+    return lock
 
 
 def claim(workdir: Path, config: Config) -> None:

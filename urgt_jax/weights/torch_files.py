@@ -424,14 +424,27 @@ def _read_entry(
 
 def _verify_entry(path: Path, entry: zipfile.ZipInfo) -> None:
     """Fails unless an entry has the checksum in the archive; 0 says that torch left it out."""
-    if entry.CRC == 0 or entry.compress_type != zipfile.ZIP_STORED:
-        return  # zipfile itself verifies compressed entries
+    if entry.CRC == 0:
+        return
+    if entry.compress_type != zipfile.ZIP_STORED:
+        _verify_compressed_entry(path, entry)
+        return
     checksum = 0
     for begin in range(0, entry.file_size, CHUNK_BYTES):
         size = min(CHUNK_BYTES, entry.file_size - begin)
         checksum = zlib.crc32(_read_entry(path, entry, begin, size), checksum)
     if checksum != entry.CRC:
         raise damaged_file_error(path, f"{printable(entry.filename)} is not what was written")
+
+
+def _verify_compressed_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    """Reads an entry to its end, where zipfile compares the checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+            while file.read(CHUNK_BYTES):
+                pass
+    except Exception as error:  # zipfile fails in many ways: damaged, encrypted, deleted
+        raise damaged_file_error(path, printable(f"{entry.filename}: {error}")) from error
 
 
 def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:

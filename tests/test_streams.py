@@ -8,12 +8,12 @@ import sys
 import pytest
 from etils.epath import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "urgt_jax", "scale", "--what", "flops", "--sizes", "tiny"]
 PATCHES = ["1", "4", "9", "16"]
 
 
-def start(out, stdout, **variables) -> subprocess.Popen:
+def start(out, stdout, preexec_fn=None, **variables) -> subprocess.Popen:
     """A study whose lines go to `stdout`."""
     return subprocess.Popen(
         [*COMMAND, "--patches", *PATCHES, "--out", str(out)],
@@ -21,10 +21,11 @@ def start(out, stdout, **variables) -> subprocess.Popen:
         stdout=stdout,
         stderr=subprocess.PIPE,
         env=os.environ | variables,
+        preexec_fn=preexec_fn,
     )
 
 
-@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "ASCII"])
+@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "ASCII", "closed before"])
 def test_command_finishes_its_work_whatever_becomes_of_its_output(tmp_path, kind):
     out = tmp_path / "scälé.csv"
     if kind == "closed pipe":
@@ -33,8 +34,10 @@ def test_command_finishes_its_work_whatever_becomes_of_its_output(tmp_path, kind
     elif kind == "full disk":
         with open("/dev/full", "w") as full:
             process = start(out, full)
-    else:
+    elif kind == "ASCII":
         process = start(out, subprocess.DEVNULL, PYTHONIOENCODING="ascii")
+    else:
+        process = start(out, None, preexec_fn=lambda: os.close(1))
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert b"Traceback" not in errors and b"Exception ignored" not in errors

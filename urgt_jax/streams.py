@@ -40,5 +40,8 @@ class LossyStream:
 
 def protect_output() -> None:
     """Make this process go on when nobody reads what it prints any more."""
-    sys.stdout = LossyStream(sys.stdout)
-    sys.stderr = LossyStream(sys.stderr)
+    # Python has no stream where its descriptor was closed before it started.
+    if sys.stdout is not None:
+        sys.stdout = LossyStream(sys.stdout)
+    if sys.stderr is not None:
+        sys.stderr = LossyStream(sys.stderr)
