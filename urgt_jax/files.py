@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+import numpy as np
 from etils.epath import Path
 
 from urgt_jax.errors import UserError, require
@@ -62,9 +63,12 @@ def read_json_object(path: Path) -> dict:
     return content
 
 
-def checksum(data: bytes) -> str:
-    """A checksum that any accidental change of the data changes, as text."""
-    return f"{zlib.crc32(data):08x}"
+def checksum(data: bytes | np.ndarray, start: int = 0) -> str:
+    """A checksum that any accidental change of the data changes, as text.
+
+    `start` is the CRC-32 of data that come before these.
+    """
+    return f"{zlib.crc32(data, start):08x}"
 
 
 def file_checksum(path: Path) -> str:

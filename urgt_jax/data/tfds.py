@@ -1,11 +1,11 @@
 """Data sets of tensorflow-datasets, an optional dependency: what they return, opening one."""
 
-import json
 from typing import Any, Protocol, runtime_checkable
 
 from etils.epath import Path
 
-from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.errors import import_extra, require
+from urgt_jax.files import read_json_object
 
 # The classes that the data sets of this package are described with. TFDS imports whatever module
 # the description names, which would run the code of whoever wrote it.
@@ -34,11 +34,7 @@ def open_builder(folder: Path) -> Any:
     """The TFDS builder of a prepared data set; fails before TFDS could import unknown code."""
     tfds = import_extra("tensorflow_datasets", "data")
     path = folder / "features.json"
-    require(path.is_file(), f"{path} is missing")
-    try:
-        unknown = named_classes(json.loads(path.read_text())) - ALLOWED
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error})") from error
+    unknown = named_classes(read_json_object(path)) - ALLOWED
     require(
         not unknown,
         f"{path} names classes that no data set of this package has: {sorted(unknown)!r}",

@@ -183,9 +183,9 @@ def _choose_kernel(
     platform: str, dtype: Any, head_size: int, queries: int, keys: int, packed: bool = False
 ) -> Kernel:
     longest = max(queries, keys)
-    if platform in ("cuda", "gpu") and longest > MAX_DENSE_CUDNN and not packed:
-        if _fits_cudnn(dtype, head_size):
-            return CUDNN
+    on_gpu = platform in ("cuda", "gpu")
+    if on_gpu and longest > MAX_DENSE_CUDNN and not packed and _fits_cudnn(dtype, head_size):
+        return CUDNN
     if longest <= MAX_DENSE:
         return DENSE
     if platform == "cpu":
@@ -536,7 +536,8 @@ def _cudnn(q, k, v) -> Float[Array, "B N H D"]:
     keys = k.shape[1]
     if queries % 2 == 0 and keys % 2 == 0:
         return attend(q, k, v)
-    # JAX refuses gradients for odd numbers of tokens, so there is one more, which is masked.
+    # JAX refuses gradients for odd numbers of tokens, so one more is added and masked. If attention
+    # is kept for gradients, the arrays of the other kernels, one token shorter, are kept as zeros.
     q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q, k, v))
     output = attend(
         q,

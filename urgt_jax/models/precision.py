@@ -34,14 +34,14 @@ def cast_weights(params: dict, model: Model) -> dict:
     """
 
     def cast(path: tuple, x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-        names = [str(entry.key) for entry in path]
-        return x.astype(jnp.dtype(weight_dtype(names, model)))
+        return x.astype(jnp.dtype(weight_dtype(path, model)))
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def weight_dtype(names: list[str], model: Model) -> str:
-    """The dtype in which the forward pass uses the parameter of this path."""
+def weight_dtype(path: tuple, model: Model) -> str:
+    """The dtype in which the forward pass uses the parameter at this path of the tree."""
+    names = [str(entry.key) for entry in path]
     *_, parent, name = ["", *names]
     if name not in ("kernel", "bias") or "norm" in parent:
         return "float32"

@@ -148,12 +148,12 @@ def random_weights(model: Model) -> dict:
     draws = np.random.default_rng(0).uniform(-1, 1, 1 << 20).astype(np.float32)
 
     def draw(path, leaf) -> jax.Array:
-        names = [str(entry.key) for entry in path]
-        if "scale" in names[-1]:
+        name = str(path[-1].key)
+        if "scale" in name:
             return jnp.ones(leaf.shape, jnp.float32)
-        fan_in = leaf.shape[-2] if names[-1] == "kernel" else 1000
+        fan_in = leaf.shape[-2] if name == "kernel" else 1000
         values = np.resize(draws * fan_in**-0.5, leaf.shape)
-        values = values.astype(jnp.dtype(weight_dtype(names, model)))
+        values = values.astype(jnp.dtype(weight_dtype(path, model)))
         # Waits for the copy: while it is on its way, several leaves would be in memory twice.
         return jax.block_until_ready(jax.device_put(values))
 

@@ -63,7 +63,7 @@ def _send_result(sender: Connection, work: Callable, arguments: tuple) -> None:
 
 
 def _known_problem(error: Exception) -> str | None:
-    """What a user can do something about, in words; else None."""
+    """What a user can do something about, in words, or None."""
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
         return f"the device has too little memory: {str(error)[:120]}"
     try:

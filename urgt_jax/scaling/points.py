@@ -154,8 +154,7 @@ def check_affordable(point: Point, limit: float) -> None:
     layers = 2 * len(model.dpt_layers) * counts["tokens"] * width
     weights = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(model)):
-        names = [str(entry.key) for entry in path]
-        weights += leaf.size * jnp.dtype(weight_dtype(names, model)).itemsize
+        weights += leaf.size * jnp.dtype(weight_dtype(path, model)).itemsize
     needed = layers + weights
     require(
         needed <= limits.memory,

@@ -12,7 +12,7 @@ from etils.epath import Path
 from safetensors import SafetensorError, safe_open
 
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import atomic_write
+from urgt_jax.files import atomic_write, checksum
 from urgt_jax.progress import Progress
 from urgt_jax.weights.tensors import (
     DTYPES,
@@ -76,11 +76,11 @@ def _open_safetensors(path: Path) -> TensorFile:
         dtype = find_dtype(path, name, view.get_dtype(), DTYPES)
         if checksums is not None and name not in checksums:
             raise damaged_file_error(path, f"{printable(name)} has no checksum")
-        checksum = checksums[name] if checksums is not None else None
+        expected = checksums[name] if checksums is not None else None
         tensors[name] = Tensor(
             shape,
             dtype,
-            read=partial(_read, path, file, name, checksum),
+            read=partial(_read, path, file, name, expected),
             read_entry=partial(_read_entry, path, file, name),
         )
     texts = {key: text for key, text in metadata.items() if key != CHECKSUMS}
@@ -105,27 +105,23 @@ def _stored_checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, str]
 def _metadata_checksum(metadata: Mapping[str, str]) -> str:
     """The checksum of all metadata but the checksums."""
     others = {key: text for key, text in metadata.items() if key != CHECKSUMS}
-    return _checksum(json.dumps(others, sort_keys=True).encode())
-
-
-def _checksum(data: bytes | np.ndarray, start: int = 0) -> str:
-    return f"{zlib.crc32(data, start):08x}"
+    return checksum(json.dumps(others, sort_keys=True).encode())
 
 
 def _tensor_checksum(array: np.ndarray) -> str:
     """The checksum of a tensor's number type, shape and bytes."""
     description = zlib.crc32(f"{array.dtype} {array.shape}".encode())
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return _checksum(data, description)
+    return checksum(data, description)
 
 
-def _read(path: Path, file: safe_open, name: str, checksum: str | None) -> np.ndarray:
+def _read(path: Path, file: safe_open, name: str, expected: str | None) -> np.ndarray:
     """Reads a tensor; fails if it is not the one that was written."""
     try:
         array = file.get_tensor(name)
     except SafetensorError as error:
         raise UserError(f"cannot read {name} from {path}. Has the file changed? {error}") from error
-    if checksum is not None and _tensor_checksum(array) != checksum:
+    if expected is not None and _tensor_checksum(array) != expected:
         raise damaged_file_error(path, f"{printable(name)} is not what was written")
     return array
 
@@ -215,10 +211,10 @@ def _verify(
     """Reads back the file `written`, which is going to be `path`."""
     try:
         stored = open_tensors(written).tensors
-        for name, checksum in checksums.items():
+        for name, expected in checksums.items():
             shape_and_dtype = tensors[name].shape, tensors[name].dtype
             same = name in stored and (stored[name].shape, stored[name].dtype) == shape_and_dtype
-            if not same or _tensor_checksum(stored[name].read()) != checksum:
+            if not same or _tensor_checksum(stored[name].read()) != expected:
                 raise UserError(f"{name} in {path} is not what was written. {REWRITE}")
     except UserError as error:
         raise UserError(f"{path} cannot be read back: {error} {REWRITE}") from error
