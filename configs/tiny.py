@@ -7,11 +7,12 @@
 mean error of normals 0.77 of those of the coarse maps. The table is in README.md.
 """
 
-from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Train
+from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Prior, Train
 
 config = Config(
     model=SIZES["tiny"],
     data=Data(size=(224, 392), scenes=300, batch=1, mix=(0, 0.5, 0, 0.5), batching="patches"),
+    prior=Prior(lines=(28, 56)),
     loss=Loss(depth=10.0, gradient=1.0, normal_target="exact"),
     optim=Optim(learning_rate=1e-3, steps=600, warmup=0.15),
     train=Train(save_every=100, log_every=20),

@@ -192,26 +192,29 @@ class Prior:
     """What the coarse maps are, and how scenes' ground truth is degraded into them."""
 
     kind: Literal["disparity", "depth"] = "disparity"  # relative disparity in [0, 1], or metres
-    # Each of the following is drawn for every image, between two numbers.
-    lines: tuple[float, float] = (32.0, 48.0)  # height of the coarse map, pixels
-    blur: tuple[float, float] = (0.4, 0.7)  # blur of edges, coarse pixels (standard deviation)
-    displace: tuple[float, float] = (0.25, 0.25)  # displacement of edges, coarse pixels (deviation)
-    grain: tuple[float, float] = (0.12, 0.12)  # noise of a coarse pixel, share of mean disparity
-    rough: tuple[float, float] = (10.0, 10.0)  # noise of a coarse pixel's normal, degrees
-    # Low-frequency distortion of depth, standard deviation of its logarithm.
-    distort: tuple[float, float] = (0.015, 0.015)
-    tilt: tuple[float, float] = (3.0, 3.0)  # low-frequency distortion of normals, degrees
-    vary: float = 0.0  # share of images that are degraded in one of the other ways
+    # Each of the following pairs: a number between the two is drawn for every image.
+    lines: tuple[float, float] = (192.0, 518.0)  # height of the coarse map, at most the image's
+    blur: tuple[float, float] = (0.3, 0.7)  # blur of edges, coarse pixels (standard deviation)
+    displace: tuple[float, float] = (0.4, 1.2)  # displacement of edges, coarse pixels (deviation)
+    # How scale and shift of disparity differ from surface to surface, deviation of the logarithm.
+    drift: tuple[float, float] = (0.03, 0.08)
+    tilt: tuple[float, float] = (2.0, 8.0)  # how surfaces' normals lean, degrees (deviation)
+    noise: tuple[float, float] = (0.0, 2e-4)  # noise of a coarse pixel, share of mean disparity
+    thin: float = 0.3  # share of images in which thin things are lost or fattened
+    from_depth: float = 0.0  # share of images whose coarse normals are those of coarse depth
+    exact: float = 0.0  # share of images whose coarse maps are the truth, to be left alone
 
     def __post_init__(self) -> None:
         for name in ("lines", "blur"):
             low, high = getattr(self, name)
             require(0 < low <= high, f"prior.{name} {(low, high)} must be a rising pair above 0")
-        for name in ("displace", "grain", "rough", "distort", "tilt"):
+        for name in ("displace", "drift", "tilt", "noise"):
             low, high = getattr(self, name)
             pair = f"prior.{name} {(low, high)}"
             require(0 <= low <= high, f"{pair} must be a rising pair of at least 0")
-        require(0 <= self.vary <= 1, f"prior.vary {self.vary} is out of range [0, 1]")
+        for name in ("thin", "from_depth", "exact"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"prior.{name} {share} is out of range [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def make_parser() -> FieldsParser:
     parser.add_argument(
         "--degrade",
         choices=STRENGTHS,
-        help="strength of the degradation that makes the coarse maps of scenes "
-        "(default: as in training)",
+        help="whose errors the coarse maps of scenes have: a good network's, an older one's, or a "
+        "phone's depth sensor's (default: as in training)",
     )
     compile_cache.add_option(parser)
     return parser

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--degrade",
         choices=STRENGTHS,
         help="degrade the ground truth instead of using other maps, to score a refiner without "
-        "any network",
+        "any network: with the errors of a good network, an older one, or a phone's depth sensor",
     )
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument(

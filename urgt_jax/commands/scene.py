@@ -5,7 +5,6 @@ import argparse
 from etils.epath import Path
 
 from urgt_jax.commands.parser import Parser, add_size
-from urgt_jax.config import Prior
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.scenes import SPLITS
 from urgt_jax.data.scenes.export import write_scene
@@ -23,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
         min(args.size) >= SMALLEST,
         f"--size {height} {width} is too small: the least is {SMALLEST} {SMALLEST}",
     )
-    prior = STRENGTHS.get(args.degrade, Prior())
+    prior = STRENGTHS[args.degrade]
     name = f"scene{args.seed}"
     out = make_folder(args.out)
     image = write_scene(out, name, args.seed, args.split, (height, width), prior)
@@ -62,7 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--degrade",
         choices=STRENGTHS,
-        help="strength of the degradation of the coarse maps (default: as the demo, "
-        "configs/tiny.py, trains with)",
+        default="middle",
+        help="whose errors the coarse maps have: a good network's, an older one's, or a phone's "
+        "depth sensor's (default: %(default)s)",
     )
     return parser

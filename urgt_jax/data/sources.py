@@ -106,7 +106,7 @@ class SceneSource:
         valid = valid_depth(view.depth, view.valid, max_depth)
         rng = np.random.default_rng([index, len(self.split)])
         coarse_depth, coarse_normal = degrade(
-            view.depth, view.normal, valid, self.config.prior, rng, max_depth, view.image
+            view.depth, view.normal, valid, self.config.prior, rng, max_depth, view.intrinsics
         )
         return PriorSample(
             image=view.image,

@@ -1,4 +1,4 @@
-"""Blurs, medians and resizing of [H, W] float maps in numpy, for degradations."""
+"""Blurs, warps and resizing of [H, W] float maps in numpy, for degradations."""
 
 import numpy as np
 from PIL import Image
@@ -35,13 +35,6 @@ def blur(x: np.ndarray, sigma: float) -> np.ndarray:
         n = x.shape[axis]
         x = sum(t * np.take(pad, np.arange(i, i + n), axis) for i, t in enumerate(taps))
     return x
-
-
-def median(x: np.ndarray) -> np.ndarray:
-    """Median over 3 x 3 pixels: structures thinner than two pixels are lost."""
-    pad = np.pad(x, 1, "edge")
-    h, w = x.shape
-    return np.median([pad[i : i + h, j : j + w] for i in range(3) for j in range(3)], 0)
 
 
 def warp(x: np.ndarray, flow: np.ndarray) -> np.ndarray:

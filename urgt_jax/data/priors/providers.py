@@ -145,7 +145,7 @@ class Degraded(ReadyMaps):
         everywhere = np.ones_like(known)
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         coarse_depth, coarse_normal = degrade(
-            depth, normal, everywhere, self.prior, rng, self.max_depth
+            depth, normal, everywhere, self.prior, rng, self.max_depth, sample.intrinsics
         )
         return coarse_depth if self.kind == "depth" else coarse_normal
 

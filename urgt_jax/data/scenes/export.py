@@ -19,7 +19,9 @@ def write_scene(
     view = render(sample_scene(seed, split), *size, workers=2)
     rng = np.random.default_rng([seed, len(split)])
     max_depth = Config().data.max_depth
-    depth, normal = degrade(view.depth, view.normal, view.valid, prior, rng, max_depth)
+    depth, normal = degrade(
+        view.depth, view.normal, view.valid, prior, rng, max_depth, view.intrinsics
+    )
     path = out / f"{name}.png"
     write_map(out / f"{name}_true_depth.npy", view.depth)
     write_map(out / f"{name}_true_normal.npy", view.normal)
