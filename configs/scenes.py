@@ -1,6 +1,9 @@
 """The shipped model: the tiny size on scenes whose coarse maps have the errors of depth networks.
 
-urgt train scenes --workdir runs/scenes
+    urgt train scenes --workdir runs/scenes
+    urgt convert runs/scenes scenes.safetensors --half
+
+docs/results.md says how the weights that come with the package were trained, and what they reach.
 """
 
 from urgt_jax.config import SIZES, Config, Data, Eval, Loss, Optim, Prior, Train
@@ -18,16 +21,16 @@ config = Config(
     ),
     prior=Prior(lines=(56, 224), exact=0.08, from_depth=0.2),
     loss=Loss(
-        depth=2.5,
+        depth=5.0,
         depth_error="relative",
-        gradient=4.0,
+        gradient=0.75,
         normal=4.0,
         normal_error="distance",
         alignment=0.0,
         normal_target="exact",
         confidence=0.05,
     ),
-    optim=Optim(learning_rate=1e-3, steps=10_000, warmup=0.05, ema_decay=0.998),
+    optim=Optim(learning_rate=1e-3, steps=9500, warmup=0.05, ema_decay=0.998),
     train=Train(save_every=100, log_every=20),
     eval=Eval(images=64, grid=(0, 0), max_patches=64, overlap=0.3),
 )

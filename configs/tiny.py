@@ -13,7 +13,7 @@ config = Config(
     model=SIZES["tiny"],
     data=Data(size=(224, 392), scenes=300, batch=1, mix=(0, 0.5, 0, 0.5), batching="patches"),
     prior=Prior(lines=(28, 56)),
-    loss=Loss(depth=10.0, gradient=1.0, normal_target="exact"),
+    loss=Loss(depth=10.0, gradient=0.125, normal_target="exact"),
     optim=Optim(learning_rate=1e-3, steps=600, warmup=0.15),
     train=Train(save_every=100, log_every=20),
     eval=Eval(images=32, grid=(4, 4)),

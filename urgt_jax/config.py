@@ -283,7 +283,8 @@ class Loss:
     # Depth error: squared as in the paper, or absolute in proportion to the truth, which leaves
     # uncertain edges sharper and counts distant surfaces as much as near ones.
     depth_error: Literal["squared", "relative"] = "squared"
-    gradient: float = 1.0  # weight of gradient matching, within depth
+    # Weight of gradient matching, a sum over two axes and four scales, within depth.
+    gradient: float = 0.125
     normal: float = 1.0  # weight of all normal terms together
     # Normal error: 1 - cos of the angle as in the paper, or the distance of the unit vectors, whose
     # gradient does not vanish where the angle is already small.

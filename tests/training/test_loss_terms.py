@@ -27,8 +27,8 @@ def test_gradient_matching_ignores_a_constant_and_measures_a_slope(depth, mask):
     matching = jax.jit(loss_terms.gradient_matching)
     assert matching(depth + 3, depth, mask) < 1e-5
     slope = depth + 0.1 * np.arange(20, dtype=np.float32)
-    # Offsets of 1, 2, 4 and 8 pixels along one of two axes.
-    assert matching(slope, depth, mask) == pytest.approx(0.1 * 15 / 8, rel=1e-3)
+    # A sum over offsets of 1, 2, 4 and 8 pixels along one of two axes.
+    assert matching(slope, depth, mask) == pytest.approx(0.1 * 15, rel=1e-3)
 
 
 def test_gradient_matching_with_counts_of_the_whole_adds_up_over_parts(depth, mask):

@@ -61,9 +61,10 @@ def gradient_matching(
     mask: Bool[Array, "*B H W"],
     counts: Int[Array, "G"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean absolute difference of the residual between pixels 1, 2, 4 and 8 apart, as in MiDaS.
+    """Absolute differences of the residual between pixels 1, 2, 4 and 8 apart, along x and y.
 
-    `counts` are those of `count_pairs`.
+    Each of the eight is a mean over pairs, and they are summed as in MiDaS (Ranftl et al., TPAMI
+    2020). `counts` are those of `count_pairs`.
     """
     if counts is None:
         counts = count_pairs(mask)
@@ -73,7 +74,7 @@ def gradient_matching(
         first, second = _pairs(residual, offset, axis)
         both_valid = jnp.logical_and(*_pairs(mask, offset, axis))
         total = total + masked_mean(jnp.abs(second - first), both_valid, count)
-    return total / (2 * len(GRADIENT_OFFSETS))
+    return total
 
 
 def count_pairs(mask: Bool[Array, "*B H W"]) -> Int[Array, "G"]:
