@@ -74,7 +74,7 @@ def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     assert found["coarse"]["depth"]["see"] > 0  # disparity in pixels is known
     assert 0 < found["refined"]["normal"]["mean"] < 90  # against pseudo-normals
     assert found["refined"]["depth"]["ce"] > 0 and found["refined"]["depth"]["d3r"] >= 0
-    assert "images/s" in capsys.readouterr().out
+    assert "patches/s" in capsys.readouterr().out
 
 
 def test_batch_reads_only_the_tiles_of_its_patches(on_u4k, monkeypatch):

@@ -1,4 +1,4 @@
-"""Throughput: rates, time lost, model FLOPs utilisation, and their line."""
+"""Throughput: rates, time lost and model FLOPs utilisation."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 from urgt_jax import hardware
 from urgt_jax.models import flops
 from urgt_jax.training import sharding
-from urgt_jax.training.throughput import Throughput, format_throughput
+from urgt_jax.training.throughput import Throughput
 
 
 @pytest.fixture
@@ -38,21 +38,3 @@ def test_mfu_is_a_share_of_the_peak_of_all_devices(throughput, micro):
     # Float32 takes six passes of bfloat16.
     expected = 32 * flops.training(micro, 4).total / 2.0 / (16 * 197e12 / 6)
     assert throughput.read()["mfu"] == pytest.approx(expected, rel=0.05)
-
-
-def test_format_throughput_leaves_out_what_is_not_known_or_negligible():
-    values = {
-        "images_per_second": 12.345,
-        "patches_per_second": 197.5,
-        "memory_gb": 12.3,
-        "data_wait": 0.02,
-        "compilation_wait": 0.3,
-        "checkpoint_wait": 0.001,
-    }
-    assert format_throughput(values) == (
-        "12.3 images/s  198 patches/s  memory 12.3 GB  waited for data 2%, compilation 30%"
-    )
-    values |= {"mfu": 0.4123, "memory_limit_gb": 16.9, "data_wait": 0, "compilation_wait": 0}
-    assert format_throughput(values) == (
-        "12.3 images/s  198 patches/s  MFU 41.2%  memory 12.3 of 16.9 GB"
-    )

@@ -19,10 +19,11 @@ from urgt_jax.distributed import is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError
 from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
-from urgt_jax.progress import Progress, format_duration
+from urgt_jax.progress import Progress
 from urgt_jax.training import determinism, sharding, tensorboard
 from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
 from urgt_jax.training.log import MetricsLog
+from urgt_jax.training.log_table import LogTable
 from urgt_jax.training.losses import Batch
 from urgt_jax.training.optimizer import averaged_params
 from urgt_jax.training.step import (
@@ -34,7 +35,7 @@ from urgt_jax.training.step import (
     predictions,
     train_step,
 )
-from urgt_jax.training.throughput import Throughput, format_throughput
+from urgt_jax.training.throughput import WAITS, Throughput
 from urgt_jax.training.workdir import claim, lock_workdir
 from urgt_jax.weights.weight_file import initialize_from, save_weights
 
@@ -374,6 +375,7 @@ class Reporter:
         self.tensorboard = None
         if config.train.tensorboard:
             self.tensorboard = tensorboard.TensorBoardWriter(workdir, start, is_first_process())
+        self.table = LogTable(config.optim.steps)
         self.progress = Progress("train", config.optim.steps, start)
 
     def add(self, step: int, metrics: dict[str, jax.Array], verdict: StepVerdict) -> None:
@@ -388,12 +390,10 @@ class Reporter:
         self.log.write(step, metrics | throughput)
         if self.tensorboard is not None:
             self.tensorboard.write_scalars(step, metrics | throughput)
-        terms = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        left = format_duration(self.progress.left(step))
-        report(
-            f"step {step}/{self.config.optim.steps}  {terms}  {format_throughput(throughput)}  "
-            f"{left} left"
-        )
+        waited = sum(throughput[f"{what}_wait"] for what in WAITS)
+        values = metrics | throughput | {"waited": waited}
+        for line in self.table.lines(step, values, self.progress.left(step)):
+            report(line)
 
     def unlogged(self) -> list[StepMetrics]:
         """The metrics of the steps that are in no line of the log yet; empty for skipped ones."""

@@ -67,25 +67,3 @@ class Throughput:
         if limit:
             memory["memory_limit_gb"] = limit / 1e9
         return memory
-
-
-def format_throughput(values: dict[str, float]) -> str:
-    """The values of `Throughput.read` for the terminal."""
-    parts = [
-        f"{values['images_per_second']:.3g} images/s",
-        f"{values['patches_per_second']:.3g} patches/s",
-    ]
-    if "mfu" in values:
-        parts.append(f"MFU {values['mfu']:.1%}")
-    memory = f"memory {values['memory_gb']:.3g}"
-    if "memory_limit_gb" in values:
-        memory += f" of {values['memory_limit_gb']:.3g}"
-    parts.append(f"{memory} GB")
-    waits = []
-    for what in WAITS:
-        share = values[f"{what}_wait"]
-        if share >= 0.005:
-            waits.append(f"{what} {share:.0%}")
-    if waits:
-        parts.append("waited for " + ", ".join(waits))
-    return "  ".join(parts)

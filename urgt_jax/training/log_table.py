@@ -1,0 +1,57 @@
+"""The log of a run on the terminal: a table with a row for every `train.log_every` steps."""
+
+from typing import NamedTuple
+
+from urgt_jax.progress import format_duration
+
+
+class Column(NamedTuple):
+    """A column: its heading, the name of its value in metrics.jsonl, and how that is written."""
+
+    heading: str
+    name: str
+    width: int
+    form: str
+
+
+COLUMNS = (
+    Column("loss", "loss", 7, ".3g"),
+    Column("depth", "depth", 8, ".3g"),
+    Column("gradient", "gradient", 9, ".3g"),
+    Column("angular", "angular", 8, ".3g"),
+    Column("alignment", "alignment", 10, ".3g"),
+    Column("norm", "grad_norm", 6, ".2g"),
+    Column("patches/s", "patches_per_second", 10, ".3g"),
+    Column("MFU", "mfu", 5, ".0%"),
+    Column("GB", "memory_gb", 6, ".3g"),
+    Column("waited", "waited", 7, ".0%"),
+)
+LEGEND = (
+    "depth, gradient, angular, alignment: the terms of the loss. norm: of the gradient. "
+    "waited: share\n"
+    "of the time, for data, the compiler or a checkpoint. All of it: metrics.jsonl, docs/train.md"
+)
+
+
+class LogTable:
+    """Formats the rows of the table. Its columns are those that the first row has values for."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self.first_width = len(f"step {steps}/{steps}")
+        self.columns: list[Column] = []
+
+    def lines(self, step: int, values: dict[str, float], seconds_left: float) -> list[str]:
+        """The row of a step, after the table's heading if it is the first."""
+        lines = []
+        if not self.columns:
+            self.columns = [column for column in COLUMNS if column.name in values]
+            headings = [column.heading.rjust(column.width) for column in self.columns]
+            lines += [LEGEND, "".join([" " * self.first_width, *headings, "left".rjust(8)])]
+        row = f"step {step}/{self.steps}".ljust(self.first_width)
+        for column in self.columns:
+            value = values.get(column.name)
+            cell = "-" if value is None else format(value, column.form)
+            row += cell.rjust(column.width)
+        lines.append(row + format_duration(seconds_left).rjust(8))
+        return lines
