@@ -338,12 +338,19 @@ class Train:
     # The same bits in every run on GPUs too, at the cost of speed (docs/gpu.md). CPUs and TPUs give
     # them anyway.
     deterministic: bool = False
+    # The first step of a profile and its number of steps (docs/train.md); 0 0 is none.
+    profile: tuple[int, int] = (0, 0)
     tensorboard: bool = False  # also log to TensorBoard (pip install tensorboardX)
     images_every: int = 0  # steps between images of predictions in TensorBoard; 0 is off
 
     def __post_init__(self) -> None:
         check_positive("train", self, "save_every", "log_every")
         check_not_negative("train", self, "images_every")
+        first, count = self.profile
+        require(
+            self.profile == (0, 0) or (first >= 1 and count >= 1),
+            f"train.profile {first} {count}: give the first step, from 1, and the number of steps",
+        )
         require(
             self.tensorboard or not self.images_every,
             f"train.images_every {self.images_every} needs TensorBoard: add --train.tensorboard",

@@ -108,9 +108,12 @@ class URGT(nnx.Module):
         """
         rows = image.shape[2] // TOKEN_SIZE
         cols = image.shape[3] // TOKEN_SIZE
-        tokens = self.encode(image, depth, normal)
-        layers = self.attend(tokens, positions, patches, owner=owner)
-        return self.predict_offsets(layers, (rows, cols))
+        with jax.named_scope("encode"):
+            tokens = self.encode(image, depth, normal)
+        with jax.named_scope("attend"):
+            layers = self.attend(tokens, positions, patches, owner=owner)
+        with jax.named_scope("heads"):
+            return self.predict_offsets(layers, (rows, cols))
 
     def encode(
         self,
@@ -228,8 +231,10 @@ class URGT(nnx.Module):
 
         def run_pair(x, blocks):
             within, across = blocks
-            y = within(x, angles, attend_within)
-            z = across(y, angles, attend_across)
+            with jax.named_scope("within_patch"):
+                y = within(x, angles, attend_within)
+            with jax.named_scope("across_patches"):
+                z = across(y, angles, attend_across)
             z = current_placement().shard_tokens(z)
             # Reshaped inside the loop: after it, a CPU would hold all outputs twice.
             output = jnp.concatenate([y, z], -1).reshape(batch, patches, tokens, 2 * width)

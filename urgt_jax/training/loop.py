@@ -24,8 +24,9 @@ from urgt_jax.training import determinism, sharding, tensorboard
 from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.log_table import LogTable
-from urgt_jax.training.losses import Batch
+from urgt_jax.training.losses import Batch, LossFunction
 from urgt_jax.training.optimizer import averaged_params
+from urgt_jax.training.profile import StepProfiler
 from urgt_jax.training.step import (
     METRICS,
     State,
@@ -42,8 +43,11 @@ from urgt_jax.weights.weight_file import initialize_from, save_weights
 MAX_NAMED_IMAGES = 16  # in a message
 
 
-def train(config: Config, workdir: PathLike) -> State:
+def train(config: Config, workdir: PathLike, loss: LossFunction | None = None) -> State:
     """Train until the last step or until a signal asks to stop; resumes if the run was stopped.
+
+    A loss of your own, (maps, batch) -> (loss, terms), replaces the configured one. It is not part
+    of the configuration: pass the same one to resume. Its terms are logged.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop the run after the current step and save a
     checkpoint. Their handlers are restored at the end, and none is installed outside the main
@@ -51,11 +55,11 @@ def train(config: Config, workdir: PathLike) -> State:
     """
     # The configuration decides about dtypes. Otherwise JAX_ENABLE_X64 would make weights float64.
     with jax.enable_x64(False):
-        return _train(config, Path(workdir))
+        return _train(config, Path(workdir), loss)
 
 
-def _train(config: Config, workdir: Path) -> State:
-    run = TrainingRun(config, workdir)
+def _train(config: Config, workdir: Path, loss: LossFunction | None) -> State:
+    run = TrainingRun(config, workdir, loss)
     try:
         with StopRequest(run.checkpoints) as stop:
             state = run.restore_or_initialize()
@@ -111,9 +115,10 @@ class StopRequest:
 class TrainingRun:
     """A configuration that is trained in a work directory."""
 
-    def __init__(self, config: Config, workdir: Path):
+    def __init__(self, config: Config, workdir: Path, loss: LossFunction | None = None):
         self.config = config
         self.workdir = workdir
+        self.loss = loss
         self.mesh = sharding.make_mesh(config)
         if config.train.deterministic:
             uses_cudnn = CUDNN.name in attention_kernels(config, self.mesh)
@@ -193,6 +198,7 @@ class TrainingRun:
         batches = pipeline.Batches(config, source=self.source)
         batch_iterator = self._batches_from(start)
         watch = StepWatch(config, batches, int(state.skipped))
+        profiler = StepProfiler(config.train.profile, self.workdir)
         for step in range(start, config.optim.steps):
             if step > start and step % config.train.save_every == 0:
                 watch.check()
@@ -220,7 +226,9 @@ class TrainingRun:
                 if stop.requested:
                     break
                 raise
-            state, metrics, verdict = step_function(state, batch)
+            profiler.before(step + 1, state)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                state, metrics, verdict = step_function(state, batch)
             # The step runs in the background. Meanwhile the one before is checked.
             watch.add(step, verdict)
             reporter.add(step + 1, metrics, verdict)
@@ -228,6 +236,7 @@ class TrainingRun:
                 maps = predictions(config, self.mesh, sides[0])(state.params, batch)
                 reporter.write_maps(step + 1, maps)
         watch.check()
+        profiler.close(state)
         return state
 
     def _batches_from(self, start: int) -> Iterator[Batch]:
@@ -248,7 +257,7 @@ class TrainingRun:
             timer = compile_timer()
             timer.take()
             with self.throughput.waiting_for("compilation"):
-                step = train_step(self.config, self.mesh)
+                step = train_step(self.config, self.mesh, self.loss)
                 self.compiled_steps[patches] = step.lower(state, batch).compile()
                 # Inside a step, processes wait for each other for a short time only.
                 wait_for_all("compiled")
@@ -408,7 +417,8 @@ class Reporter:
         steps = self.unlogged()
         self.known = []
         means = {}
-        for name in METRICS:
+        own_terms = {name for metrics in steps for name in metrics}.difference(METRICS)
+        for name in (*METRICS, *sorted(own_terms)):
             values = [metrics[name] for metrics in steps if name in metrics]
             if values:
                 means[name] = float(np.mean(np.array(values, np.float32)))

@@ -36,6 +36,15 @@ class SharedPixels(NamedTuple):
     valid: Bool[Array, "*B"]  # in both patches
 
 
+LossFunction = Callable[[Maps, Batch], tuple[Float[Array, ""], Terms]]
+
+
+def losses(config: Config, maps: Maps, batch: Batch) -> tuple[Float[Array, ""], Terms]:
+    """The loss of a training batch that the configuration describes, and its unweighted terms."""
+    terms = compute_terms(config, maps, batch, valid_counts(config, batch))
+    return weighted_sum(config, terms), terms
+
+
 def compute_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
     """All terms that the configuration has weights for, unweighted.
 

@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from urgt_jax.config import Config, Model
 from urgt_jax.models import refiner
-from urgt_jax.models.apply import apply
+from urgt_jax.models.apply import Maps, apply
 from urgt_jax.models.placement import use_placement
 from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.training import losses, sharding
-from urgt_jax.training.losses import Batch, Counts, Terms
+from urgt_jax.training.losses import Batch, LossFunction, Terms
 from urgt_jax.training.optimizer import freeze_encoder, learning_rate_schedule, make_optimizer
 
 METRICS = ("loss", *losses.TERMS, "grad_norm", "learning_rate")  # of a step
@@ -114,24 +114,26 @@ def initial_state(config: Config, mesh: Mesh) -> State:
 
 
 @cache
-def train_step(config: Config, mesh: Mesh) -> TrainStep:
+def train_step(config: Config, mesh: Mesh, loss: LossFunction | None = None) -> TrainStep:
     """The jitted function (state, batch) -> (state, metrics, verdict).
 
     It is compiled once for each number of patches. If the gradient is not usable, parameters and
-    optimiser state stay as they were.
+    optimiser state stay as they were. A loss of your own, (maps, batch) -> (loss, terms), replaces
+    the configured one; with `optim.accumulate` it is the mean over the parts of a batch.
     """
     optimizer = make_optimizer(config.optim)
     schedule = learning_rate_schedule(config.optim)
 
     def step(state: State, batch: Batch) -> tuple[State, dict, StepVerdict]:
-        result = _loss_and_gradient(config, mesh, state.params, batch)
+        result = _loss_and_gradient(config, mesh, loss, state.params, batch)
         grad_norm = optax.tree.norm(result.grads)
         # A norm of NaN is not below the limit either.
         small_enough = grad_norm <= config.optim.skip_above_grad_norm
         usable = jnp.isfinite(result.loss) & small_enough
 
-        updates, opt_state = optimizer.update(result.grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(result.grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
 
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:
             return jnp.where(usable, new, old)
@@ -160,23 +162,34 @@ def train_step(config: Config, mesh: Mesh) -> TrainStep:
     )
 
 
-def _loss_and_gradient(config: Config, mesh: Mesh, params: dict, batch: Batch) -> PartResult:
+def _loss_and_gradient(
+    config: Config, mesh: Mesh, own_loss: LossFunction | None, params: dict, batch: Batch
+) -> PartResult:
     """Loss, terms, errors and gradient, over `optim.accumulate` parts one after the other."""
     counts = losses.valid_counts(config, batch)
+
+    def loss(maps: Maps, part: Batch) -> tuple[jax.Array, Terms]:
+        if own_loss is None:
+            terms = losses.compute_terms(config, maps, part, counts)
+            return losses.weighted_sum(config, terms), terms
+        share = 1 / config.optim.accumulate
+        total, terms = own_loss(maps, part)
+        return total * share, {name: term * share for name, term in terms.items()}
+
     if config.optim.accumulate == 1:
-        return _part_gradient(config, mesh, params, batch, counts)
+        return _part_gradient(config, mesh, loss, params, batch)
 
     parts = sharding.split_batch(batch, config.optim.accumulate, mesh)
 
     def add_part(total: tuple, part: Batch) -> tuple[tuple, jax.Array]:
-        result = _part_gradient(config, mesh, params, part, counts)
+        result = _part_gradient(config, mesh, loss, params, part)
         total = jax.tree.map(jnp.add, total, (result.loss, result.terms, result.grads))
         rows = len(part["valid"])
         return total, result.image_errors.reshape(rows, -1)
 
     first_part = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(
-        lambda part: _part_gradient(config, mesh, params, part, counts), first_part
+        lambda part: _part_gradient(config, mesh, loss, params, part), first_part
     )
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (shapes.loss, shapes.terms, shapes.grads)
@@ -188,7 +201,7 @@ def _loss_and_gradient(config: Config, mesh: Mesh, params: dict, batch: Batch) -
 
 
 def _part_gradient(
-    config: Config, mesh: Mesh, params: dict, batch: Batch, counts: Counts
+    config: Config, mesh: Mesh, loss: LossFunction, params: dict, batch: Batch
 ) -> PartResult:
     """Loss, terms, errors and gradient of a batch or of one of its parts."""
 
@@ -196,12 +209,13 @@ def _part_gradient(
         with use_placement(sharding.placement_for(mesh)):
             trained = freeze_encoder(config.optim, params)
             maps = apply(trained, config.model, batch)
-            terms = losses.compute_terms(config, maps, batch, counts)
+            with jax.named_scope("loss"):
+                total, terms = loss(maps, batch)
             errors = losses.image_errors(config, maps, batch)
-        return losses.weighted_sum(config, terms), (terms, errors)
+        return total, (terms, errors)
 
-    (loss, (terms, errors)), grads = jax.value_and_grad(loss_function, has_aux=True)(params)
-    return PartResult(loss, terms, errors, grads)
+    (total, (terms, errors)), grads = jax.value_and_grad(loss_function, has_aux=True)(params)
+    return PartResult(total, terms, errors, grads)
 
 
 @cache

@@ -1,0 +1,44 @@
+"""Profiles of steps can be read and cover the steps that were asked for."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from jax.profiler import ProfileData
+
+from urgt_jax.config import Train
+from urgt_jax.errors import UserError
+from urgt_jax.files import find_paths
+from urgt_jax.scaling.tpu_plan import abstract_batch
+from urgt_jax.training.loop import train
+from urgt_jax.training.step import abstract_state, train_step
+
+
+def test_train_profile_holds_the_steps_that_were_asked_for(tmp_path, depth_only, capsys):
+    optim = replace(depth_only.optim, steps=5)
+    settings = replace(depth_only.train, profile=(2, 3))
+    train(replace(depth_only, optim=optim, train=settings), tmp_path)
+    assert "profile of 3 steps from step 2" in capsys.readouterr().out
+    (path,) = find_paths(tmp_path / "profile", "plugins/profile/*/*.xplane.pb")
+    steps = set()
+    for plane in ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name == "train":
+                    steps.add(dict(event.stats)["step_num"])
+    assert steps == {2, 3, 4}
+    assert find_paths(tmp_path / "profile", "plugins/profile/*/perfetto_trace.json.gz")
+
+
+def test_train_step_names_its_parts(depth_only, mesh):
+    state = abstract_state(depth_only)
+    lowered = train_step(depth_only, mesh).lower(state, abstract_batch(depth_only, 1))
+    text = lowered.as_text(debug_info=True)
+    for name in ("encode", "within_patch", "across_patches", "heads", "loss", "optimizer"):
+        assert re.search(rf"[/(]{name}[/)]", text), name  # in gradients "jvp(heads)"
+
+
+@pytest.mark.parametrize("profile", [(0, 3), (3, 0), (-1, 2)])
+def test_config_rejects_an_impossible_profile(profile):
+    with pytest.raises(UserError, match="train.profile"):
+        Train(profile=profile)
