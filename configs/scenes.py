@@ -7,8 +7,8 @@ It continues on another machine from its weights alone, with other scenes and a 
 
     urgt train scenes --workdir runs/scenes_2 --init runs/scenes --seed 1
 
-It has not been run yet: no GPU was at hand (docs/log.md, "Waiting for a GPU"). configs/scenes_cpu.py
-is the same on a smaller scale.
+It has not been run yet: no GPU was at hand ("Waiting for a GPU" in docs/log.md).
+configs/scenes_cpu.py is the same on a smaller scale.
 """
 
 from dataclasses import replace
