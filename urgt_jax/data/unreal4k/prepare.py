@@ -18,7 +18,15 @@ from etils.epath import Path
 
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED, TILES, Frame, frame_tiles
 from urgt_jax.data.unreal4k.source_files import FrameFiles, default_splits, read_frame, read_splits
-from urgt_jax.errors import NegativeResult, UserError, check_skipped, import_extra, reason, require
+from urgt_jax.errors import (
+    NegativeResult,
+    UserError,
+    check_skipped,
+    import_extra,
+    one_line,
+    reason,
+    require,
+)
 from urgt_jax.files import find_paths, make_folder, read_json_object, seal, unseal, write_text
 from urgt_jax.progress import Progress
 from urgt_jax.workers import end_with_parent
@@ -254,8 +262,8 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
         notes = [unseal(read_json_object(shard.note)) for shard in own]
         index[split] = [frame for note in notes for frame in note["frames"]]
         for note in notes:
-            for name, reason in note["skipped"].items():
-                skipped[f"{split} {name}"] = reason
+            for name, problem in note["skipped"].items():
+                skipped[f"{split} {name}"] = problem
         split_infos.append(
             tfds.core.SplitInfo(
                 name=split,
@@ -264,7 +272,8 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
                 filename_template=template.replace(split=split),
             )
         )
-    write_text(out / SKIPPED, "".join(f"{name}: {reason}\n" for name, reason in skipped.items()))
+    lines = [one_line(f"{name}: {problem}") + "\n" for name, problem in skipped.items()]
+    write_text(out / SKIPPED, "".join(lines))
     if not any(index.values()):
         raise NegativeResult(
             f"none of {len(skipped)} frames could be read. {out / SKIPPED} says why"
