@@ -54,6 +54,33 @@ def assert_all_end(process: subprocess.Popen, seconds: float = 20) -> None:
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
+POOL = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from urgt_jax.workers import end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(2, get_context("spawn"), initializer=end_with_parent)
+    print(list(pool.map(abs, [-1, -2])), flush=True)
+    pool.submit(time.sleep, 1000)
+    sys.stdin.read()
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    program = tmp_path / "pool.py"
+    program.write_text(POOL)
+    process = start(
+        [program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout.readline() == "[1, 2]\n"
+    assert len(processes_of(process.pid)) >= 3
+    assert_all_end(process)
+
+
 BATCHES = """
 import sys
 from urgt_jax.config_files import load_config
