@@ -2,29 +2,32 @@
 
 import argparse
 import atexit
+import contextlib
 import os
+import pathlib
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from urgt_jax.errors import exit_status, require
+from urgt_jax.errors import UserError, exit_status, printable, require
 
 # Seconds of silence after which a process counts as dead, and seconds that the others wait for it
 # at the end. Together they bound the time in which all processes end after one has failed.
-TIMEOUTS = {"heartbeat_timeout_seconds": 60, "shutdown_timeout_seconds": 45}
-LOST_PROCESS = (
-    "another process has died or does not answer (see its own output). Start all of them again "
-    "with the same command to resume from the last checkpoint."
-)
+# Heartbeats are sent by a thread of JAX that neither Python nor the compiler delays.
+TIMEOUTS = {"heartbeat_timeout_seconds": 10, "shutdown_timeout_seconds": 45}
+CONNECT_TIMEOUT = 300  # seconds that the first processes wait for the last one
+RESTART = "Start all of them again with the same command to resume from the last checkpoint."
+LOST_PROCESS = f"another process has died or does not answer (see its own output). {RESTART}"
 # Words in a runtime error that point to another process, not to this one's memory or program.
 OTHER_PROCESS = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection|Gloo")
 
-_monitors: list[subprocess.Popen] = []  # one, if this is one of several processes
+_monitors: list["Monitor"] = []  # one, if this is one of several processes
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,58 +65,106 @@ def connect(args: argparse.Namespace) -> None:
         all(present) or not any(present),
         "--coordinator, --processes and --process must be used together",
     )
+    if not (args.coordinator or args.distributed):
+        return
     if args.coordinator:
         require(
             0 <= args.process < args.processes,
             f"--process {args.process} must be from 0 to --processes - 1 = {args.processes - 1}",
         )
-        jax.distributed.initialize(args.coordinator, args.processes, args.process, **TIMEOUTS)
-    elif args.distributed:
-        jax.distributed.initialize(**TIMEOUTS)
-    else:
+    _start_monitor(args)
+    try:
+        jax.distributed.initialize(
+            args.coordinator,
+            args.processes,
+            args.process,
+            initialization_timeout=CONNECT_TIMEOUT,
+            **TIMEOUTS,
+        )
+    except (ValueError, RuntimeError) as error:
+        _stop_monitor()
+        raise UserError(f"the processes cannot be connected: {_first_line(error)}") from error
+    if jax.process_count() == 1:
+        _stop_monitor()
         return
-    if jax.process_count() > 1:
-        _start_monitor()
+    for monitor in _monitors:
+        monitor.tell(f"connected {jax.process_index()}")
 
 
-def _start_monitor() -> None:
-    """Start a program that prints one line if this process is killed.
+class Monitor:
+    """A program that reads this process's stderr and prints one line if it is killed.
 
     JAX aborts a process when another one has died, and prints a stack trace but no explanation.
     """
-    program = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
-    message = f"error: process {jax.process_index()} was killed, or {LOST_PROCESS}"
-    monitor = subprocess.Popen(
-        [sys.executable, "-S", "-c", program, message],
-        stdin=subprocess.PIPE,
-        start_new_session=True,  # so that a signal to the group of this process does not end it
+
+    def __init__(self, unconnected: str, waiting: str):
+        self.stderr = os.dup(2)
+        reader, writer = os.pipe()
+        program = pathlib.Path(__file__).with_name("exit_monitor.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", program, str(reader), RESTART, unconnected, waiting],
+            stdin=subprocess.PIPE,
+            pass_fds=[reader],
+            start_new_session=True,  # so that a signal to the group of this process does not end it
+        )
+        os.dup2(writer, 2)
+        os.close(reader)
+        os.close(writer)
+
+    def tell(self, words: str) -> None:
+        """Let the program know what this process does."""
+        with contextlib.suppress(OSError):  # it was killed
+            self.process.stdin.write(words.encode() + b"\n")
+            self.process.stdin.flush()
+
+    def stop(self) -> None:
+        """End the program once it has passed everything on, because this process ends by itself."""
+        sys.stderr.flush()
+        self.tell("done")
+        self.process.wait()
+        os.dup2(self.stderr, 2)
+
+
+def _start_monitor(args: argparse.Namespace) -> None:
+    count = f"{args.processes} processes" if args.processes else "processes"
+    where = f" to {args.coordinator}" if args.coordinator else ""
+    unconnected = (
+        f"not all {count} connected{where} within {CONNECT_TIMEOUT} s. Start one on every host, "
+        "see which of them reports an error, and check that all hosts reach that of process 0."
     )
-    _monitors.append(monitor)
+    waiting = f"waiting for all {count} to connect{where} (at most {CONNECT_TIMEOUT} s)"
+    _monitors.append(Monitor(unconnected, waiting))
     atexit.register(_stop_monitor)
 
 
 def _stop_monitor() -> None:
-    """Tell the program that this process ends by itself."""
     while _monitors:
-        _monitors.pop().communicate(b".")
+        _monitors.pop().stop()
 
 
 def run(command: Callable[[], None]) -> int:
     """Run a command and return its exit status; one of several processes exits if it fails."""
     try:
         status = exit_status(command)
-    except jax.errors.JaxRuntimeError as error:
-        if not _monitors or not OTHER_PROCESS.search(str(error)):
+    except Exception as error:
+        if not _monitors:
             raise
-        first_line = str(error).splitlines()[0][:300]
-        print(f"error: {first_line}: {LOST_PROCESS}", file=sys.stderr)
-        status = 3
+        if isinstance(error, jax.errors.JaxRuntimeError) and OTHER_PROCESS.search(str(error)):
+            print(f"error: {_first_line(error)}: {LOST_PROCESS}", file=sys.stderr)
+            status = 3
+        else:
+            traceback.print_exc()
+            status = 1
     if status != 0 and _monitors:
         # A normal exit would wait for the other processes, which wait for this one.
         _stop_monitor()
-        sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of JAX says, without the details."""
+    return str(error).splitlines()[0][:120]
 
 
 def is_first_process() -> bool:
@@ -123,10 +174,11 @@ def is_first_process() -> bool:
 
 def report(text: str, everyone: bool = False) -> None:
     """Print a line: once for all processes, or from each of them with its number."""
+    line = printable(text)
     if everyone and jax.process_count() > 1:
-        print(f"process {jax.process_index()}: {text}", flush=True)
+        print(f"process {jax.process_index()}: {line}", flush=True)
     elif everyone or is_first_process():
-        print(text, flush=True)
+        print(line, flush=True)
 
 
 def all_agree(condition: bool) -> bool:

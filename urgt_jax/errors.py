@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
+MAX_LINE = 290  # characters of an error
+CUT = " ... "  # stands for what is left out of a line
+
 
 class UserError(Exception):
     """Wrong input, described in one line: what is wrong, where, and what to do."""
@@ -32,20 +35,52 @@ def exit_status(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"error: {shorten(one_line(str(error)))}", file=sys.stderr)
         return 1 if isinstance(error, NegativeResult) else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:  # a full disk, or a folder that disappeared
-        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        text = f"{error.strerror or error}: {error.filename or ''}"
+        print(f"error: {shorten(one_line(text))}", file=sys.stderr)
         return 2
 
 
 def one_line(text: str) -> str:
-    """The text in one line, without characters that would control a terminal."""
-    letters = [letter if letter.isprintable() else "?" for letter in " ".join(text.split())]
-    return "".join(letters)
+    """The text in one printable line."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """The text with a ? for every character that would control a terminal, also for line ends.
+
+    Names that come from data, such as those of files, images, tensors and splits, are printed
+    through this function.
+    """
+    return "".join([letter if letter.isprintable() else "?" for letter in text])
+
+
+def reason(error: Exception) -> str:
+    """Why one of many items failed, in one line."""
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return one_line(text)
+
+
+def check_skipped(skipped: int, limit: int | None, last: str) -> None:
+    """Raises a user error if more items were skipped than the user allows; None is no limit."""
+    require(
+        limit is None or skipped <= limit,
+        f"stopped: {skipped} were skipped, and --max-skipped allows {limit}. What is done is kept. "
+        f"Run the same command again to resume. The last one: {last}",
+    )
+
+
+def shorten(line: str) -> str:
+    """The line without its middle if it is too long; what to do mostly stands at the end."""
+    if len(line) <= MAX_LINE:
+        return line
+    end = MAX_LINE // 2
+    return f"{line[: MAX_LINE - end - len(CUT)]}{CUT}{line[-end:]}"
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -139,7 +139,24 @@ def _remove_leftovers(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file."""
     with atomic_write(path) as file:
-        file.write(text.encode())
+        # A name of a file that is not UTF-8 has characters that cannot be encoded.
+        file.write(text.encode(errors="replace"))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a name that comes from a file; a UserError if it leads out of the folder."""
+    path = Path(name)
+    require(
+        name != "" and not path.is_absolute() and ".." not in path.parts and "\0" not in name,
+        f"the name {name!r} leads out of {folder}. Nothing was read or written there",
+    )
+    return folder / path
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file of this program for appending; fails for a link, which may lead anywhere."""
+    require(not os.path.islink(path), f"{path} is a link. Replace it by a file, or remove it")
+    return path.open("ab")
 
 
 def make_folder(path: Path) -> Path:

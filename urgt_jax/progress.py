@@ -3,6 +3,8 @@
 import sys
 import time
 
+from urgt_jax.errors import printable
+
 SECONDS_BETWEEN_LINES = 10  # where the output is not a terminal
 
 
@@ -45,7 +47,7 @@ class Progress:
             return
         self.last_print = now
         left = format_duration(self.left(done))
-        line = f"{self.what} {done}/{self.count}, {left} left {note}".rstrip()
+        line = printable(f"{self.what} {done}/{self.count}, {left} left {note}".rstrip())
         if self.is_terminal:
             line = "\r\x1b[K" + line  # over the line before
         end = "\n" if finished or not self.is_terminal else ""

@@ -7,9 +7,10 @@ from etils.epath import Path
 
 from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, data_options, override
+from urgt_jax.commands.parser import add_max_skipped
 from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
-from urgt_jax.errors import require
+from urgt_jax.errors import printable, require
 from urgt_jax.evaluation import report
 from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
@@ -17,6 +18,8 @@ from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.weights.weight_file import SHIPPED
 
 PNG_SCALE = 256.0  # steps per metre of 16-bit depth in PatchFusion and KITTI
+MUCH_TOO_LARGE = 3.0  # mean relative error of depth that another unit is the likely cause of
+ALMOST_NOTHING = 0.01  # difference from a relative error of 1, which a depth of 0 has
 SHOWN_SKIPPED = 5  # skipped images whose reason is printed
 PAGES = 6  # default number of images with a page
 DESCRIPTION = """
@@ -34,8 +37,8 @@ examples:
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs `urgt eval`."""
+def main(arguments: list[str] | None = None) -> int:
+    """Runs `urgt eval`; the status is 1 if images were skipped."""
     args, fields = make_parser().parse_known_args(arguments)
     compile_cache.start(args.cache)
     fields = [*data_options(args.data), *fields]
@@ -43,7 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
         source, config, out = open_predictions(args, fields)
     else:
         source, config, out = open_refiner(args, fields)
-    print_results(source.names, run_evaluation(source, config, args.out or out, args.pages))
+    evaluation = run_evaluation(
+        source, config, args.out or out, args.pages, max_skipped=args.max_skipped
+    )
+    print_results(source.names, evaluation)
+    return 1 if evaluation.summary["skipped"] else 0
 
 
 def make_parser() -> FieldsParser:
@@ -100,6 +107,7 @@ def make_parser() -> FieldsParser:
         help="whose errors the coarse maps of scenes have: a good network's, an older one's, or a "
         "phone's depth sensor's (default: as in training)",
     )
+    add_max_skipped(parser, "images")
     compile_cache.add_option(parser)
     return parser
 
@@ -158,13 +166,30 @@ def scores_folder(path: Path) -> Path:
     return path.with_name(f"{name}_scores")
 
 
+def print_wrong_unit(name: str, scores: dict[str, float]) -> None:
+    """Prints the likely cause if depth is several times too large, or almost 0."""
+    error = scores.get("abs_rel", 0.0)
+    if error > MUCH_TOO_LARGE:
+        print(
+            f"warning: the depth of {name} is {error + 1:.3g} times the true depth on average: it "
+            "is probably not in metres but in millimetres. Divide it by 1000, or pass --scale"
+        )
+    if abs(error - 1) < ALMOST_NOTHING and scores.get("delta1", 1.0) == 0:
+        print(
+            f"warning: the depth of {name} is almost 0: it is probably not in metres. Check its "
+            "unit, --scale and --kind"
+        )
+
+
 def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
     """Prints the scores of the candidates and what was skipped, ignored and written."""
     summary = evaluation.summary
     skipped = summary["skipped"]
     for name, reason in list(skipped.items())[:SHOWN_SKIPPED]:
-        print(f"skipped {name}: {reason}")
+        print(printable(f"skipped {name}: {reason}"))
     print(report.table(summary, names))
+    for name in names:
+        print_wrong_unit(name, summary[name]["depth"])
     count = f"mean over {summary['images']} images of {summary['data']}"
     if skipped:
         count += f", {len(skipped)} skipped"
@@ -172,5 +197,10 @@ def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
     print(f"{summary['protocol']}; {summary['resolution']}; {summary['patches']}")
     unused = evaluation.unused_files
     if unused:
-        print(f"{len(unused)} prediction files belong to no image, such as {unused[0]}")
+        example = printable(unused[0])
+        print(f"{len(unused)} prediction files belong to no image, such as {example}")
     print(f"wrote {', '.join(str(path) for path in evaluation.written)}")
+    if skipped:
+        total = summary["images"] + len(skipped)
+        first = printable(next(iter(skipped)))
+        print(f"{len(skipped)} of {total} images could not be scored; the first one is {first}")

@@ -61,6 +61,17 @@ def pixels(text: str) -> int:
     return number
 
 
+def add_max_skipped(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the option that limits how many of `what` may fail."""
+    parser.add_argument(
+        "--max-skipped",
+        type=int,
+        metavar="N",
+        help=f"stop when more than N {what} are skipped because they cannot be read (default: no "
+        "limit). If any were skipped, the exit status is 1",
+    )
+
+
 def add_size(parser: argparse.ArgumentParser, what: str) -> None:
     """Adds the option --size, by default 4K; `what` has this size."""
     parser.add_argument(

@@ -5,12 +5,12 @@ import os
 
 from etils.epath import Path
 
-from urgt_jax.commands.parser import Parser, add_size
+from urgt_jax.commands.parser import Parser, add_max_skipped, add_size
 from urgt_jax.data.unreal4k.benchmark import benchmark
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED
-from urgt_jax.errors import require
-from urgt_jax.files import read_json_object
+from urgt_jax.errors import NegativeResult, printable, require
+from urgt_jax.files import read_json_object, unseal
 
 PRINTED = 10  # skipped frames that are printed; skipped.txt lists all
 TARGETS = {1: 10, 4: 2}  # by M: how many times faster tiles should be than whole files
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.data_set == "unreal4k-benchmark":
         run_benchmark(args.frames, tuple(args.size), args.repeat)
     else:
-        prepare_unreal4k(args.source, args.out, args.splits, args.workers)
+        prepare_unreal4k(args.source, args.out, args.splits, args.workers, args.max_skipped)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -73,6 +73,7 @@ def add_unreal4k(data_sets) -> None:
         metavar="N",
         help="number of processes (default: one per core)",
     )
+    add_max_skipped(parser, "frames")
 
 
 def add_benchmark(data_sets) -> None:
@@ -101,15 +102,22 @@ def add_benchmark(data_sets) -> None:
     )
 
 
-def prepare_unreal4k(source: Path, out: Path, splits: Path | None, workers: int) -> None:
-    """Prepares the data set and prints what was skipped."""
+def prepare_unreal4k(
+    source: Path, out: Path, splits: Path | None, workers: int, max_skipped: int | None
+) -> None:
+    """Prepares the data set and prints what was skipped, which is a negative result."""
     require(workers >= 1, f"--workers {workers} is out of range: it must be at least 1")
-    skipped = prepare(source, out, splits, workers)
+    skipped = prepare(source, out, splits, workers, max_skipped)
     for name, reason in list(skipped.items())[:PRINTED]:
-        print(f"skipped {name}: {reason}")
-    frames = read_json_object(out / INDEX)
+        print(printable(f"skipped {name}: {reason}"))
+    frames = unseal(read_json_object(out / INDEX))
     counts = ", ".join(f"{split} {len(names)}" for split, names in frames.items())
-    print(f"{out}: frames prepared: {counts}; skipped: {len(skipped)}, listed in {out / SKIPPED}")
+    print(f"{out}: frames prepared: {counts}")
+    if skipped:
+        raise NegativeResult(
+            f"{len(skipped)} frames were skipped (list: {out / SKIPPED}). Repair them and run the "
+            "same command again"
+        )
 
 
 def run_benchmark(frames: int, size: tuple[int, int], repeat: int) -> None:

@@ -8,14 +8,14 @@ import jax
 from etils.epath import Path
 
 from urgt_jax import compile_cache
-from urgt_jax.commands.parser import Parser, pixels
+from urgt_jax.commands.parser import Parser, add_max_skipped, pixels
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.data.priors.precompute import precompute
 from urgt_jax.data.priors.providers import Degraded, NetworkProvider, Provider, StoredFolder
 from urgt_jax.data.priors.stored import claim_folder
 from urgt_jax.data.sources import default_split, open_source, priors_folder
-from urgt_jax.errors import require
+from urgt_jax.errors import NegativeResult, require
 from urgt_jax.files import make_folder
 
 EXAMPLES = """examples:
@@ -42,13 +42,16 @@ def main(arguments: list[str] | None = None) -> None:
     for source, split in zip(sources, splits, strict=True):
         folder = make_folder(priors_folder(path, split, args.out))
         stored = claim_folder(folder, origin)
-        summary = precompute(source, depth_provider, normal_provider, stored, host, hosts)
+        summary = precompute(
+            source, depth_provider, normal_provider, stored, host, hosts, args.max_skipped
+        )
         if summary.skipped:
             problems.append(
                 f"{len(summary.skipped)} of {summary.count} images were skipped "
                 f"(list: {summary.list_path}), first: {summary.skipped[0]}"
             )
-    require(not problems, "; ".join(problems))
+    if problems:
+        raise NegativeResult("; ".join(problems))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("I", "N"),
         help="process every N-th image, starting at image I (default: the JAX process's share)",
     )
+    add_max_skipped(parser, "images")
     compile_cache.add_option(parser)
     return parser
 

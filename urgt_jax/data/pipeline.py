@@ -12,6 +12,7 @@ from urgt_jax.config import MAX_BLOCK_PATCHES, Config
 from urgt_jax.data.gridmix import Batch, block_side, draw_block, patch_owners, row_sides
 from urgt_jax.data.sources import PriorSource, open_training_source
 from urgt_jax.errors import UserError, WrongChoice, require
+from urgt_jax.workers import end_with_parent
 
 THREADS = 2  # that prepare batches in each process
 AHEAD = 4  # batches that are prepared before they are needed
@@ -204,7 +205,7 @@ def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[d
     flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nothing else parses
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     try:
-        yield from batches.mp_prefetch(options)
+        yield from batches.mp_prefetch(options, worker_init_fn=end_with_parent)
     except RuntimeError as error:  # Grain has no error class for it
         if "terminated unexpectedly" not in str(error):
             raise

@@ -12,13 +12,14 @@ from urgt_jax.data import scenes
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.priors.units import DisparityFit, fit_disparity
-from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics, valid_depth
+from urgt_jax.data.samples import WHOLE, Sample, Source, Window, crop_intrinsics, valid_depth
 from urgt_jax.data.sets import find_data_set
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
 
 MAX_CACHE_BYTES = 8e9  # rendered scenes kept in memory by all worker processes
 MAX_CACHE_SHARE = 0.3  # of the machine's memory, if that is less
 BYTES_PER_PIXEL = 36  # of a PriorSample
+MILLIMETRES = 500.0  # a larger depth of an image is rather in millimetres than in metres
 EVALUATED_SCENES = 200  # if eval.images does not say how many
 
 
@@ -134,6 +135,10 @@ def _crop(sample: PriorSample, window: Window) -> PriorSample:
     )
 
 
+class DepthOutOfRange(UserError):
+    """An image without any depth that can be used, perhaps because of its unit."""
+
+
 class DataSetSource:
     """The images of a data set, with stored coarse maps or without any."""
 
@@ -156,6 +161,9 @@ class DataSetSource:
     def read(self, index: int, window: Window = WHOLE) -> PriorSample:
         """A window of the image and of its coarse maps."""
         sample = self.source.read(index, window)
+        valid = valid_depth(sample.depth, sample.valid, self.max_depth)
+        if window == WHOLE and not valid.any():
+            raise DepthOutOfRange(depth_out_of_range(self.name(index), sample, self.max_depth))
         coarse_depth = None
         coarse_normal = None
         fit = None
@@ -167,7 +175,7 @@ class DataSetSource:
         return PriorSample(
             image=sample.image,
             depth=sample.depth,
-            valid=valid_depth(sample.depth, sample.valid, self.max_depth),
+            valid=valid,
             intrinsics=sample.intrinsics,
             stereo=sample.stereo,
             normal=sample.normal,
@@ -175,6 +183,20 @@ class DataSetSource:
             coarse_normal=coarse_normal,
             fit=fit,
         )
+
+
+def depth_out_of_range(name: str, sample: Sample, max_depth: float) -> str:
+    """Why none of an image's depth can be used, with the likely unit."""
+    known = sample.depth[valid_depth(sample.depth, sample.valid)]
+    if not known.size:
+        return f"image {name} has no pixel of known depth"
+    text = (
+        f"image {name} has no depth below data.max_depth {max_depth:g} m: its depth is "
+        f"{known.min():.4g} to {known.max():.4g} m"
+    )
+    if known.max() > MILLIMETRES:
+        return f"{text}. It is probably in millimetres: divide it by 1000 (depth_scale for PNG)"
+    return f"{text}. Raise --data.max_depth, or store it in metres"
 
 
 def open_training_source(config: Config) -> PriorSource:
@@ -187,7 +209,25 @@ def open_training_source(config: Config) -> PriorSource:
         data.train_split == "train",
         f"data.train_split {data.train_split} is a split of scenes: remove it for {data.source}",
     )
-    return open_prior_source(config, find_data_set(data.source).train_split)
+    source = open_prior_source(config, find_data_set(data.source).train_split)
+    check_depth_range(source)
+    return source
+
+
+def check_depth_range(source: PriorSource) -> None:
+    """Fails if the first, the middle and the last image have no depth in the range of training.
+
+    Windows of such images would be read without an error, and nothing could be learned from them.
+    """
+    for index in sorted({0, len(source) // 2, len(source) - 1}):
+        try:
+            source.read(index)
+            return
+        except DepthOutOfRange as error:
+            problem = error
+        except (UserError, OSError):
+            return  # training reports it, and reads another image
+    raise problem
 
 
 def open_prior_source(

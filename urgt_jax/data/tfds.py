@@ -1,11 +1,12 @@
 """Data sets of tensorflow-datasets, an optional dependency: what they return, opening one."""
 
+import os
 from typing import Any, Protocol, runtime_checkable
 
 from etils.epath import Path
 
 from urgt_jax.errors import import_extra, require
-from urgt_jax.files import read_json_object
+from urgt_jax.files import inside, read_json_object
 
 # The classes that the data sets of this package are described with. TFDS imports whatever module
 # the description names, which would run the code of whoever wrote it.
@@ -39,7 +40,12 @@ def open_builder(folder: Path) -> Any:
         not unknown,
         f"{path} names classes that no data set of this package has: {sorted(unknown)!r}",
     )
-    return tfds.builder_from_directory(str(folder))
+    builder = tfds.builder_from_directory(str(folder))
+    for split in builder.info.splits.values():
+        for file in split.filepaths:
+            # The description has a template for the names of its files.
+            inside(folder, os.path.relpath(os.path.abspath(file), os.path.abspath(folder)))
+    return builder
 
 
 def named_classes(description: object) -> set[str]:

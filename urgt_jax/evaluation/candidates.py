@@ -100,7 +100,11 @@ class SavedPredictions:
         require(folder.is_dir(), f"no folder of predictions at {folder}")
         self.folder = folder
         self.scale = scale  # steps per metre of 16-bit PNG files
-        self.files = {path.name for path in folder.iterdir() if path.suffix in (".npy", ".png")}
+        self.files = {}  # by name with a lower-case ending
+        for path in folder.iterdir():
+            suffix = path.suffix.lower()
+            if suffix in (".npy", ".png"):
+                self.files[path.stem + suffix] = path.name
         require(bool(self.files), f"{folder} holds no .npy and no .png file")
 
     def __call__(self, name: str, sample: PriorSample) -> dict[str, Candidate]:
@@ -125,13 +129,14 @@ class SavedPredictions:
         stems = set()
         for name in image_names:
             stems.update((name, f"{name}_depth", f"{name}_normal"))
-        return sorted(file for file in self.files if file.rsplit(".", 1)[0] not in stems)
+        unused = [file for file in self.files.values() if file.rsplit(".", 1)[0] not in stems]
+        return sorted(unused)
 
     def read_depth(self, name: str) -> Float[np.ndarray, "h w"] | None:
         """The depth map of an image in metres or relative disparity."""
         for stem in (f"{name}_depth", name):
             if f"{stem}.npy" in self.files:
-                path = self.folder / f"{stem}.npy"
+                path = self.folder / self.files[f"{stem}.npy"]
                 values = np.squeeze(read_map(path, "depth"))
                 require(
                     values.ndim == 2 and values.size > 0 and values.dtype.kind == "f",
@@ -140,14 +145,15 @@ class SavedPredictions:
                 )
                 return values.astype(np.float32)
             if f"{stem}.png" in self.files:
-                return read_png16(self.folder / f"{stem}.png") / np.float32(self.scale)
+                path = self.folder / self.files[f"{stem}.png"]
+                return read_png16(path) / np.float32(self.scale)
         return None
 
     def read_normal(self, name: str) -> Float[np.ndarray, "h w 3"] | None:
         """The normal map of an image; channels may also come first in the file."""
         if f"{name}_normal.npy" not in self.files:
             return None
-        path = self.folder / f"{name}_normal.npy"
+        path = self.folder / self.files[f"{name}_normal.npy"]
         values = read_map(path, "normals")
         if values.ndim == 3 and values.shape[0] == 3 != values.shape[2]:
             values = values.transpose(1, 2, 0)

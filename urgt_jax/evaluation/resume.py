@@ -20,8 +20,9 @@ from urgt_jax.config import Config
 from urgt_jax.config_files import flatten
 from urgt_jax.data.priors import stored
 from urgt_jax.data.sources import default_split, priors_folder
+from urgt_jax.errors import printable
 from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
-from urgt_jax.files import find_paths, reporting_write_errors, seal, unseal
+from urgt_jax.files import find_paths, open_to_append, reporting_write_errors, seal, unseal
 from urgt_jax.weights.weight_file import flatten_params
 
 JOURNAL = "scored.jsonl"
@@ -97,7 +98,7 @@ class ScoreJournal:
         line = json_line(seal(entry._asdict()))
         if self.valid_bytes == 0:
             line = self.header + line
-        with reporting_write_errors(self.path), self.path.open("ab") as file:
+        with reporting_write_errors(self.path), open_to_append(self.path) as file:
             file.truncate(self.valid_bytes)
             file.write(line)
         self.valid_bytes += len(line)
@@ -134,7 +135,7 @@ def header_difference(header: bytes, expected: bytes) -> str:
     theirs = flatten(content)
     ours = flatten(json.loads(expected))
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-    return f"differs in {', '.join(names)}"
+    return printable(f"differs in {', '.join(names)}")
 
 
 def evaluation_identity(source: CandidateSource, config: Config) -> dict:
@@ -170,7 +171,7 @@ def evaluation_identity(source: CandidateSource, config: Config) -> dict:
 def predictions_identity(source: SavedPredictions) -> dict[str, object]:
     """The identity of saved maps: their folder, sizes, times and scale."""
     folder = source.folder.absolute()
-    files = [folder / name for name in source.files]
+    files = [folder / name for name in source.files.values()]
     return {"predictions": str(folder), "maps": files_digest(files), "scale": source.scale}
 
 

@@ -12,7 +12,7 @@ from etils.epath import Path
 
 from urgt_jax.config import Config
 from urgt_jax.data.sources import PriorSource, default_split, open_prior_source
-from urgt_jax.errors import NegativeResult, UserError, import_extra
+from urgt_jax.errors import NegativeResult, WrongChoice, check_skipped, import_extra, reason
 from urgt_jax.evaluation import examples, report
 from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
@@ -39,12 +39,17 @@ class Evaluation(NamedTuple):
 
 
 def run_evaluation(
-    source: CandidateSource, config: Config, out: Path, pages: int = 6
+    source: CandidateSource,
+    config: Config,
+    out: Path,
+    pages: int = 6,
+    max_skipped: int | None = None,
 ) -> Evaluation:
     """Score the candidates on the configured data and write the results to the folder `out`.
 
     The `pages` images with the largest errors get a page in the report. The same call resumes an
-    interrupted evaluation. Raises NegativeResult if no image can be scored.
+    interrupted evaluation. Raises NegativeResult if no image can be scored, and a UserError if
+    more than `max_skipped` images cannot.
     """
     for module in ("jinja2", "skimage.segmentation"):
         import_extra(module, "eval")  # fail now if one is missing, not after hours of scoring
@@ -56,7 +61,7 @@ def run_evaluation(
     sheets = ExampleSheets()
     tally = Tally(source.names)
     resumed = resumable_entries(journal, names, worst, out)
-    for scored in score_images(source, images, names, scoring, tally, resumed):
+    for scored in score_images(source, images, names, scoring, tally, resumed, max_skipped):
         write_maps(scored, worst, sheets, scoring, out)
         journal.add(scored.entry)  # last: the files that belong to it are complete
     if not tally.images:
@@ -107,6 +112,7 @@ def score_images(
     scoring: Scoring,
     tally: Tally,
     resumed: dict[str, JournalEntry] | None = None,
+    max_skipped: int | None = None,
 ) -> Iterator[ScoredImage]:
     """Score the images one at a time and add them to the tally.
 
@@ -126,8 +132,11 @@ def score_images(
             scores = {}
             for candidate_name, candidate in source(name, sample).items():
                 scores[candidate_name] = score(candidate, truth, scoring)
-        except UserError as error:
-            tally.skipped[name] = str(error)
+        except WrongChoice:
+            raise
+        except Exception as error:  # a damaged file raises many kinds of error
+            tally.skipped[name] = reason(error)
+            check_skipped(len(tally.skipped), max_skipped, f"{name}: {tally.skipped[name]}")
         else:
             entry = journal_entry(name, truth, scores)
             tally.add(entry)

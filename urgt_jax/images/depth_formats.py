@@ -10,7 +10,10 @@ from urgt_jax.errors import require
 from urgt_jax.files import reporting_read_errors
 from urgt_jax.images.files import open_image
 
-PFM_HEADER = re.compile(rb"P[fF]\s+(\d+)\s+(\d+)\s+([-+.\deE]+)(?:\r\n|\s)")
+# Some programs write comments between the parts of the header, as in other netpbm files.
+PFM_HEADER = re.compile(
+    rb"P[fF]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+(?:#[^\n]*\n\s*)*([-+.\deE]+)(?:\r\n|\s)"
+)
 
 
 def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
@@ -30,7 +33,7 @@ def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
 def open_pfm(path: Path) -> Float[np.ndarray, "H W"]:
     """A grey PFM file of either byte order, top row first, mapped into memory."""
     with reporting_read_errors(path, "PFM map"), path.open("rb") as file:
-        start = file.read(256)
+        start = file.read(1024)
     require(start[:2] != b"PF", f"{path} is a colour PFM file. A depth map has one channel (Pf)")
     header = PFM_HEADER.match(start)
     require(

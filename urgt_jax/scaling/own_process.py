@@ -16,6 +16,7 @@ import jax
 from urgt_jax.errors import UserError
 from urgt_jax.hardware import check_platforms
 from urgt_jax.streams import protect_output
+from urgt_jax.workers import end_with_parent
 
 
 def in_own_process(what: str, work: Callable, *arguments) -> Any:
@@ -48,6 +49,7 @@ def in_own_process(what: str, work: Callable, *arguments) -> Any:
 
 
 def _send_result(sender: Connection, work: Callable, arguments: tuple) -> None:
+    end_with_parent()
     protect_output()
     result = problem = None
     trace = ""

@@ -380,7 +380,8 @@ class Reporter:
         # computed, with whether the step was taken.
         self.known: list[StepMetrics] = list(unlogged)
         self.pending: list[tuple[dict, jax.Array]] = []
-        self.log = MetricsLog(workdir, start, is_first_process())
+        logged = start - len(self.known)
+        self.log = MetricsLog(workdir, start, is_first_process(), logged)
         self.tensorboard = None
         if config.train.tensorboard:
             self.tensorboard = tensorboard.TensorBoardWriter(workdir, start, is_first_process())

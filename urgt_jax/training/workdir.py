@@ -47,7 +47,7 @@ class WorkdirLock:
     def __init__(self, workdir: Path):
         self.path = make_folder(workdir) / LOCK
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise UserError(f"cannot open {self.path}: {error.strerror}") from error
         self.file: BinaryIO | None = os.fdopen(descriptor, "r+b")

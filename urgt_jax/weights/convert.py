@@ -12,7 +12,7 @@ import numpy as np
 from etils.epath import Path
 
 from urgt_jax.config import Config
-from urgt_jax.errors import require
+from urgt_jax.errors import printable, require
 from urgt_jax.files import make_folder
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
@@ -68,7 +68,8 @@ def convert(
         plan = to_official(file, source)
     else:
         _, plan = from_official(file.tensors, fields or {}, str(source))
-    print("\n".join(plan.report), flush=True)
+    for line in plan.report:
+        print(printable(line), flush=True)
     progress = Progress(f"writing {target.name}", len(plan.tensors))
     write_safetensors(target, plan.tensors, plan.metadata, progress)
     print(f"wrote and verified {target}: {len(plan.tensors)} tensors")

@@ -17,10 +17,12 @@ from etils.epath import Path
 from helpers import miniature_sets
 from PIL import Image
 
+from urgt_jax.commands.main import run
 from urgt_jax.data.unreal4k import prepare as prepare_module
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import Unreal4k
-from urgt_jax.errors import UserError
+from urgt_jax.errors import UserError, exit_status
+from urgt_jax.files import unseal
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,6 +106,36 @@ def test_prepare_lists_a_frame_that_raises_an_unforeseen_error(source, tmp_path,
     assert skipped == {"train 00000_00000": "ZeroDivisionError: of some library"}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prepare_stops_at_the_limit_of_skipped_frames(source, tmp_path, workers):
+    spoilt, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, spoilt)
+    for file in (spoilt / "00000/Disp0").iterdir():
+        file.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"stopped: 3 were skipped, and --max-skipped allows 2\."):
+        prepare(spoilt, out, workers=workers, max_skipped=2)
+    assert len(prepare(spoilt, out, workers=workers, max_skipped=3)) == 3
+
+
+def test_command_names_skipped_frames_and_ends_with_1(source, tmp_path, monkeypatch, capsys):
+    spoilt, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, spoilt)
+    (spoilt / "00000/Disp0/00000.npy").write_bytes(b"damaged")
+    command = ["urgt", "prepare", "unreal4k", "--source", spoilt, "--out", out, "--workers", 1]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    assert exit_status(run) == 1
+    output = capsys.readouterr()
+    assert "skipped train 00000_00000: " in output.out
+    assert output.err.splitlines()[-1].startswith("error: 1 frames were skipped (list: ")
+
+
+def test_prepare_rejects_a_split_file_that_names_other_folders(source, tmp_path):
+    splits = tmp_path / "train.txt"
+    splits.write_text("../Image0/00000.png\n")
+    with pytest.raises(UserError, match="train.txt, line 1 is not 'SCENE/Image0/N.png"):
+        prepare(source, tmp_path / "out", splits)
+
+
 def test_prepare_tries_skipped_frames_again_and_removes_temporary_files(source, tmp_path):
     spoilt, out = tmp_path / "source", tmp_path / "out"
     shutil.copytree(source, spoilt)
@@ -116,8 +148,11 @@ def test_prepare_tries_skipped_frames_again_and_removes_temporary_files(source, 
         file.rename(file.with_suffix(".npy"))
     leftover = out / ".unreal4k-test_out.array_record-00000-of-00001.1234.tmp"
     leftover.write_bytes(b"half")
+    metadata = out / ".metadata-killed"  # what TFDS had begun to write
+    metadata.mkdir()
+    (metadata / "features.json").write_bytes(b"")
     assert prepare(spoilt, out) == {}
-    assert not leftover.exists()
+    assert not leftover.exists() and not metadata.exists()
     assert len(Unreal4k(out, "test_out")) == 3 and (out / "skipped.txt").read_text() == ""
 
 
@@ -164,7 +199,8 @@ def test_prepare_checks_the_disk_before_it_writes(source, tmp_path, monkeypatch)
 
 def test_prepare_takes_a_single_split_file(source, prepared, tmp_path):
     prepare(source, tmp_path / "out", source / "splits" / "val.txt")
-    assert list(json.loads((tmp_path / "out/frames.json").read_text())) == ["val"]
+    index = unseal(json.loads((tmp_path / "out/frames.json").read_text()))
+    assert list(index) == ["val"]
     alone, together = Unreal4k(tmp_path / "out", "val"), Unreal4k(prepared, "val")
     np.testing.assert_array_equal(alone.read(2).image, together.read(2).image)
 

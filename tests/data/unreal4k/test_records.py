@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from etils.epath import Path
 from helpers import miniature_sets
+from helpers.mutations import mutations
 from PIL import Image
 
 from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import Unreal4k
 from urgt_jax.errors import UserError
+from urgt_jax.files import seal
 from urgt_jax.images.grid import gridmix_block
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +120,34 @@ def test_unreal4k_names_the_file_of_a_damaged_tile(prepared, tmp_path):
 
 def test_unreal4k_rejects_an_index_that_does_not_fit_the_tiles(prepared, tmp_path):
     broken = shutil.copytree(prepared, tmp_path / "broken")
-    (broken / "frames.json").write_text(json.dumps({"train": [["one", SIZE]]}))
+    (broken / "frames.json").write_text(json.dumps(seal({"train": [["one", SIZE]]})))
     with pytest.raises(UserError, match="48 tiles in split train, but 1 frames need 16"):
+        Unreal4k(broken, "train")
+
+
+def test_unreal4k_notices_every_change_of_the_index(prepared, tmp_path):
+    broken = shutil.copytree(prepared, tmp_path / "broken")
+    index = broken / "frames.json"
+    for what, content in mutations(index.read_bytes(), 60):
+        index.write_bytes(content)
+        with pytest.raises(UserError, match="frames.json .*prepare the data set again") as caught:
+            Unreal4k(broken, "train")
+        assert "\n" not in str(caught.value), what
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", ""])
+def test_unreal4k_rejects_names_that_lead_out_of_their_folder(prepared, tmp_path, name):
+    broken = shutil.copytree(prepared, tmp_path / "broken")
+    (broken / "frames.json").write_text(json.dumps(seal({"train": [[name, SIZE]]})))
+    with pytest.raises(UserError, match="leads out of"):
+        Unreal4k(broken, "train")
+
+
+def test_unreal4k_reads_no_records_outside_its_folder(prepared, tmp_path):
+    broken = shutil.copytree(prepared, tmp_path / "broken")
+    info = json.loads((broken / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        split["filepathTemplate"] = f"../{split['filepathTemplate']}"
+    (broken / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="leads out of"):
         Unreal4k(broken, "train")

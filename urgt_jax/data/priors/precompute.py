@@ -15,7 +15,7 @@ from urgt_jax.data.priors.networks import Size
 from urgt_jax.data.priors.providers import Provider
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.samples import Source
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import WrongChoice, check_skipped, one_line, reason, require
 from urgt_jax.files import find_paths, write_text
 from urgt_jax.progress import Progress
 
@@ -47,8 +47,12 @@ def precompute(
     stored: StoredPriors,
     host: int = 0,
     hosts: int = 1,
+    max_skipped: int | None = None,
 ) -> Summary:
-    """Makes the coarse maps that one host's share of the images still lacks."""
+    """Makes the coarse maps that one host's share of the images still lacks.
+
+    Fails if more than `max_skipped` images are skipped.
+    """
     share = range(host, len(source), hosts)
     finished = stored.finished()
     missing = [index for index in share if source.name(index) not in finished]
@@ -59,6 +63,8 @@ def precompute(
 
     batches, skipped = group_images(source, depth_provider, normal_provider, missing)
     read = partial(read_image, source, depth_provider, normal_provider)
+    if skipped:
+        check_skipped(len(skipped), max_skipped, skipped[-1])
     reading: deque[list[Future[PreparedImage]]] = deque()
     writing: deque[list[Future[None]]] = deque()
     threads = min(2 * (AHEAD + 1) * len(jax.local_devices()), os.cpu_count() or 1)
@@ -71,8 +77,11 @@ def precompute(
             for future in reading.popleft():
                 try:
                     images.append(future.result())
-                except UserError as error:
-                    skipped.append(str(error))
+                except WrongChoice:
+                    raise
+                except Exception as error:  # a damaged file raises many kinds of error
+                    skipped.append(reason(error))
+                    check_skipped(len(skipped), max_skipped, skipped[-1])
             if images:
                 depths = depth_provider.run([image.depth_input for image in images])
                 normals = normal_provider.run([image.normal_input for image in images])
@@ -106,8 +115,8 @@ def group_images(
     for index in indices:
         try:
             size = source.size(index)
-        except UserError as error:
-            skipped.append(str(error))
+        except Exception as error:  # a damaged file raises many kinds of error
+            skipped.append(reason(error))
             continue
         groups[depth_provider.input_size(size), normal_provider.input_size(size)].append(index)
 
@@ -150,6 +159,6 @@ def write_skipped_list(folder: Path, skipped: list[str], host: int, hosts: int) 
         for old in find_paths(folder, "skipped*.txt"):
             old.unlink()
     if skipped:
-        lines = [" ".join(line.split()) + "\n" for line in skipped]
+        lines = [one_line(line) + "\n" for line in skipped]
         write_text(path, "".join(lines))
     return path

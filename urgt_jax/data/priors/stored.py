@@ -18,7 +18,7 @@ from urgt_jax.config_files import flatten
 from urgt_jax.data.priors.units import DisparityFit, PriorUnit, fit_disparity, to_network_unit
 from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import file_checksum, seal, unseal, write_text
+from urgt_jax.files import file_checksum, inside, seal, unseal, write_text
 from urgt_jax.images.files import write_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.resize import resize_window
@@ -98,15 +98,15 @@ class StoredPriors:
         enlarged = resize_window(coarse_depth, *depth.shape, WHOLE, self.depth_corners)
         enlarged, unit = to_network_unit(enlarged, Prior(kind=self.kind), self.max_depth)
         fit = fit_disparity(depth, valid & (depth < self.max_depth), enlarged)
-        depth_path = self.folder / f"{name}{DEPTH_SUFFIX}"
-        normal_path = self.folder / f"{name}{NORMAL_SUFFIX}"
+        depth_path = inside(self.folder, f"{name}{DEPTH_SUFFIX}")
+        normal_path = inside(self.folder, f"{name}{NORMAL_SUFFIX}")
         write_map(depth_path, coarse_depth)
         write_map(normal_path, coarse_normal)
         record = Record(
             depth.shape, unit, fit, file_checksum(depth_path), file_checksum(normal_path)
         )
         text = json.dumps(seal(record._asdict()))
-        write_text(self.folder / f"{name}{RECORD_SUFFIX}", text + "\n")
+        write_text(inside(self.folder, f"{name}{RECORD_SUFFIX}"), text + "\n")
 
     def finished(self) -> set[str]:
         """The names of images whose files are all present."""
@@ -123,7 +123,7 @@ class StoredPriors:
         return names
 
     def _record(self, name: str) -> Record:
-        path = self.folder / f"{name}{RECORD_SUFFIX}"
+        path = inside(self.folder, f"{name}{RECORD_SUFFIX}")
         require(
             path.is_file(),
             f"no coarse maps of image {name} at {path}: run urgt priors again to make them",
@@ -145,7 +145,7 @@ class StoredPriors:
 
         The first time the whole file is read, to see whether it is what was written.
         """
-        path = self.folder / name
+        path = inside(self.folder, name)
         require(path.is_file(), f"no coarse map at {path}: run urgt priors again")
         if path not in self.verified:
             require(

@@ -42,6 +42,7 @@ class FileDataSet:
         self.split = split or self.default_split
         require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
         self._check_split()
+        self.problems: dict[str, str] = {}  # by image: why it cannot be read
         self.images = self.list_images()
         self._check_files()
 
@@ -59,6 +60,8 @@ class FileDataSet:
     def read(self, index: int, window: Window = WHOLE) -> Sample:
         """A window of an image. At least one pixel of the whole image must have a known depth."""
         files = self.images[index]
+        if files.name in self.problems:
+            raise UserError(self.problems[files.name])
         image = read_image(files.image)
         size = image.shape[:2]
         stored = self.read_depth(files, size)
@@ -102,6 +105,8 @@ class FileDataSet:
     def _check_files(self) -> None:
         missing = []
         for files in self.images:
+            if files.name in self.problems:
+                continue
             for path in (files.image, files.depth, files.camera):
                 if path is not None and not path.exists():
                     missing.append(path)

@@ -31,8 +31,13 @@ class Folder(FileDataSet):
     """
 
     def list_images(self) -> list[ImageFiles]:
-        paths = [path for path in sorted(self.path.iterdir()) if is_photograph(path)]
+        files = sorted(self.path.iterdir())
+        paths = [path for path in files if is_photograph(path)]
         require(len(paths) > 0, f"{self.path} holds no image ({', '.join(SUFFIXES)})")
+        depths: dict[str, list[Path]] = {}
+        for path in files:
+            if path.suffix.lower() in DEPTH_SUFFIXES:
+                depths.setdefault(path.stem, []).append(path)
         images = []
         names = set()
         for path in paths:
@@ -41,14 +46,22 @@ class Folder(FileDataSet):
                 f"{self.path} holds two images named {path.stem}. Rename one of them",
             )
             names.add(path.stem)
-            images.append(ImageFiles(path.stem, path, find_depth(path)))
+            candidates = depths.get(f"{path.stem}_depth", [])
+            problem = depth_problem(path, candidates)
+            if problem:
+                self.problems[path.stem] = problem
+            depth = candidates[0] if candidates else path.with_name(f"{path.stem}_depth.npy")
+            images.append(ImageFiles(path.stem, path, depth))
+        if len(self.problems) == len(images):
+            raise UserError(self.problems[images[0].name])
         self.common_calibration = read_json_calibration(self.path / COMMON_CALIBRATION)
         return images
 
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        if files.depth.suffix == ".npy":
+        suffix = files.depth.suffix.lower()
+        if suffix == ".npy":
             return open_npy(files.depth)
-        if files.depth.suffix == ".pfm":
+        if suffix == ".pfm":
             return open_pfm(files.depth)
         calibration = self._calibration(files)
         require(
@@ -81,17 +94,15 @@ def is_photograph(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def find_depth(image: Path) -> Path:
-    """The one depth map next to an image."""
-    candidates = [image.with_name(f"{image.stem}_depth{suffix}") for suffix in DEPTH_SUFFIXES]
-    depths = [path for path in candidates if path.is_file()]
+def depth_problem(image: Path, depths: list[Path]) -> str:
+    """What is wrong with the depth maps next to an image; empty if there is exactly one."""
+    if len(depths) == 1:
+        return ""
     if not depths:
-        names = ", ".join(path.name for path in candidates)
-        raise UserError(f"{image} has no depth map. Put one of {names} next to it")
-    if len(depths) > 1:
-        names = ", ".join(path.name for path in depths)
-        raise UserError(f"{image} has several depth maps. Keep one of {names}")
-    return depths[0]
+        names = ", ".join(f"{image.stem}_depth{suffix}" for suffix in DEPTH_SUFFIXES)
+        return f"{image} has no depth map. Put one of {names} next to it"
+    names = ", ".join(path.name for path in depths)
+    return f"{image} has several depth maps. Keep one of {names}"
 
 
 def read_json_calibration(path: Path) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES, read_calibration, read_matrix
 from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles, find_files
 from urgt_jax.errors import require
-from urgt_jax.files import read_words
+from urgt_jax.files import inside, read_words
 from urgt_jax.images.depth_formats import read_png16
 
 SELECTION = "val_selection_cropped"
@@ -44,10 +44,10 @@ class Kitti(FileDataSet):
             require(len(words) >= 2, f"{listed}: a line must be IMAGE DEPTH FOCAL")
             if words[1] == "None":
                 continue
-            image = self.path / words[0]
-            depth = self.path / "train" / words[1]
+            image = inside(self.path, words[0])
+            depth = inside(self.path / "train", words[1])
             if not depth.exists():
-                depth = self.path / "val" / words[1]
+                depth = inside(self.path / "val", words[1])
             camera = image.parents[3] / "calib_cam_to_cam.txt"
             drive = words[1].split("/")[0]
             images.append(ImageFiles(f"{drive}_{image.stem}", image, depth, camera))

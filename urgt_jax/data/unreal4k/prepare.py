@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +18,18 @@ from etils.epath import Path
 
 from urgt_jax.data.unreal4k.records import INDEX, SKIPPED, TILES, Frame, frame_tiles
 from urgt_jax.data.unreal4k.source_files import FrameFiles, default_splits, read_frame, read_splits
-from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import find_paths, make_folder, read_json_object, write_text
+from urgt_jax.errors import (
+    NegativeResult,
+    UserError,
+    check_skipped,
+    import_extra,
+    one_line,
+    reason,
+    require,
+)
+from urgt_jax.files import find_paths, make_folder, read_json_object, seal, unseal, write_text
 from urgt_jax.progress import Progress
+from urgt_jax.workers import end_with_parent
 
 tfds = import_extra("tensorflow_datasets", "data")
 
@@ -30,6 +40,7 @@ DESCRIPTION = (
 )
 HOMEPAGE = "https://github.com/fabiotosi92/SMD-Nets"
 FRAMES_PER_SHARD = 8  # about half a gigabyte
+METADATA = ".metadata-"  # begins the name of the folder that TFDS writes into
 PLAN = "job.json"  # identifies the frames that the folder was begun with
 RECORD_OPTIONS = "group_size:1,uncompressed"  # of ArrayRecord: each record is read on its own
 BYTES_PER_PIXEL = 7  # 3 of colour, 4 of disparity
@@ -58,16 +69,23 @@ class Shard(NamedTuple):
     def is_complete(self) -> bool:
         """Whether the file holds all its frames. Frames that were skipped are tried again."""
         try:
-            note = json.loads(self.note.read_text())
+            note = unseal(json.loads(self.note.read_text()))
             return not note["skipped"] and self.path.stat().length == note["bytes"]
         except (OSError, ValueError, KeyError):
             return False
 
 
 def prepare(
-    source: Path, out: Path, splits: Path | None = None, workers: int = 1
+    source: Path,
+    out: Path,
+    splits: Path | None = None,
+    workers: int = 1,
+    max_skipped: int | None = None,
 ) -> dict[str, str]:
-    """Prepares the data set in a folder and resumes there; returns the skipped frames and why."""
+    """Prepares the data set in a folder and resumes there; returns the skipped frames and why.
+
+    Fails if more than `max_skipped` frames are skipped.
+    """
     require(source.is_dir(), f"{source} is not a folder. Pass the folder of the extracted scenes")
     frames = read_splits(splits or default_splits(source), source)
     out = make_folder(out)
@@ -75,9 +93,11 @@ def prepare(
     shards = make_shards(out, frames)
     for part in find_paths(out, f".{NAME}-*.tmp"):  # left by a process that was killed
         part.unlink()
+    for folder in find_paths(out, f"{METADATA}*"):
+        shutil.rmtree(folder)
     missing = [shard for shard in shards if not shard.is_complete()]
     check_space(out, missing)
-    write_shards(missing, shards, workers)
+    write_shards(missing, shards, workers, max_skipped)
     return write_metadata(out, shards)
 
 
@@ -123,8 +143,11 @@ def check_space(out: Path, missing: list[Shard]) -> None:
         return
 
 
-def write_shards(missing: list[Shard], shards: list[Shard], workers: int) -> None:
+def write_shards(
+    missing: list[Shard], shards: list[Shard], workers: int, max_skipped: int | None = None
+) -> None:
     """Writes the missing ones among all shards, in worker processes if there are several."""
+    skipped = {}
     total = sum(len(shard.frames) for shard in shards)
     done = total - sum(len(shard.frames) for shard in missing)
     if done:
@@ -132,15 +155,18 @@ def write_shards(missing: list[Shard], shards: list[Shard], workers: int) -> Non
     progress = Progress("frames", total, done)
     if workers <= 1:
         for shard in missing:
-            write_shard(shard)
+            skipped |= write_shard(shard)
+            check_frames(skipped, max_skipped)
             done += len(shard.frames)
             progress.update(done)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         running = {pool.submit(write_shard, shard): shard for shard in missing}
         try:
             for future in as_completed(running):
-                future.result()
+                skipped |= future.result()
+                check_frames(skipped, max_skipped)
                 done += len(running[future].frames)
                 progress.update(done)
         except BrokenProcessPool as error:
@@ -151,8 +177,18 @@ def write_shards(missing: list[Shard], shards: list[Shard], workers: int) -> Non
             pool.shutdown(cancel_futures=True)
 
 
-def write_shard(shard: Shard) -> None:
-    """Writes one file of frames, completely or not at all, and the note beside it."""
+def check_frames(skipped: dict[str, str], max_skipped: int | None) -> None:
+    """Fails if too many frames were skipped."""
+    if skipped:
+        name = list(skipped)[-1]
+        check_skipped(len(skipped), max_skipped, f"{name}: {skipped[name]}")
+
+
+def write_shard(shard: Shard) -> dict[str, str]:
+    """Writes one file of frames, completely or not at all, and the note beside it.
+
+    Returns the skipped frames and why.
+    """
     # Not `files.atomic_write`: ArrayRecord opens the file by its name.
     part = shard.path.with_name(f".{shard.path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -163,7 +199,8 @@ def write_shard(shard: Shard) -> None:
         raise UserError(f"cannot write {shard.path}: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-    write_text(shard.note, json.dumps(note))
+    write_text(shard.note, json.dumps(seal(note)))
+    return skipped
 
 
 def write_frames(path: Path, frames: tuple[FrameFiles, ...]) -> tuple[list, dict[str, str]]:
@@ -174,11 +211,8 @@ def write_frames(path: Path, frames: tuple[FrameFiles, ...]) -> tuple[list, dict
     for files in frames:
         try:
             frame = read_frame(files)
-        except UserError as error:
-            skipped[files.name] = " ".join(str(error).split())
-            continue
         except Exception as error:  # a damaged file raises many kinds of error
-            skipped[files.name] = " ".join(f"{type(error).__name__}: {error}".split())
+            skipped[files.name] = reason(error)
             continue
         for record in serialize_tiles(frame):
             writer.write(record)
@@ -225,11 +259,11 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
     skipped = {}
     split_infos = []
     for split, own in by_split.items():
-        notes = [read_json_object(shard.note) for shard in own]
+        notes = [unseal(read_json_object(shard.note)) for shard in own]
         index[split] = [frame for note in notes for frame in note["frames"]]
         for note in notes:
-            for name, reason in note["skipped"].items():
-                skipped[f"{split} {name}"] = reason
+            for name, problem in note["skipped"].items():
+                skipped[f"{split} {name}"] = problem
         split_infos.append(
             tfds.core.SplitInfo(
                 name=split,
@@ -238,23 +272,28 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
                 filename_template=template.replace(split=split),
             )
         )
-    write_text(out / SKIPPED, "".join(f"{name}: {reason}\n" for name, reason in skipped.items()))
-    require(
-        any(index.values()),
-        f"none of {len(skipped)} frames could be read. {out / SKIPPED} says why",
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=out,
-        features=tile_features(),
-        split_infos=split_infos,
-        filename_template=template,
-        version=VERSION,
-        check_data=False,
-        description=DESCRIPTION,
-        homepage=HOMEPAGE,
-        disable_shuffling=True,
-    )
-    write_text(out / INDEX, json.dumps(index) + "\n")
+    lines = [one_line(f"{name}: {problem}") + "\n" for name, problem in skipped.items()]
+    write_text(out / SKIPPED, "".join(lines))
+    if not any(index.values()):
+        raise NegativeResult(
+            f"none of {len(skipped)} frames could be read. {out / SKIPPED} says why"
+        )
+    # TFDS writes its files in place: elsewhere first, so that they are complete or absent.
+    with tempfile.TemporaryDirectory(prefix=METADATA, dir=out) as folder:
+        tfds.folder_dataset.write_metadata(
+            data_dir=folder,
+            features=tile_features(),
+            split_infos=split_infos,
+            filename_template=template,
+            version=VERSION,
+            check_data=False,
+            description=DESCRIPTION,
+            homepage=HOMEPAGE,
+            disable_shuffling=True,
+        )
+        for path in list(Path(folder).iterdir()):
+            os.replace(path, out / path.name)
+    write_text(out / INDEX, json.dumps(seal(index)) + "\n")
     return skipped
 
 

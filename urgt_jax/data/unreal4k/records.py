@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.data.tfds import Records, open_builder
 from urgt_jax.errors import UserError, require
+from urgt_jax.files import inside, unseal
 from urgt_jax.images.grid import Grid, cover_image
 
 SIDE = 4  # rows and columns of tiles, as in GridMix
@@ -139,11 +140,13 @@ def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
         f"{path} holds no prepared data set: {INDEX} is missing. Run urgt prepare unreal4k first",
     )
     try:
-        frames = json.loads(index.read_text())
-    except ValueError as error:
+        frames = unseal(json.loads(index.read_text()))
+        require(split in frames, f"{path} has no split {split!r}. It has {', '.join(frames)}")
+        for name, _ in frames[split]:
+            inside(path, name)  # coarse maps and predictions are files of that name
+        return [(name, (height, width)) for name, (height, width) in frames[split]]
+    except (ValueError, TypeError) as error:
         raise UserError(f"{index} is damaged ({error}): prepare the data set again") from error
-    require(split in frames, f"{path} has no split {split!r}. It has {', '.join(frames)}")
-    return [(name, (height, width)) for name, (height, width) in frames[split]]
 
 
 def open_tiles(path: Path, split: str) -> Records:

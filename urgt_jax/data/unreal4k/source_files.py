@@ -78,7 +78,10 @@ def read_split(path: Path, source: Path) -> list[FrameFiles]:
             continue
         parts = line.split()[0].split("/")
         require(
-            len(parts) == 3 and parts[1] == "Image0" and "." in parts[2],
+            len(parts) == 3
+            and parts[1] == "Image0"
+            and "." in parts[2]
+            and parts[0] not in ("", ".", ".."),
             f"{path}, line {number} is not 'SCENE/Image0/N.png SCENE/Image1/N.png ...': "
             f"{line[:60]!r}",
         )

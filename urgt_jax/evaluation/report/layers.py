@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -108,7 +109,7 @@ def clear(folder: Path, listed: Iterable[str] = (), paged: Iterable[str] = ()) -
     listed_folders = {image_folder(folder, name) for name in listed}
     paged_folders = {image_folder(folder, name) for name in paged}
     for home in files.find_paths(folder / HOME, "image_*-????????"):
-        if home not in paged_folders:
+        if home not in paged_folders and not os.path.islink(home):
             _remove_files(home, keep=THUMBNAIL if home in listed_folders else "")
 
 
