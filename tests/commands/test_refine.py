@@ -23,6 +23,12 @@ from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """Weights that the user has in the cache change nothing here."""
+    monkeypatch.setenv("URGT_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize(
     "options", [[], ["--grid", 3, 5], ["--grid", 0, 0], ["--overlap", 0.3, "--resident", 4]]
 )
@@ -230,7 +236,7 @@ def damage(kind: str, scene: Path) -> None:
         (
             "missing depth",
             r"photo.png: no coarse depth map found \(looked for photo_coarse_depth.npy, .*\). Pass "
-            "--coarse-depth FILE, or let a network make it with --depth-weights FILE",
+            "--coarse-depth FILE, or --accept-licences to download",
         ),
         (
             "missing normal",

@@ -11,6 +11,7 @@ from PIL import Image
 from urgt_jax.data.priors.given import DISPARITY, METRES
 from urgt_jax.errors import UserError
 from urgt_jax.images.map_files import read_map_file
+from urgt_jax.inference.coarse_maps import CoarseMaps
 from urgt_jax.inference.outputs import FORMATS, Target, save_coarse, save_result
 from urgt_jax.inference.refiner import Result
 
@@ -32,19 +33,12 @@ def strips(confidence=CONFIDENCE, rows_at_once=4):
         yield rows, Result(DEPTH[rows], NORMAL[rows], part, part)
 
 
-def target(folder: Path, *formats: str, **changes) -> Target:
-    values = dict(
-        prefix=folder / "photo",
-        formats=formats,
-        image=IMAGE,
-        coarse_depth=DEPTH,
-        coarse_normal=NORMAL,
-        known=None,
-        unit=METRES,
-        weights_unit="disparity",
-        focal=10.0,
-    )
-    return Target(**values | changes)
+def target(
+    folder: Path, *formats: str, unit=METRES, known=None, name="photo", axes="opencv"
+) -> Target:
+    """What to save about the image, whose coarse maps are the refined ones."""
+    coarse = CoarseMaps(DEPTH, NORMAL, known, unit, 1.0, [])
+    return Target(folder / name, formats, IMAGE, coarse, "disparity", 10.0, axes)
 
 
 def names(folder: Path) -> set[str]:
@@ -145,7 +139,7 @@ def test_confidence_mask_and_camera(tmp_path):
 
 
 def test_compare_page_stands_alone(tmp_path):
-    save_result(strips(), target(tmp_path, "compare", prefix=tmp_path / "a <b>"))
+    save_result(strips(), target(tmp_path, "compare", name="a <b>"))
     [path] = tmp_path.iterdir()
     page = path.read_text()
     assert "<title>a &lt;b&gt;: coarse and refined</title>" in page

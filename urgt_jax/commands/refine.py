@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 from etils.epath import Path
@@ -82,9 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
     axis_signs(args.axes)
     images = find_images(args.images, args.recursive, skip=args.out)
     for kind in KINDS:
+        option = "--mask" if kind == "mask" else f"--coarse-{kind}"
         require(
             getattr(args, f"coarse_{kind}") is None or len(images) == 1,
-            f"--coarse-{kind} is for one image: for more, put NAME_coarse_{kind}.npy next to each",
+            f"{option} is for one image: for more, put NAME_coarse_{kind}.npy next to each",
         )
     failures = Failures(args.out, len(images))
     sources = {}
@@ -188,53 +190,41 @@ def _refine_image(
     compile_timer().take()
     header = read_header(path)
     wanted = refiner.config.prior.kind
-    maps = {}
-    if sources.depth is not None:
-        maps["depth"] = read_map_file(sources.depth, "depth")
-    if sources.normal is not None:
-        maps["normal"] = read_map_file(sources.normal, "normal")
+    depth = None if sources.depth is None else read_map_file(sources.depth, "depth")
+    normal = None if sources.normal is None else read_map_file(sources.normal, "normal")
     mask = None if sources.mask is None else read_mask(sources.mask)
     with naming_image(path):
         # A large image takes long to decode, so its maps are checked before.
-        check_map_sizes(maps.get("depth"), maps.get("normal"), header)
-    with naming_image(path):
-        image, image_notes = load_image(path, args.bits)
+        check_map_sizes(depth, normal, header)
+        image, notes = load_image(path, args.bits)
         grid = None if args.grid is None else tuple(args.grid)
         job = refiner.plan(image, grid, args.overlap)
         _print_plan(path, image, job.patches, refiner.config.eval.pool)
-        if "depth" not in maps:
+        if depth is None:
             print("  predicting coarse depth ...", flush=True)
-            maps["depth"] = MapFile(networks["depth"](job.image), unit="disparity")
-        if "normal" not in maps and "normal" in networks:
+            depth = MapFile(networks["depth"](job.image), unit="disparity")
+            statement = replace(statement, depth_unit=None)  # it is about files
+        if normal is None and "normal" in networks:
             print("  predicting coarse normals ...", flush=True)
-            maps["normal"] = MapFile(networks["normal"](job.image), axes="opencv")
-        coarse = prepare_coarse_maps(
-            maps["depth"], maps.get("normal"), mask, header, statement, refiner.config
-        )
-        for note in [*image_notes, *coarse.notes]:
+            normal = MapFile(networks["normal"](job.image), axes="opencv")
+            statement = replace(statement, normal_axes="")
+        coarse = prepare_coarse_maps(depth, normal, mask, header, statement, refiner.config)
+        for note in [*notes, *coarse.notes]:
             print(f"  {note}", flush=True)
         strips = refiner.run(job, coarse.depth, coarse.normal, Progress(path.name, 1).follow)
         strips = coarse.restore(check_finite(strips, args.weights), wanted)
-        target = Target(
-            out / path.stem,
-            tuple(args.save),
-            image,
-            coarse.depth,
-            coarse.normal,
-            coarse.known,
-            coarse.unit,
-            wanted,
-            statement.focal_length(header),
-            args.axes,
+        focal = statement.focal_length(header)
+        prefix = out / path.stem
+        save_result(
+            strips, Target(prefix, tuple(args.save), image, coarse, wanted, focal, args.axes)
         )
-        save_result(strips, target)
         if args.save_coarse:
             save_coarse(coarse.depth, coarse.normal, out / f"{path.stem}_coarse", wanted == "depth")
     taken = format_duration(time.monotonic() - start)
     compiled = compile_timer().take()
     if compiled:
         taken += f", {compiled}"
-    print(f"{path}: refined in {taken}, {out / path.stem}_*", flush=True)
+    print(f"{path}: refined in {taken}, {prefix}_*", flush=True)
 
 
 def _print_plan(path: Path, image: Image, count: int, pool: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import PurePath
 import cv2
 import numpy as np
 from etils.epath import Path
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
-from urgt_jax.data.priors.given import DISPARITY, DepthUnit, axis_signs
+from urgt_jax.data.priors.given import axis_signs
 from urgt_jax.errors import import_extra
 from urgt_jax.files import atomic_write, write_text
 from urgt_jax.images.colour import RGB, colour_normal, colour_range, colour_values
@@ -22,6 +22,7 @@ from urgt_jax.images.files import map_writer, read_map, write_image
 from urgt_jax.images.map_files import PNG_TEXT
 from urgt_jax.images.rows import LazyMap, row_slices
 from urgt_jax.images.surfaces import make_surface, write_glb, write_ply
+from urgt_jax.inference.coarse_maps import CoarseMaps
 from urgt_jax.inference.compare_page import write_compare_page
 from urgt_jax.inference.image_files import Strips
 
@@ -40,10 +41,7 @@ class Target:
     prefix: Path  # the folder, and the start of the names
     formats: tuple[str, ...]
     image: RGB
-    coarse_depth: Float[np.ndarray, "h w"]  # in the unit of the weights
-    coarse_normal: Float[np.ndarray, "k l 3"]
-    known: Bool[np.ndarray, "H W"] | None  # pixels whose coarse depth is known; None if all are
-    unit: DepthUnit  # of the refined depth
+    coarse: CoarseMaps
     weights_unit: str  # of the coarse depth: disparity or depth
     focal: float | None  # pixels
     axes: str = "opencv"  # of normals and points
@@ -56,7 +54,12 @@ class Target:
     @property
     def unit_name(self) -> str:
         """What the numbers of the refined depth are."""
-        return "disparity" if self.unit == DISPARITY else "metres"
+        return "metres" if self.is_metric else "disparity"
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether refined depth is in metres."""
+        return self.coarse.unit.is_metric
 
     @property
     def axes_letters(self) -> str:
@@ -88,7 +91,7 @@ def save_result(strips: Strips, target: Target) -> None:
         for name in target.formats:
             if name in WRITERS:
                 WRITERS[name](target)
-        if target.known is not None and "mask" not in target.formats:
+        if target.coarse.known is not None and "mask" not in target.formats:
             _write_mask(target)
         target.maps.clear()  # the scratch folder goes
 
@@ -169,7 +172,7 @@ def draw_normal(normal: np.ndarray | LazyMap) -> RGB:
 
 
 def _write_png(target: Target) -> None:
-    write_image(target.named("depth.png"), draw_depth(target.maps["depth"], target.unit.is_metric))
+    write_image(target.named("depth.png"), draw_depth(target.maps["depth"], target.is_metric))
     write_image(target.named("normal.png"), draw_normal(_our_normals(target)))
 
 
@@ -204,8 +207,8 @@ def _write_deep_png(path: Path, numbers: Shaped[np.ndarray, "H W *C"], meaning: 
 
 def _write_npz(target: Target) -> None:
     arrays = {name: np.asarray(values) for name, values in target.maps.items()}
-    if target.known is not None:
-        arrays["mask"] = target.known
+    if target.coarse.known is not None:
+        arrays["mask"] = target.coarse.known
     if target.focal is not None:
         arrays["intrinsics"] = _intrinsics(target)
     arrays["unit"] = np.array(target.unit_name)
@@ -217,14 +220,14 @@ def _write_npz(target: Target) -> None:
 def _write_exr(target: Target) -> None:
     """Channels named as in other programs: Z for metres; disparity has a name of its own."""
     openexr = import_extra("OpenEXR", "exr")
-    channels = {"Z" if target.unit.is_metric else "disparity": target.maps["depth"]}
+    channels = {"Z" if target.is_metric else "disparity": target.maps["depth"]}
     for i in range(3):
         channels[f"normal.{'XYZ'[i]}"] = target.maps["normal"][..., i]
     for kind in ("depth", "normal"):
         if f"{kind}_confidence" in target.maps:
             channels[f"{kind}.confidence"] = target.maps[f"{kind}_confidence"]
-    if target.known is not None:
-        channels["mask"] = target.known.astype(np.float32)
+    if target.coarse.known is not None:
+        channels["mask"] = target.coarse.known.astype(np.float32)
     pixels = {name: np.ascontiguousarray(values, np.float32) for name, values in channels.items()}
     header = {
         "compression": openexr.ZIP_COMPRESSION,
@@ -240,7 +243,7 @@ def _write_exr(target: Target) -> None:
 def _distance(target: Target) -> Float[np.ndarray, "H W"]:
     """Depth for points in space: metres, or 1 / disparity with the nearest pixel at 1."""
     depth = target.maps["depth"]
-    if target.unit.is_metric:
+    if target.is_metric:
         return depth
     nearest = max(float(depth.max()), 1e-12)
     return 1 / np.maximum(depth / np.float32(nearest), np.float32(1 / FARTHEST))
@@ -285,7 +288,7 @@ def _write_camera(target: Target) -> None:
 
 def _write_mask(target: Target) -> None:
     """White where the coarse depth was known."""
-    known = target.known
+    known = target.coarse.known
     if known is None:
         known = np.ones(target.image.shape[:2], bool)
     write_image(target.named("mask.png"), known)
@@ -295,9 +298,9 @@ def _write_compare(target: Target) -> None:
     coarse_is_metric = target.weights_unit == "depth"
     pictures = {
         "image": target.image,
-        "coarse_depth": draw_depth(target.coarse_depth, coarse_is_metric),
-        "depth": draw_depth(target.maps["depth"], target.unit.is_metric),
-        "coarse_normal": draw_normal(target.coarse_normal),
+        "coarse_depth": draw_depth(target.coarse.depth, coarse_is_metric),
+        "depth": draw_depth(target.maps["depth"], target.is_metric),
+        "coarse_normal": draw_normal(target.coarse.normal),
         "normal": draw_normal(_our_normals(target)),
     }
     name = PurePath(str(target.prefix)).name

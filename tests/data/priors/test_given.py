@@ -33,7 +33,8 @@ def plane(normal: tuple[float, float, float]) -> np.ndarray:
 
 
 def unit(vector) -> np.ndarray:
-    return np.array(vector, np.float32) / np.linalg.norm(vector)
+    """The vector with length one."""
+    return (np.array(vector) / np.linalg.norm(vector)).astype(np.float32)
 
 
 TILTED = unit((0.4, 0.3, -1))

@@ -190,7 +190,7 @@ def convert_normal(
     if (signs < 0).any():
         values = values.astype(np.float32) * signs
     if not summary.all_known:
-        known = np.isfinite(values).all(-1) & (values != 0).any(-1)
+        known = _known_normals(values)
         channels = [fill_holes(values[..., i].astype(np.float32), known) for i in range(3)]
         values = np.stack(channels, -1)
         notes.append(f"{_percent(known)} of the normals are unknown and were filled")
@@ -213,20 +213,29 @@ def _summarize_normals(values: np.ndarray) -> _NormalSummary:
     length_error = 0.0  # of the vectors 2 n - 1
     for rows in row_slices(len(values)):
         strip = np.asarray(values[rows], np.float32)
-        strip = strip[np.isfinite(strip).all(-1) & (strip != 0).any(-1)]
-        if not len(strip):
+        known = _known_normals(strip)
+        if not known.all():
+            strip = strip[known]
+        if not strip.size:
             continue
-        count += len(strip)
-        total_z += strip[:, 2].sum(dtype=np.float64)
+        count += strip.size // 3
+        total_z += strip[..., 2].sum(dtype=np.float64)
         low = min(low, strip.min())
         high = max(high, strip.max())
-        length_error += np.abs(np.linalg.norm(2 * strip - 1, axis=-1) - 1).sum(dtype=np.float64)
+        if low >= 0:  # almost never: normals face the camera
+            lengths = np.linalg.norm(2 * strip - 1, axis=-1)
+            length_error += np.abs(lengths - 1).sum(dtype=np.float64)
     if not count:
         return _NormalSummary(0.0, False, False, False)
     is_coded = low >= 0 and high <= 1 and length_error / count < MAX_LENGTH_ERROR
-    return _NormalSummary(
-        total_z / count, True, count == values.shape[0] * values.shape[1], is_coded
-    )
+    all_known = count == values.shape[0] * values.shape[1]
+    return _NormalSummary(total_z / count, True, all_known, is_coded)
+
+
+def _known_normals(values: Float[np.ndarray, "H W 3"]) -> Bool[np.ndarray, "H W"]:
+    """Pixels with a normal: all finite, and not (0, 0, 0)."""
+    length = np.einsum("hwc,hwc->hw", values, values)
+    return np.isfinite(length) & (length > 0)
 
 
 def _percent(known: np.ndarray) -> str:
