@@ -99,14 +99,16 @@ class LoopbackHub:
             do_HEAD = do_GET
 
             def describe(self, path: str) -> None:
+                """The list of a repository's files, at api/models/ORG/NAME/tree/REVISION."""
                 repository = "/".join(path.split("/")[:2])
                 if repository not in files:
                     self.answer(404, b"", X_Error_Code="RepoNotFound")
                     return
-                names = [{"rfilename": name} for name in files[repository]]
-                info = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": names}
-                content = json.dumps(info | {"private": False, "tags": []}).encode()
-                self.answer(200, content, Content_Type="application/json")
+                entries = []
+                for name, content in files[repository].items():
+                    entry = {"type": "file", "path": name, "size": len(content), "oid": COMMIT}
+                    entries.append(entry)
+                self.answer(200, json.dumps(entries).encode(), Content_Type="application/json")
 
             def log_message(self, *_) -> None:
                 """Nothing."""

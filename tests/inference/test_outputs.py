@@ -18,7 +18,7 @@ from urgt_jax.inference.refiner import Result
 HEIGHT, WIDTH = 9, 12
 RNG = np.random.default_rng(0)
 # Values rise from top to bottom.
-DEPTH = np.linspace(0.5, 2, HEIGHT, dtype=np.float32)[:, None].repeat(WIDTH, 1)
+DEPTH = np.linspace(1, 1.3, HEIGHT, dtype=np.float32)[:, None].repeat(WIDTH, 1)
 NORMAL = np.broadcast_to(np.float32([0.48, 0.6, -0.64]), (HEIGHT, WIDTH, 3))
 CONFIDENCE = RNG.uniform(1, 3, (HEIGHT, WIDTH)).astype(np.float32)
 IMAGE = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -151,9 +151,9 @@ def test_save_result_writes_geometry_at_the_depth_of_the_maps(tmp_path):
     trimesh = pytest.importorskip("trimesh")
     save_result(strips(), target(tmp_path, "glb", "ply"))
     cloud = trimesh.load(str(tmp_path / "photo.ply"))
-    np.testing.assert_allclose(cloud.bounds[:, 2], [0.5, 2], rtol=1e-6)
+    np.testing.assert_allclose(cloud.bounds[:, 2], [1, 1.3], rtol=1e-6)
     mesh = trimesh.load(str(tmp_path / "photo.glb"), force="mesh")
-    np.testing.assert_allclose(mesh.bounds[:, 2], [-2, -0.5], rtol=1e-6)
+    np.testing.assert_allclose(mesh.bounds[:, 2], [-1.3, -1], rtol=1e-6)
 
 
 def test_save_coarse_writes_maps_of_any_size(tmp_path):

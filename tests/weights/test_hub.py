@@ -140,6 +140,7 @@ def test_locate_weights_fetches_repositories_of_a_hub(tmp_path):
     server.close()
     lines = [line for line in done.stdout.splitlines() if line.startswith(("/", "error"))]
     assert len(lines) == 6, done.stdout + done.stderr
+    assert lines[0].startswith("/"), lines[0]
     assert Path(lines[0]).read_bytes() == ours
     assert lines[1].startswith(str(tmp_path / "cache/weights/hub/me--official-0123456789ab-model"))
     assert "me/two holds a.pth, b.pth: choose one of them with hf://me/two/FILE" in lines[2]

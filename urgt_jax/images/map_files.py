@@ -106,7 +106,7 @@ def _read_exr(path: Path, kind: str) -> MapFile:
     openexr = import_extra("OpenEXR", "exr")
     with reporting_read_errors(path, "EXR map"):
         with openexr.File(str(path), separate_channels=True) as file:
-            header = file.header()
+            header = dict(file.header())  # the file clears its own when it is closed
             pixels = {name: channel.pixels for name, channel in file.channels().items()}
     names = _exr_channels(pixels, kind)
     require(

@@ -71,11 +71,14 @@ def detect_family(
         matches = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
         if not matches:
             continue
-        prefix = _choose_prefix([name.removesuffix(mark) for name in matches], where, take)
+        prefixes = [name.removesuffix(mark) for name in matches]
+        prefix = _choose_prefix(prefixes, where, take)
+        # Another copy of the model may be stored inside of this one, as the average ema. is.
+        inside = tuple(x for x in prefixes if x != prefix and x.startswith(prefix))
         official = {}
         others = []
         for name, tensor in tensors.items():
-            if name.startswith(prefix):
+            if name.startswith(prefix) and not name.startswith(inside):
                 official[name.removeprefix(prefix)] = tensor
             else:
                 others.append(name)

@@ -78,10 +78,8 @@ def _download(name: str, missing: list[str]) -> None:
     except ImportError as error:
         raise UserError(f'{_by_hand(missing)} Or run: pip install "urgt-jax[hub]"') from error
     except Exception as error:  # the network libraries raise dozens of their own
-        reason = one_line(str(error))[:40]
-        raise UserError(
-            f"no download ({type(error).__name__}: {reason}). {_by_hand(missing)}"
-        ) from error
+        reason = f"no download ({type(error).__name__})"
+        raise UserError(f"{reason}. {_by_hand(missing)}") from error
 
 
 def _by_hand(names: list[str]) -> str:
