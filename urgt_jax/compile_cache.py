@@ -8,7 +8,7 @@ from functools import cache
 import jax
 from etils.epath import Path
 
-from urgt_jax.files import find_paths
+from urgt_jax.files import find_paths, user_cache
 
 MAX_BYTES = 5e9  # the oldest programs are removed above that
 OFF = "off"
@@ -29,8 +29,7 @@ def add_option(parser: argparse.ArgumentParser, default: str = "~/.cache/urgt/co
 
 def user_folder() -> Path:
     """The folder of this user's compiled programs: in URGT_CACHE, or in ~/.cache/urgt."""
-    folder = os.environ.get("URGT_CACHE") or "~/.cache/urgt"
-    return Path(folder).expanduser() / "compiled"
+    return user_cache() / "compiled"
 
 
 def start(choice: str | None, run: Path | None = None) -> None:

@@ -21,6 +21,11 @@ LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which n
 _swept_folders: set[Path] = set()
 
 
+def user_cache() -> Path:
+    """The folder of what this user keeps between commands: URGT_CACHE, or ~/.cache/urgt."""
+    return Path(os.environ.get("URGT_CACHE") or "~/.cache/urgt").expanduser()
+
+
 @contextmanager
 def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     """Turn any error of reading a file into a UserError that names it; `what` is its content."""

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from etils.epath import Path
@@ -14,11 +15,18 @@ from safetensors.numpy import save_file
 
 import urgt_jax
 from urgt_jax.commands.refine import main
-from urgt_jax.errors import UserError
+from urgt_jax.errors import NegativeResult, UserError
 from urgt_jax.images.files import read_image
+from urgt_jax.images.resize import resize_map
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """Weights that the user has in the cache change nothing here."""
+    monkeypatch.setenv("URGT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,8 @@ def test_refine_uses_shipped_weights_and_a_folder_by_default(scene, monkeypatch,
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("weights: scenes-small, shipped with urgt_jax")
     assert lines[1] == "photo.png: 67 x 41 pixels, 1 patch"
-    assert lines[2].endswith("refined/photo_*")
+    assert lines[2] == "  coarse depth: 41 x 67 pixels, disparity"
+    assert lines[3].endswith("refined/photo_*")
     assert len(list((scene.parent / "refined").iterdir())) == 4
 
 
@@ -73,6 +82,90 @@ def test_refine_takes_a_coarse_map_from_a_file_and_the_other_from_a_network(
     depth = np.load(tmp_path / "out" / "photo_coarse_depth.npy")
     np.testing.assert_array_equal(depth, np.load(elsewhere))
     assert len(list((tmp_path / "out").iterdir())) == 8
+
+
+def test_refine_goes_on_after_a_bad_image_and_lists_it(weights, scene, tmp_path, capsys):
+    for name in ("a_damaged", "z_whole"):
+        for kind in ("depth", "normal"):
+            coarse = scene.with_name(f"photo_coarse_{kind}.npy")
+            scene.with_name(f"{name}_coarse_{kind}.npy").write_bytes(coarse.read_bytes())
+        whole = scene.read_bytes()
+        scene.with_name(f"{name}.png").write_bytes(whole if name == "z_whole" else whole[:400])
+    out = tmp_path / "out"
+    with pytest.raises(
+        NegativeResult, match="1 of 3 images were not refined .list: .*/not_refined"
+    ):
+        call(main, scene.parent, "--weights", weights, "--out", out)
+    assert "a_damaged.png cannot be read" in (out / "not_refined.txt").read_text()
+    assert "a_damaged.png cannot be read" in capsys.readouterr().err
+    depths = [path.name for path in sorted(out.glob("*_depth.npy"))]
+    assert depths == ["photo_depth.npy", "z_whole_depth.npy"]
+
+
+def write_coarse(folder: Path, suffix: str, depth: np.ndarray, normal: np.ndarray) -> None:
+    """Write the coarse maps of photo.png in a format that keeps float32."""
+    for kind, values in (("depth", depth), ("normal", normal)):
+        path = folder / f"photo_coarse_{kind}{suffix}"
+        if suffix == ".npz":
+            np.savez(path, values)
+        elif suffix == ".tif":
+            cv2.imwrite(str(path), values[..., ::-1] if kind == "normal" else values)
+        elif suffix == ".pfm":
+            name = "PF" if kind == "normal" else "Pf"
+            header = f"{name}\n{values.shape[1]} {values.shape[0]}\n-1.0\n".encode()
+            path.write_bytes(header + values[::-1].tobytes())
+        else:
+            np.save(path, values)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".tif", ".pfm"])
+def test_refine_gives_the_same_result_whatever_the_format(weights, scene, tmp_path, suffix):
+    depth = np.load(scene.with_name("photo_coarse_depth.npy"))
+    normal = np.load(scene.with_name("photo_coarse_normal.npy"))
+    call(main, scene, "--weights", weights, "--out", tmp_path / "npy")
+    for kind in ("depth", "normal"):
+        scene.with_name(f"photo_coarse_{kind}.npy").unlink()
+    write_coarse(scene.parent, suffix, depth, normal)
+    call(main, scene, "--weights", weights, "--out", tmp_path / "other")
+    for kind in ("depth", "normal"):
+        expected = np.load(tmp_path / "npy" / f"photo_{kind}.npy")
+        result = np.load(tmp_path / "other" / f"photo_{kind}.npy")
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_refine_takes_the_small_16_bit_depth_of_a_sensor_with_holes(
+    weights, scene, tmp_path, capsys
+):
+    truth = np.load(scene.with_name("photo_true_depth.npy"))
+    sensor = np.round(resize_map(truth, (20, 33)) * 1000).astype(np.uint16)
+    sensor[4:9, 5:12] = 0
+    Image.fromarray(sensor).save(tmp_path / "lidar.png")
+    out = tmp_path / "out"
+    options = ["--coarse-depth", tmp_path / "lidar.png", "--depth-unit", "mm", "--fov", 60]
+    scene.with_name("photo_coarse_normal.npy").unlink()
+    call(main, scene, "--weights", weights, "--out", out, *options)
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[1]
+        == "  coarse depth: 20 x 33 pixels, units of 0.001 metres, 5.3 % unknown and filled"
+    )
+    assert lines[2] == "  normals from depth, with a field of view of 60.0 degrees"
+    depth = np.load(out / "photo_depth.npy")
+    assert 0.5 < np.median(depth) / np.median(truth) < 2  # metres
+    mask = np.asarray(Image.open(out / "photo_mask.png"))
+    assert mask.shape == (41, 67) and 0.03 < 1 - mask.mean() < 0.08
+    assert len(list(out.iterdir())) == 5
+
+
+def test_refine_says_that_a_map_is_in_the_orientation_of_the_sensor(weights, scene, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(scene)
+    image.save(scene, exif=exif)  # upright it is 67 x 41, the coarse maps are 41 x 67
+    with pytest.raises(
+        UserError, match=r"41 x 67, as the sensor stores it, .* np.rot90\(map, -1\)"
+    ):
+        call(main, scene, "--weights", weights, "--out", tmp_path / "out")
 
 
 def test_refine_says_that_pooling_is_approximate(weights, scene, tmp_path, capsys):
@@ -108,16 +201,22 @@ def damage(kind: str, scene: Path) -> None:
     elif kind == "missing normal":
         normal_file.unlink()
     elif kind == "depth of another shape":
-        np.save(depth_file, depth[:-1])
+        np.save(depth_file, depth[:-5])
     elif kind == "normals of two channels":
         np.save(normal_file, normal[..., :2])
     elif kind == "integers":
         np.save(depth_file, (depth * 9).astype(np.int32))
-    elif kind == "NaN":
-        depth[3, 4] = np.nan
-        np.save(depth_file, depth)
+    elif kind == "only NaN":
+        np.save(depth_file, depth * np.nan)
     elif kind == "negative depth":
-        np.save(depth_file, -1 - depth)
+        np.save(depth_file, depth - 2)
+    elif kind == "metres":
+        np.save(depth_file, 1 / (depth + 0.1))
+    elif kind == "normals of OpenGL":
+        np.save(normal_file, normal * [1, -1, -1])
+    elif kind == "normals with y up":
+        np.save(normal_file, np.load(scene.with_name("photo_true_normal.npy")) * [1, -1, 1])
+        np.save(depth_file, 1 / np.load(scene.with_name("photo_true_depth.npy")))
     elif kind == "zero normals":
         np.save(normal_file, 0 * normal)
     elif kind == "truncated map":
@@ -136,21 +235,27 @@ def damage(kind: str, scene: Path) -> None:
         ("missing image", "no image at .*photo.png"),
         (
             "missing depth",
-            r"photo.png: no coarse depth map found \(looked for photo_coarse_depth.npy\). Pass "
-            "--coarse-depth FILE, or let a network make it with --depth-weights FILE",
+            r"photo.png: no coarse depth map found \(looked for photo_coarse_depth.npy, .*\). Pass "
+            "--coarse-depth FILE, or --accept-licences to download",
         ),
         (
             "missing normal",
-            r"photo.png: no coarse normal map found \(looked for photo_coarse_normal.npy\). Pass "
-            "--coarse-normal FILE, or let a network make it with --normal-weights FILE",
+            "photo.png: no coarse normal map. Pass --coarse-normal FILE, let a network make it "
+            "with --normal-weights FILE, or pass --fov DEGREES",
         ),
         (
             "depth of another shape",
-            r"photo.png: coarse depth has shape \(40, 67\), but the image needs \(41, 67\)",
+            "photo.png: coarse depth is 36 x 67, but its image is 41 x 67: the aspect ratios",
         ),
-        ("normals of two channels", r"coarse normal has shape \(41, 67, 2\)"),
-        ("integers", "dtype int32. Save it as float32"),
-        ("NaN", r"1 values that are NaN or infinite, the first at \(3, 4\)"),
+        ("normals of two channels", r"coarse_normal.npy has shape \(41, 67, 2\). A coarse normal"),
+        ("integers", "coarse depth holds int32, .* not known. Pass --depth-unit: metres, milli"),
+        ("only NaN", "photo.png: coarse depth has no known pixel"),
+        ("metres", "coarse depth grows with the distance, .* Pass --depth-unit: metres"),
+        (
+            "normals of OpenGL",
+            r"mean z 0.\d\d, .* other axes. Pass --normal-axes opengl for x right",
+        ),
+        ("normals with y up", "only with one of x and y reversed: .* Pass --normal-axes"),
         ("truncated map", "photo_coarse_depth.npy is not a complete .npy file"),
         ("pickle", "photo_coarse_depth.npy is not a complete .npy file"),
         ("negative depth", "coarse depth is nowhere above 0: .* disparity"),
@@ -167,7 +272,8 @@ def test_refine_rejects_damaged_inputs(weights, scene, tmp_path, kind, message):
 
 def test_refine_looks_at_the_maps_before_it_decodes_a_large_image(weights, scene, tmp_path):
     scene.write_bytes(png_header(12_000, 20_000))  # decoding it would fail, after 0.7 GB
-    message = r"photo.png: coarse depth has shape \(41, 67\), but the image needs \(12000, 20000\)"
+    np.save(scene.with_name("photo_coarse_depth.npy"), np.ones((67, 41), np.float32))
+    message = "photo.png: coarse depth is 67 x 41, but its image is 12000 x 20000"
     with pytest.raises(UserError, match=message):
         call(main, scene, "--weights", weights, "--out", tmp_path / "out")
 
@@ -187,6 +293,10 @@ def test_refine_looks_at_the_maps_before_it_decodes_a_large_image(weights, scene
             ["--coarse-depth", "a.npy", "--depth-weights", "b.safetensors"],
             "--depth-weights: not allowed with argument --coarse-depth",
         ),
+        (["--depth-unit", "feet"], "--depth-unit: the depth unit 'feet' is none of metres"),
+        (["--normal-axes", "xyz"], "the axes 'xyz' are neither opencv, opengl, nor three letters"),
+        (["--fov", 200], "the field of view 200.0 is out of range"),
+        (["--mask", "nowhere.png"], "no coarse mask map at nowhere.png"),
         (["--depth-size", 518], "--depth-size needs --depth-weights"),
         (["--depth-size", 13, "--depth-weights", "w"], "--depth-size: must be at least 14 pixels"),
     ],

@@ -1,21 +1,25 @@
 """Image and map files: what is written reads back, and errors name the file."""
 
 import os
+import sys
 import warnings
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import pytest
 from etils.epath import Path
 from helpers.png import png_header
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from urgt_jax.errors import UserError
 from urgt_jax.images import rows as rows_module
 from urgt_jax.images.files import (
     image_size,
+    load_image,
     map_range,
     map_writer,
+    read_header,
     read_image,
     read_map,
     write_image,
@@ -38,6 +42,78 @@ def test_read_image_turns_upright_and_scales_16_bits(tmp_path):
     upright = np.rot90(np.arange(8 * 12, dtype=np.uint8).reshape(8, 12), -1)
     np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.stack([upright] * 3, -1))
     assert image_size(tmp_path / "x.png") == (12, 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_read_image_turns_every_orientation_upright(tmp_path, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "x.png"))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.asarray(expected))
+    assert image_size(tmp_path / "x.png") == expected.size[::-1]
+
+
+@pytest.mark.parametrize("form", ["GIF", "JPEG2000", "AVIF", "WEBP", "BMP", "TIFF", "HEIF"])
+def test_read_image_reads_what_cameras_and_the_web_use(tmp_path, form):
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    smooth = np.linspace(40, 200, 64 * 48).reshape(48, 64).astype(np.uint8)
+    pixels = np.stack([smooth] * 3, -1)
+    Image.fromarray(pixels).save(tmp_path / "x", form)
+    image = read_image(tmp_path / "x")
+    assert image.shape == (48, 64, 3)
+    assert np.abs(image.astype(int) - pixels).mean() < 3
+
+
+def test_read_image_asks_for_pillow_heif(tmp_path, monkeypatch):
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UserError, match=r'pillow_heif is not .* pip install "urgt-jax\[heic\]"'):
+        read_image(tmp_path / "x.heic")
+
+
+def test_load_image_says_that_it_takes_the_first_of_several_pictures(tmp_path):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    pixels, notes = load_image(tmp_path / "x.gif")
+    assert (pixels[0, 0] == [255, 0, 0]).all()
+    assert notes[0].startswith("only the first of its ")
+
+
+def test_load_image_reads_colours_that_are_floats(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    pixels[0, 0] = 255
+    cv2.imwrite(str(tmp_path / "x.tif"), pixels[..., ::-1].astype(np.float32) / 255)
+    np.testing.assert_array_equal(load_image(tmp_path / "x.tif").pixels, pixels)
+    assert image_size(tmp_path / "x.tif") == (9, 12)
+
+
+def test_read_image_reads_a_png_with_a_long_text(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("history", "edited " * 400_000, zip=True)
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "x.png", pnginfo=info)
+    assert (read_image(tmp_path / "x.png")[0, 0] == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "tags,focal",
+    [
+        ({0xA405: 26}, 26 * np.hypot(40, 30) / np.hypot(36, 24)),
+        ({0x920A: 4.0, 0xA20E: 100.0, 0xA210: 3, 0xA002: 80}, 20.0),
+        ({0x920A: 4.0}, None),
+        ({0xA405: 0}, None),
+        ({}, None),
+    ],
+)
+def test_read_header_computes_the_focal_length(tmp_path, tags, focal):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update(tags)
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.jpg", exif=exif)
+    header = read_header(tmp_path / "x.jpg")
+    assert header.focal == (focal if focal is None else pytest.approx(focal))
+    assert header.size == (30, 40) and header.orientation == 1
 
 
 def test_read_image_does_not_start_ghostscript_for_a_disguised_file(tmp_path, monkeypatch):

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from etils.epath import Path
-from PIL import Image
 
-from urgt_jax.errors import UserError
+from urgt_jax.errors import NegativeResult, UserError, require
 from urgt_jax.inference.image_files import (
+    Failures,
+    ImageFile,
     check_finite,
     find_coarse_map,
     find_images,
     naming_image,
-    save_maps,
 )
 from urgt_jax.inference.refiner import Result
 
@@ -32,11 +32,43 @@ def maps(size=(9, 7)):
 
 
 def test_find_images_lists_folders_in_order_and_skips_what_is_drawn(tmp_path):
-    for name in ("b.png", "a.JPG", "a_depth.png", "kitchen_depth.png", "notes.txt"):
+    names = ("b.png", "a.JPG", "a_depth.png", "a_coarse_depth.png", "kitchen_depth.png", "c.txt")
+    for name in names:
         (tmp_path / name).touch()
     (tmp_path / "a_depth.npy").touch()
-    found = [path.name for path in find_images([tmp_path])]
+    (tmp_path / "._a.JPG").touch()
+    found = [image.path.name for image in find_images([tmp_path])]
     assert found == ["a.JPG", "b.png", "kitchen_depth.png"]
+
+
+def test_find_images_searches_folders_on_request_but_not_its_own_results(tmp_path):
+    for name in ("a.png", "deep/a.png", "deep/er/b.heic", "out/c.png", ".hidden/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images([tmp_path]) == [ImageFile(tmp_path / "a.png")]
+    images = find_images([tmp_path], recursive=True, skip=tmp_path / "out")
+    assert images == [
+        ImageFile(tmp_path / "a.png"),
+        ImageFile(tmp_path / "deep/a.png", "deep/"),
+        ImageFile(tmp_path / "deep/er/b.heic", "deep/er/"),
+    ]
+
+
+def test_failures_are_counted_and_listed_but_one_image_alone_raises(tmp_path, capsys):
+    out = tmp_path / "new"
+    failures = Failures(out, 3)
+    for name in ("a.png", "b.png", "c.png"):
+        with failures.collecting(Path(name)):
+            require(name == "b.png", "too dark")
+    with pytest.raises(NegativeResult, match=r"2 of 3 images were not refined \(list: .*/new/not_"):
+        failures.report()
+    assert (out / "not_refined.txt").read_text() == "a.png: too dark\nc.png: too dark\n"
+    assert capsys.readouterr().err == "error: too dark\nerror: too dark\n"
+    Failures(out, 3).report()
+    assert not (out / "not_refined.txt").exists()
+    with pytest.raises(UserError, match="^too dark$"):
+        with Failures(out, 1).collecting(Path("a.png")):
+            raise UserError("too dark")
 
 
 def test_find_images_rejects_two_images_of_one_name(tmp_path):
@@ -53,46 +85,15 @@ def test_find_images_rejects_a_folder_without_images_and_a_missing_file(tmp_path
         find_images([tmp_path / "x.png"])
 
 
-def test_find_coarse_map_says_where_it_looked_and_what_to_do(tmp_path):
-    (tmp_path / "photo_coarse_depth.npy").touch()
+def test_find_coarse_map_takes_any_format_but_only_one_file(tmp_path):
     image = tmp_path / "photo.jpg"
-    assert find_coarse_map(image, "depth") == tmp_path / "photo_coarse_depth.npy"
-    message = (
-        r"photo.jpg: no coarse normal map found \(looked for photo_coarse_normal.npy\). Pass "
-        "--coarse-normal FILE, or let a network make it with --normal-weights FILE."
-    )
+    assert find_coarse_map(image, "depth") is None
+    (tmp_path / "photo_coarse_depth.png").touch()
+    assert find_coarse_map(image, "depth") == tmp_path / "photo_coarse_depth.png"
+    (tmp_path / "photo_coarse_depth.npy").touch()
+    message = r"photo.jpg: there are several .* \(photo_coarse_depth.npy, photo_coarse_depth.png\)"
     with pytest.raises(UserError, match=message):
-        find_coarse_map(image, "normal")
-
-
-def test_save_maps_writes_arrays_and_pictures_row_by_row(tmp_path):
-    depth, normal = maps()
-    save_maps(strips(depth, normal), (9, 7), (9, 7), tmp_path / "photo", metric=False)
-    np.testing.assert_array_equal(np.load(tmp_path / "photo_depth.npy"), depth)
-    np.testing.assert_array_equal(np.load(tmp_path / "photo_normal.npy"), normal)
-    assert len(list(tmp_path.iterdir())) == 4
-    towards_camera = np.asarray(Image.open(tmp_path / "photo_normal.png"))
-    assert (towards_camera == [128, 128, 255]).all()
-
-
-@pytest.mark.parametrize("metric", [False, True])
-def test_save_maps_draws_what_is_near_brightly(tmp_path, metric):
-    """Large values are near in a map of disparity, and far in a map of metres."""
-    depth, normal = maps()
-    save_maps(strips(depth, normal), (9, 7), (9, 7), tmp_path / "photo", metric)
-    picture = np.asarray(Image.open(tmp_path / "photo_depth.png"), int).sum(-1)
-    top, bottom = picture[0, 0], picture[-1, 0]  # values rise from top to bottom
-    assert bottom < top if metric else bottom > top
-
-
-def test_save_maps_leaves_no_file_when_refining_fails_half_way(tmp_path):
-    def failing():
-        yield slice(0, 4), Result(np.ones((4, 9)), np.ones((4, 9, 3)), None, None)
-        raise UserError("the weights are damaged")
-
-    with pytest.raises(UserError, match="damaged"):
-        save_maps(failing(), (8, 9), (8, 9), tmp_path / "photo", metric=False)
-    assert not list(tmp_path.iterdir())
+        find_coarse_map(image, "depth")
 
 
 def test_check_finite_names_the_weights_of_a_result_with_nan():

@@ -16,7 +16,7 @@ def test_fetch_without_a_network_says_which_file_to_download(tmp_path, monkeypat
     def offline(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(download, "_download", offline)
+    monkeypatch.setattr(download, "download", offline)
     with pytest.raises(UserError) as caught:
         call(main, "--download", "urgt", tmp_path / "u.safetensors")
     message = str(caught.value)

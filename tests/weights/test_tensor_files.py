@@ -164,6 +164,27 @@ def test_open_tensors_reports_wrong_header_lengths(tmp_path, length):
         open_tensors(write_raw(tmp_path / "w", {"a": entry()}, bytes(8), length))
 
 
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "pointer of Git LFS",
+        ),
+        (
+            "<!DOCTYPE html>\n<html><title>404 Not Found</title></html>\n",
+            "is a web page, not the w",
+        ),
+        ("\n <HTML><body>Please log in</body></HTML>", "is a web page, not the weights"),
+    ],
+)
+def test_open_tensors_names_what_was_downloaded_instead(tmp_path, content, message):
+    (tmp_path / "w.pth").write_text(content)
+    with pytest.raises(UserError, match="w.pth is a") as caught:
+        open_tensors(tmp_path / "w.pth")
+    assert message in str(caught.value)
+
+
 def test_open_tensors_reports_files_of_another_kind(tmp_path):
     path = tmp_path / "w"
     before_1_6 = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     source = locate_weights(source)
     require(source.resolve() != target.resolve(), f"{target} is SRC itself: name another DST")
     fields = {} if args.config is None else _read_fields(args.config)
-    convert(source, target, fields, args.half)
+    convert(source, target, fields, args.half, args.take)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="urgt convert SRC DST.safetensors [options]",
         description="Converts official weights of DINOv2, VGGT-1B, URGT, Depth Anything V2 and "
         "Metric3D v2 into\na weight file, or a weight file back to official names. Recognises the "
-        "model from its tensors.",
+        "model from its tensors,\nunder the names of its authors, of transformers or of timm.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(download.PUBLISHED),
         metavar="NAME",
         help=f"published weights to download as SRC: {', '.join(sorted(download.PUBLISHED))}",
+    )
+    add(
+        "--take",
+        default="",
+        metavar="NAME",
+        help="which model of a checkpoint with several, such as student, teacher or ema",
     )
     add(
         "--half",

@@ -1,7 +1,10 @@
 """`urgt refine`: refines the depth and normals of images."""
 
 import argparse
+import sys
 import time
+from dataclasses import replace
+from typing import NamedTuple
 
 from etils.epath import Path
 
@@ -9,27 +12,45 @@ from urgt_jax import compile_cache
 from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.compile_cache import compile_timer
 from urgt_jax.config import DTYPES
-from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
-from urgt_jax.errors import require
+from urgt_jax.data.priors.given import SEVERAL, DepthUnit, axis_signs, parse_depth_unit
+from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork, PriorNetwork
+from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder
-from urgt_jax.images.files import image_size, read_image, read_map
+from urgt_jax.images.files import load_image, read_header
+from urgt_jax.images.map_files import MapFile, read_map_file, read_mask
+from urgt_jax.inference.coarse_maps import (
+    NO_NORMALS,
+    Statement,
+    check_map_sizes,
+    prepare_coarse_maps,
+)
 from urgt_jax.inference.image_files import (
+    Failures,
+    ImageFile,
     check_finite,
-    coarse_strips,
     find_coarse_map,
     find_images,
     naming_image,
-    save_maps,
 )
 from urgt_jax.inference.modes import MODES
+from urgt_jax.inference.outputs import (
+    DEFAULT_FORMATS,
+    FORMATS,
+    SPATIAL,
+    Target,
+    save_coarse,
+    save_result,
+)
 from urgt_jax.inference.refiner import Image, Refiner, load
 from urgt_jax.progress import Progress, format_duration
+from urgt_jax.weights import hub
+from urgt_jax.weights.weight_file import DEFAULT_WEIGHTS
 
-DEFAULT_WEIGHTS = "scenes-small"
-LARGE = 2**24  # pixels of an image whose maps are looked at before it is decoded
+KINDS = ("depth", "normal", "mask")
 EXAMPLES = """\
 Coarse maps come from files, or from a network. By default, photo.jpg is refined with
-photo_coarse_depth.npy and photo_coarse_normal.npy in the same folder.
+photo_coarse_depth.* and photo_coarse_normal.* in the same folder. Normals are made from depth if
+there are none and the field of view is known.
 
 For photo.jpg, the command writes photo_depth.npy (float32 [H, W]), photo_normal.npy (float32
 [H, W, 3]; x right, y down, z forward), photo_depth.png and photo_normal.png.
@@ -38,104 +59,179 @@ examples:
   urgt refine photo.jpg
   urgt refine photos --weights urgt.safetensors --out refined --grid 4 4 --overlap 0.3
   urgt refine photo.jpg --depth-weights dav2.safetensors --normal-weights metric3d.safetensors
+  urgt refine photo.jpg --coarse-depth lidar.png --depth-unit millimetres --fov 69
 """
 
 
+class Sources(NamedTuple):
+    """Where the coarse maps of one image come from: files, or networks where there is none."""
+
+    depth: Path | None
+    normal: Path | None
+    mask: Path | None
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command. One image that cannot be refined does not stop the others."""
     args = _parser().parse_args(arguments)
     compile_cache.start(args.cache)
     require(
         args.depth_size is None or args.depth_weights is not None,
         "--depth-size needs --depth-weights: it is the input size of that network",
     )
-    images = find_images(args.images)
-    for kind, path in (("depth", args.coarse_depth), ("normal", args.coarse_normal)):
+    statement = Statement(args.depth_unit, args.normal_axes, args.fov)
+    axis_signs(args.axes)
+    images = find_images(args.images, args.recursive, skip=args.out)
+    for kind in KINDS:
+        option = "--mask" if kind == "mask" else f"--coarse-{kind}"
         require(
-            path is None or len(images) == 1,
-            f"--coarse-{kind} is for one image: for more, put NAME_coarse_{kind}.npy next to each",
+            getattr(args, f"coarse_{kind}") is None or len(images) == 1,
+            f"{option} is for one image: for more, put NAME_coarse_{kind}.npy next to each",
         )
-    depth_files = [_coarse_file(image, "depth", args) for image in images]
-    normal_files = [_coarse_file(image, "normal", args) for image in images]
-    out = make_folder(args.out)
+    failures = Failures(args.out, len(images))
+    sources = {}
+    for image in images:
+        with failures.collecting(image.path):
+            sources[image] = _find_sources(image.path, statement, args)
+    if sources:
+        _find_weights(sources, args)
+        make_folder(args.out)
+        refiner = load(args.weights, args.dtype, args.fidelity, args.pool, args.resident)
+        networks = {}
+        if args.depth_weights:
+            networks["depth"] = DepthNetwork(args.depth_weights, args.depth_size)
+        if args.normal_weights:
+            networks["normal"] = NormalNetwork(args.normal_weights)
+        for image, files in sources.items():
+            with failures.collecting(image.path):
+                out = make_folder(args.out / image.folder)
+                _refine_image(refiner, image.path, files, networks, statement, args, out)
+    failures.report()
+
+
+def _find_sources(image: Path, statement: Statement, args: argparse.Namespace) -> Sources:
+    """The files of an image's coarse maps, and checks that only need the header of the image.
+
+    Headers are read first, so that an image that lacks something is named before work starts.
+    """
+    sources = Sources(*(_coarse_file(image, kind, args) for kind in KINDS))
+    focal = statement.focal_length(read_header(image))
+    has_depth = sources.depth is not None or args.depth_weights is not None
+    if has_depth and sources.normal is None and args.normal_weights is None:
+        require(focal is not None, f"{image}: {NO_NORMALS}")
+    spatial = [name for name in args.save if name in SPATIAL]
+    require(
+        focal is not None or not spatial,
+        f"{image}: --save {' '.join(spatial)} needs the camera, and the image has no focal length. "
+        "Pass --fov DEGREES",
+    )
+    return sources
+
+
+def _find_weights(sources: dict[ImageFile, Sources], args: argparse.Namespace) -> None:
+    """Fill in weights that nobody named: the best in the cache, or downloaded ones.
+
+    Without coarse depth, both coarse maps come from networks, and the refiner is the published one.
+    """
+    names = {}
+    without_depth = [image for image, files in sources.items() if files.depth is None]
+    if without_depth and args.depth_weights is None:
+        names["depth_weights"] = hub.best_name("depth_anything")
+        without_normal = [image for image in without_depth if sources[image].normal is None]
+        if without_normal and args.normal_weights is None:
+            names["normal_weights"] = hub.best_name("metric3d")
+    published = hub.best_name("refiner")
+    if args.weights is None and (names or hub.is_available(published)):
+        names["weights"] = published
+
+    def accept(licences: list[str]) -> None:
+        _ask_for_licences(licences, without_depth, args.accept_licences)
+
+    paths = hub.obtain(list(names.values()), accept)
+    for option, name in names.items():
+        setattr(args, option, paths[name])
+        print(f"{option.replace('_', ' ')}: {name} ({paths[name]})")
     if args.weights is None:
         args.weights = DEFAULT_WEIGHTS
         print(f"weights: {DEFAULT_WEIGHTS}, shipped with urgt_jax (pass others with --weights)")
-    refiner = load(args.weights, args.dtype, args.fidelity, args.pool, args.resident)
-    depth_network = None
-    if args.depth_weights:
-        depth_network = DepthNetwork(args.depth_weights, args.depth_size)
-    normal_network = None
-    if args.normal_weights:
-        normal_network = NormalNetwork(args.normal_weights)
-    for i, path in enumerate(images):
-        depth_source = depth_files[i] or depth_network
-        normal_source = normal_files[i] or normal_network
-        with naming_image(path):
-            _check_sizes(refiner, path, {"depth": depth_files[i], "normal": normal_files[i]})
-        image = read_image(path)
-        with naming_image(path):
-            _refine_image(refiner, path, image, depth_source, normal_source, args, out)
 
 
-def _check_sizes(refiner: Refiner, path: Path, files: dict[str, Path | None]) -> None:
-    """Fails before a large image is decoded if its coarse maps have another size."""
-    size = image_size(path)
-    if size[0] * size[1] < LARGE or refiner.config.eval.fidelity == "official":
-        return  # official mode takes maps of any size
-    for kind, file in files.items():
-        if file is not None:
-            shape = read_map(file, f"coarse {kind}", mapped=True).shape
-            require(
-                shape[:2] == size,
-                f"coarse {kind} has shape {shape}, but the image needs {size}. Resize the map to "
-                "the size of its image",
-            )
+def _ask_for_licences(licences: list[str], images: list[ImageFile], accepted: bool) -> None:
+    """Print what is to be downloaded, and fail unless the user agrees."""
+    print("to be downloaded:")
+    for licence in licences:
+        print(f"  {licence}")
+    if accepted:
+        return
+    looked = ""
+    if images:
+        path = images[0].path
+        looked = f"{path}: no coarse depth map found (looked for {path.stem}_coarse_depth.npy, "
+        looked += ".png, ...). Pass --coarse-depth FILE, or "
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"{looked or 'Pass '}--accept-licences to download the networks listed above"
+        )
+    answer = input("Download them under these licences? [y/N] ")
+    require(answer.strip().lower() in ("y", "yes"), "nothing was downloaded")
 
 
 def _refine_image(
     refiner: Refiner,
     path: Path,
-    image: Image,
-    depth_source: Path | DepthNetwork,
-    normal_source: Path | NormalNetwork,
+    sources: Sources,
+    networks: dict[str, PriorNetwork],
+    statement: Statement,
     args: argparse.Namespace,
     out: Path,
 ) -> None:
     """Refine one image and report how it goes."""
     start = time.monotonic()
     compile_timer().take()
-    height, width = image.shape[:2]
-    grid = None if args.grid is None else tuple(args.grid)
-    job = refiner.plan(image, grid, args.overlap)
-    pool = refiner.config.eval.pool
-    note = f", approximate: keys and values pooled over {pool} x {pool} tokens" if pool > 1 else ""
-    patches = "1 patch" if job.patches == 1 else f"{job.patches} patches"
-    print(f"{path}: {width} x {height} pixels, {patches}{note}", flush=True)
-
-    if isinstance(depth_source, Path):
-        depth = read_map(depth_source, "coarse depth", mapped=True)
-    else:
-        print("  predicting coarse depth ...", flush=True)
-        depth = depth_source(job.image)
-    if isinstance(normal_source, Path):
-        normal = read_map(normal_source, "coarse normal", mapped=True)
-    else:
-        print("  predicting coarse normals ...", flush=True)
-        normal = normal_source(job.image)
-
-    metric = refiner.config.prior.kind == "depth"
-    strips = refiner.run(job, depth, normal, Progress(path.name, 1).follow)
-    save_maps(check_finite(strips, args.weights), job.size, job.size, out / path.stem, metric)
-    if args.save_coarse:
-        coarse = coarse_strips(depth, normal)
-        prefix = out / f"{path.stem}_coarse"
-        save_maps(coarse, depth.shape, normal.shape[:2], prefix, metric)
+    header = read_header(path)
+    wanted = refiner.config.prior.kind
+    depth = None if sources.depth is None else read_map_file(sources.depth, "depth")
+    normal = None if sources.normal is None else read_map_file(sources.normal, "normal")
+    mask = None if sources.mask is None else read_mask(sources.mask)
+    with naming_image(path):
+        # A large image takes long to decode, so its maps are checked before.
+        check_map_sizes(depth, normal, header)
+        image, notes = load_image(path, args.bits)
+        grid = None if args.grid is None else tuple(args.grid)
+        job = refiner.plan(image, grid, args.overlap)
+        _print_plan(path, image, job.patches, refiner.config.eval.pool)
+        if depth is None:
+            print("  predicting coarse depth ...", flush=True)
+            depth = MapFile(networks["depth"](job.image), unit="disparity")
+            statement = replace(statement, depth_unit=None)  # it is about files
+        if normal is None and "normal" in networks:
+            print("  predicting coarse normals ...", flush=True)
+            normal = MapFile(networks["normal"](job.image), axes="opencv")
+            statement = replace(statement, normal_axes="")
+        coarse = prepare_coarse_maps(depth, normal, mask, header, statement, refiner.config)
+        for note in [*notes, *coarse.notes]:
+            print(f"  {note}", flush=True)
+        strips = refiner.run(job, coarse.depth, coarse.normal, Progress(path.name, 1).follow)
+        strips = coarse.restore(check_finite(strips, args.weights), wanted)
+        focal = statement.focal_length(header)
+        prefix = out / path.stem
+        save_result(
+            strips, Target(prefix, tuple(args.save), image, coarse, wanted, focal, args.axes)
+        )
+        if args.save_coarse:
+            save_coarse(coarse.depth, coarse.normal, out / f"{path.stem}_coarse", wanted == "depth")
     taken = format_duration(time.monotonic() - start)
     compiled = compile_timer().take()
     if compiled:
         taken += f", {compiled}"
-    print(f"{path}: refined in {taken}, {out / path.stem}_*", flush=True)
+    print(f"{path}: refined in {taken}, {prefix}_*", flush=True)
+
+
+def _print_plan(path: Path, image: Image, count: int, pool: int) -> None:
+    height, width = image.shape[:2]
+    note = f", approximate: keys and values pooled over {pool} x {pool} tokens" if pool > 1 else ""
+    patches = "1 patch" if count == 1 else f"{count} patches"
+    print(f"{path}: {width} x {height} pixels, {patches}{note}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,8 +249,19 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weight file, or work directory of a run "
-        f"(default: {DEFAULT_WEIGHTS}, shipped with urgt_jax)",
+        help="weight file, work directory of a run, shipped name, or hf://ORG/REPOSITORY (default: "
+        f"the published weights if they are in the cache or coarse maps are missing, or "
+        f"{DEFAULT_WEIGHTS})",
+    )
+    parser.add_argument(
+        "--recursive", action="store_true", help="search the folders in a folder too"
+    )
+    parser.add_argument(
+        "--bits",
+        type=int,
+        choices=range(8, 17),
+        metavar="N",
+        help="bits in use of 16-bit grey images, 8 to 16 (default: 16)",
     )
     parser.add_argument(
         "--out",
@@ -164,32 +271,82 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the refined maps (default: refined)",
     )
 
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=FORMATS,
+        default=DEFAULT_FORMATS,
+        metavar="FORMAT",
+        help=f"what to write: {', '.join(FORMATS)} (default: {' '.join(DEFAULT_FORMATS)})",
+    )
+    parser.add_argument(
+        "--axes",
+        default="opencv",
+        help="axes of saved normals and points: opencv (x right, y down, z forward), opengl, or "
+        "three letters (default: opencv; glb is always y up)",
+    )
+
     coarse = parser.add_argument_group("coarse maps")
     depth = coarse.add_mutually_exclusive_group()
     depth.add_argument(
         "--coarse-depth",
         type=Path,
         metavar="FILE",
-        help="coarse depth map, .npy, float [H, W] (default: NAME_coarse_depth.npy)",
+        help="coarse depth map: npy, npz, exr, pfm, png or tif of any size "
+        "(default: NAME_coarse_depth.npy, .png, ...)",
     )
     normal = coarse.add_mutually_exclusive_group()
     normal.add_argument(
         "--coarse-normal",
         type=Path,
         metavar="FILE",
-        help="coarse normal map, .npy, float [H, W, 3] (default: NAME_coarse_normal.npy)",
+        help="coarse normal map, in the same formats (default: NAME_coarse_normal.npy, .png, ...)",
     )
     depth.add_argument(
         "--depth-weights",
         type=Path,
         metavar="FILE",
-        help="weights of Depth Anything V2, which predicts the coarse depth",
+        help="weights of Depth Anything V2, which predicts the coarse depth (default, without a "
+        "coarse map: the best in the cache, or the small one, downloaded)",
     )
     normal.add_argument(
         "--normal-weights",
         type=Path,
         metavar="FILE",
-        help="weights of Metric3D v2, which predicts the coarse normals",
+        help="weights of Metric3D v2, which predicts the coarse normals (default: likewise)",
+    )
+    coarse.add_argument(
+        "--accept-licences",
+        action="store_true",
+        help="download missing networks without asking; their licences are printed",
+    )
+    coarse.add_argument(
+        "--depth-unit",
+        type=_depth_unit,
+        metavar="UNIT",
+        help=f"unit of the coarse depth: {SEVERAL} (default: as the file says, or as the weights "
+        "expect)",
+    )
+    coarse.add_argument(
+        "--normal-axes",
+        default="",
+        metavar="AXES",
+        help="directions of x, y and z of the coarse normals: opencv (RDF: right, down, forward), "
+        "opengl (RUB), or three such letters (default: opencv)",
+    )
+    coarse.add_argument(
+        "--mask",
+        dest="coarse_mask",
+        type=Path,
+        metavar="FILE",
+        help="image that is 0 where the coarse depth is unknown (default: NAME_coarse_mask.png)",
+    )
+    coarse.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEGREES",
+        help="horizontal field of view, for normals from depth where there are no coarse normals "
+        "(default: from the focal length in the image's EXIF data)",
     )
     coarse.add_argument(
         "--depth-size",
@@ -250,9 +407,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _depth_unit(text: str) -> DepthUnit:
+    try:
+        return parse_depth_unit(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _coarse_file(image: Path, kind: str, args: argparse.Namespace) -> Path | None:
-    """The file of an image's coarse map; None where a network predicts the map."""
-    if getattr(args, f"{kind}_weights") is not None:
+    """The file of an image's coarse map or mask; None where there is none."""
+    if getattr(args, f"{kind}_weights", None) is not None:
         return None
     path = getattr(args, f"coarse_{kind}")
     if path is None:

@@ -1,5 +1,6 @@
 """Readers for the depth map formats of data sets. Values stay as they are in the file."""
 
+import math
 import re
 
 import numpy as np
@@ -30,11 +31,19 @@ def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
     return values
 
 
-def open_pfm(path: Path) -> Float[np.ndarray, "H W"]:
-    """A grey PFM file of either byte order, top row first, mapped into memory."""
+def open_pfm(path: Path, channels: int = 1) -> Float[np.ndarray, "H W *C"]:
+    """A PFM file of either byte order, top row first, mapped into memory.
+
+    It is grey, [H, W], or with three channels a colour file, [H, W, 3].
+    """
     with reporting_read_errors(path, "PFM map"), path.open("rb") as file:
         start = file.read(1024)
-    require(start[:2] != b"PF", f"{path} is a colour PFM file. A depth map has one channel (Pf)")
+    if channels == 1:
+        message = f"{path} is a colour PFM file. A depth map has one channel (Pf)"
+        require(start[:2] != b"PF", message)
+    else:
+        message = f"{path} is a grey PFM file. A normal map has three channels (PF)"
+        require(start[:2] != b"Pf", message)
     header = PFM_HEADER.match(start)
     require(
         header is not None,
@@ -48,7 +57,8 @@ def open_pfm(path: Path) -> Float[np.ndarray, "H W"]:
         f"{path} has the scale {scale_text}. The scale of a PFM file is a number other than 0",
     )
     dtype = "<f4" if scale < 0 else ">f4"
-    values = _map_floats(path, dtype, header.end(), (height, width))
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    values = _map_floats(path, dtype, header.end(), shape)
     return values[::-1]  # the file begins with the bottom row
 
 
@@ -68,18 +78,18 @@ def read_png16(path: Path) -> Float[np.ndarray, "H W"]:
         return np.asarray(file).astype(np.float32)
 
 
-def _map_floats(path: Path, dtype: str, offset: int, size: tuple[int, int]) -> np.ndarray:
-    """Maps the floats after `offset` bytes of a file into memory; their number must fit `size`."""
-    height, width = size
+def _map_floats(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Maps the floats after `offset` bytes of a file into memory; their number must fit `shape`."""
+    height, width = shape[:2]
     stored = path.stat().length - offset
-    expected = 4 * height * width
+    expected = 4 * math.prod(shape)
     require(
         stored == expected > 0,
-        f"{path} holds {stored} bytes of depth, but {height} x {width} float32 pixels need "
+        f"{path} holds {stored} bytes of pixels, but {height} x {width} float32 pixels need "
         f"{expected}. Download it again",
     )
     with reporting_read_errors(path, "map"):
-        return np.memmap(path, dtype, "r", offset, size)
+        return np.memmap(path, dtype, "r", offset, shape)
 
 
 def _parse_float(text: str) -> float | None:

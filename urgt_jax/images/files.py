@@ -1,24 +1,38 @@
 """Reading and writing images and maps. Every problem with a file is one line."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from etils.epath import Path
-from PIL import ExifTags, Image, ImageOps
+from jaxtyping import Bool
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import atomic_write, reporting_read_errors, reporting_write_errors
 from urgt_jax.images.colour import RGB
+from urgt_jax.images.rgb import to_bytes, to_rgb
 from urgt_jax.images.rows import row_slices
 
 SMALLEST = 8  # pixels a side, the least that is worth refining
 LARGEST = 2**28  # pixels of an image, which take 0.8 GB; 16K has 2**27
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
+    *(".jp2", ".j2k", ".avif", ".heic", ".heif"),
+)
 # Pillow's names of their formats; cameras write JPEG files with more than one picture (MPO).
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "AVIF")
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # formats of several pictures, or pages
+# Marks of HEIC files after "ftyp", which Pillow opens with the help of pillow_heif.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+LONGEST_TEXT = 2**26  # bytes of a text in a PNG file; programs store their whole history in one
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+FULL_FRAME = math.hypot(36, 24)  # diagonal of 35 mm film, millimetres
+MILLIMETRES = {2: 25.4, 3: 10.0}  # of EXIF's units of the resolution: inch and centimetre
 
 _limit_lock = threading.Lock()
 
@@ -29,14 +43,20 @@ def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     The content decides about the format, not the name. Other formats are not tried: Pillow would
     start Ghostscript for an EPS file, whatever its name.
     """
-    # Pillow's limit is a global variable and too low for 16K. It is lifted while a header is read.
+    if formats == FORMATS and _is_heic(path):
+        import_extra("pillow_heif", "heic").register_heif_opener()
+        formats = ("HEIF",)
+    # Pillow's limits are global variables, and too low for 16K and for the text of some PNG files.
+    # They are lifted while a header is read.
     with _limit_lock:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
+        limits = (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK)
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, LONGEST_TEXT
         try:
-            file = Image.open(path, formats=formats)
+            Image.init()
+            known = [name for name in formats if name in Image.OPEN]  # Pillow 11.3 brought AVIF
+            file = Image.open(path, formats=known)
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
     pixels = file.width * file.height
     if pixels > LARGEST:
         file.close()
@@ -44,36 +64,145 @@ def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     return file
 
 
+def _is_heic(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
+
+
+class LoadedImage(NamedTuple):
+    """An image, and what had to be decided when it was read."""
+
+    pixels: RGB
+    notes: list[str]
+
+
 def read_image(path: Path) -> RGB:
-    """Read an image as 8-bit RGB, turned upright according to its EXIF data."""
-    with reporting_read_errors(path, "image"), open_image(path) as file:
-        ImageOps.exif_transpose(file, in_place=True)
-        image = file
-        if file.mode.startswith("I"):  # 16-bit grey
-            image = Image.fromarray((np.asarray(file, np.uint32) // 257).astype(np.uint8))
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        pixels = np.array(image)
-    height, width = pixels.shape[:2]
+    """Read an image as 8-bit sRGB, turned upright according to its EXIF data."""
+    return load_image(path).pixels
+
+
+def load_image(path: Path, bits: int | None = None) -> LoadedImage:
+    """Read an image as `read_image` does, with notes; see `rgb.to_rgb` about `bits`."""
+    with reporting_read_errors(path, "image"):
+        try:
+            file = open_image(path)
+        except UnidentifiedImageError:
+            return _load_float_colours(path)
+        with file:
+            orientation = file.getexif().get(ExifTags.Base.Orientation)
+            notes = []
+            if file.format in ANIMATED and getattr(file, "is_animated", False):
+                notes.append(f"only the first of its {file.n_frames} pictures is used")
+                file.seek(0)
+            image, more = to_rgb(file, bits)
+            pixels = np.array(image)
+    pixels = _turn_upright(pixels, orientation)
+    _check_smallest(path, pixels.shape[:2])
+    return LoadedImage(pixels, notes + more)
+
+
+def _load_float_colours(path: Path) -> LoadedImage:
+    """A TIFF file with colours that are floats, which Pillow does not know."""
+    values = None
+    if path.read_bytes()[:2] in (b"II", b"MM"):
+        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    formats = ", ".join(FORMATS)
+    require(
+        values is not None and values.ndim == 3 and values.shape[2] >= 3,
+        f"{path} cannot be read. Save or download the image again, in one of the formats {formats}",
+    )
+    pixels, notes = to_bytes(values[..., 2::-1])
+    return LoadedImage(np.ascontiguousarray(pixels), notes)
+
+
+def _turn_upright(pixels: RGB, orientation: int | None) -> RGB:
+    """The pixels as they are seen, given the orientation of EXIF.
+
+    Pillow's own function rewrites the EXIF data, which fails where a camera wrote odd numbers.
+    """
+    if orientation in (5, 7):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 7):
+        pixels = np.rot90(pixels, 2)
+    elif orientation == 2:
+        pixels = pixels[:, ::-1]
+    elif orientation == 4:
+        pixels = pixels[::-1]
+    elif orientation == 6:
+        pixels = np.rot90(pixels, -1)
+    elif orientation == 8:
+        pixels = np.rot90(pixels)
+    return np.ascontiguousarray(pixels)
+
+
+def _check_smallest(path: Path, size: tuple[int, int]) -> None:
+    height, width = size
     require(
         min(height, width) >= SMALLEST,
         f"{path} is {height} x {width} pixels. At least {SMALLEST} a side are needed",
     )
-    return pixels
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file says."""
+
+    size: tuple[int, int]  # height and width of the image turned upright, pixels
+    orientation: int  # of EXIF; above 1 if the image has to be turned or mirrored
+    focal: float | None  # focal length, pixels of the image; None if the header has none
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the header of an image; its pixels are not decoded."""
+    with reporting_read_errors(path, "image"):
+        try:
+            file = open_image(path)
+        except UnidentifiedImageError:
+            return ImageHeader(_load_float_colours(path).pixels.shape[:2], 1, None)
+        # The method of the base class: that of PNG images decodes the whole image.
+        with file:
+            exif = Image.Image.getexif(file)
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+            if orientation not in range(1, 9):
+                orientation = 1
+            size = (file.height, file.width)
+            if orientation in SIDEWAYS:
+                size = (file.width, file.height)
+            _check_smallest(path, size)
+            return ImageHeader(size, orientation, _focal_length(exif, file.size))
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels of an image turned upright, from its header alone."""
-    with reporting_read_errors(path, "image"), open_image(path) as file:
-        # The method of the base class: that of PNG images decodes the whole image.
-        orientation = Image.Image.getexif(file).get(ExifTags.Base.Orientation)
-        if orientation in SIDEWAYS:
-            return file.width, file.height
-        return file.height, file.width
+    return read_header(path).size
 
 
-def write_image(path: Path, image: RGB) -> None:
-    """Write a PNG file."""
+def _focal_length(exif: Image.Exif, size: tuple[int, int]) -> float | None:
+    """The focal length in pixels of an image of this width and height, as its camera stored it."""
+    tags = exif.get_ifd(ExifTags.IFD.Exif)
+    equivalent = _number(tags.get(ExifTags.Base.FocalLengthIn35mmFilm))
+    if equivalent:
+        return equivalent * math.hypot(*size) / FULL_FRAME
+    length = _number(tags.get(ExifTags.Base.FocalLength))
+    resolution = _number(tags.get(ExifTags.Base.FocalPlaneXResolution))
+    unit = MILLIMETRES.get(tags.get(ExifTags.Base.FocalPlaneResolutionUnit, 2))
+    stored_width = _number(tags.get(ExifTags.Base.ExifImageWidth)) or size[0]
+    if length and resolution and unit:
+        return length * resolution / unit * size[0] / stored_width
+    return None
+
+
+def _number(value: object) -> float:
+    """A number of EXIF; 0 where it is missing, damaged or not above 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ArithmeticError):  # a rational may be -1/0
+        return 0.0
+    return number if 0 < number < float("inf") else 0.0
+
+
+def write_image(path: Path, image: RGB | Bool[np.ndarray, "H W"]) -> None:
+    """Write a PNG file; a mask becomes black and white."""
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, "PNG", compress_level=3)
 

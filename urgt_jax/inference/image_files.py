@@ -1,63 +1,136 @@
-"""From image files and coarse map files to files of refined maps."""
+"""Images and coarse maps to refine, and images that could not be refined."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from etils.epath import Path, PathLike
 
-from urgt_jax.errors import UserError, require
-from urgt_jax.images.colour import colour_normal, colour_range, colour_values
-from urgt_jax.images.files import SUFFIXES, map_writer, read_map, write_image
-from urgt_jax.images.rows import LazyMap, row_slices
-from urgt_jax.inference.refiner import Depth, Normal, Result
+from urgt_jax.errors import NegativeResult, UserError, one_line, require
+from urgt_jax.files import make_folder, write_text
+from urgt_jax.images.files import SUFFIXES
+from urgt_jax.images.map_files import MAP_SUFFIXES
+from urgt_jax.inference.refiner import Result
 
 Strips = Iterator[tuple[slice, Result]]  # rows of an image, from the top, and their maps
-MIN_DEPTH = 1e-3  # metres; nearer depth gets the colour of this depth
+FAILED = "not_refined.txt"  # in the output folder
+COARSE_ENDINGS = ("_coarse_depth", "_coarse_normal", "_coarse_mask")
+# What `outputs` writes for an image, after its name.
+DRAWN_ENDINGS = ("_depth", "_normal", "_depth16", "_normal16", "_mask")
 
 
-def find_images(paths: list[Path]) -> list[Path]:
-    """Image files, with folders replaced by the images in them.
+class ImageFile(NamedTuple):
+    """An image to refine, and the folder of its results inside the output folder."""
 
-    Their names must differ, since the names of the refined maps derive from them.
+    path: Path
+    folder: str = ""
+
+
+def find_images(
+    paths: list[Path], recursive: bool = False, skip: Path | None = None
+) -> list[ImageFile]:
+    """Image files, with folders replaced by the images in them; hidden files are left out.
+
+    With `recursive`, folders in them are searched too, except `skip`. Names in one folder must
+    differ, since the names of the refined maps derive from them.
     """
-    images: list[Path] = []
+    images: list[ImageFile] = []
     for path in paths:
-        if not path.is_dir():
+        if path.is_dir():
+            images += _images_in(path, recursive, skip)
+        else:
             require(path.is_file(), f"no image at {path}")
-            images.append(path)
-            continue
-        inside = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in SUFFIXES and not _is_drawn_map(file)
-        )
-        require(bool(inside), f"the folder {path} contains no image ({', '.join(SUFFIXES)})")
-        images += inside
-    stems = set()
+            images.append(ImageFile(path))
+    names = set()
     for image in images:
+        name = (image.folder, image.path.stem)
         require(
-            image.stem not in stems,
-            f"two images are named {image.stem}: refine them into different folders",
+            name not in names,
+            f"two images are named {image.path.stem}: refine them into different folders",
         )
-        stems.add(image.stem)
+        names.add(name)
+    return images
+
+
+def _images_in(folder: Path, recursive: bool, skip: Path | None) -> list[ImageFile]:
+    """The images in a folder, in order."""
+    images = []
+    folders = [(folder, "")]
+    while folders:
+        current, relative = folders.pop(0)
+        for path in sorted(current.iterdir()):
+            if path.name.startswith("."):  # macOS puts a ._photo.jpg next to each photo.jpg
+                continue
+            if path.is_dir():
+                if recursive and (skip is None or path.resolve() != skip.resolve()):
+                    folders.append((path, f"{relative}{path.name}/"))
+            elif path.suffix.lower() in SUFFIXES and not _is_drawn_map(path):
+                images.append(ImageFile(path, relative))
+    hint = "" if recursive else ". Pass --recursive to search the folders in it"
+    require(images, f"the folder {folder} contains no image ({', '.join(SUFFIXES)}){hint}")
     return images
 
 
 def _is_drawn_map(path: Path) -> bool:
-    """Whether an image is the colour picture that `save_maps` writes next to a map."""
-    return path.stem.endswith(("_depth", "_normal")) and path.with_suffix(".npy").is_file()
+    """Whether an image is a picture that belongs to a refined image, or a coarse map."""
+    if path.stem.endswith(COARSE_ENDINGS):
+        return True
+    for ending in DRAWN_ENDINGS:
+        name = path.stem.removesuffix(ending)
+        if name != path.stem and path.suffix == ".png":
+            siblings = [path.with_name(f"{name}_depth.npy"), path.with_name(f"{name}_depth16.json")]
+            return any(sibling.is_file() for sibling in siblings)
+    return False
 
 
-def find_coarse_map(image: Path, kind: str) -> Path:
-    """The coarse map next to an image, `kind` being depth or normal."""
-    path = image.with_name(f"{image.stem}_coarse_{kind}.npy")
+def find_coarse_map(image: Path, kind: str) -> Path | None:
+    """The coarse map next to an image, or None; `kind` is depth, normal or mask.
+
+    A UserError if there are several.
+    """
+    stem = f"{image.stem}_coarse_{kind}"
+    paths = [image.with_name(f"{stem}{suffix}") for suffix in MAP_SUFFIXES]
+    paths = [path for path in paths if path.is_file()]
+    names = ", ".join(path.name for path in paths)
     require(
-        path.is_file(),
-        f"{image}: no coarse {kind} map found (looked for {path.name}). Pass --coarse-{kind} FILE, "
-        f"or let a network make it with --{kind}-weights FILE.",
+        len(paths) < 2,
+        f"{image}: there are several coarse {kind} maps ({names}). Keep one of them",
     )
-    return path
+    return paths[0] if paths else None
+
+
+class Failures:
+    """Images that could not be refined: with several, the others are refined nonetheless."""
+
+    def __init__(self, out: Path, count: int):
+        self.path = out / FAILED
+        self.count = count
+        self.lines: list[str] = []
+
+    @contextmanager
+    def collecting(self, image: Path) -> Iterator[None]:
+        """Print a user error inside the block and go on, unless there is only one image."""
+        try:
+            yield
+        except UserError as error:
+            if self.count == 1:
+                raise
+            text = one_line(str(error))
+            print(f"error: {text}", file=sys.stderr, flush=True)
+            self.lines.append(text if str(image) in text else f"{image}: {text}")
+
+    def report(self) -> None:
+        """Write the list; a NegativeResult that counts the failures, if there are any."""
+        if not self.lines:
+            self.path.unlink(missing_ok=True)  # the list of an earlier call
+            return
+        make_folder(self.path.parent)
+        write_text(self.path, "".join(f"{line}\n" for line in self.lines))
+        raise NegativeResult(
+            f"{len(self.lines)} of {self.count} images were not refined (list: {self.path})"
+        )
 
 
 @contextmanager
@@ -66,7 +139,8 @@ def naming_image(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from error
 
 
 def check_finite(strips: Strips, weights: PathLike) -> Strips:
@@ -75,47 +149,3 @@ def check_finite(strips: Strips, weights: PathLike) -> Strips:
         finite = np.isfinite(result.depth).all() and np.isfinite(result.normal).all()
         require(bool(finite), f"the refined maps contain NaN: the weights {weights} are damaged")
         yield rows, result
-
-
-def coarse_strips(depth: Depth, normal: Normal) -> Strips:
-    """Coarse maps, whose sizes may differ, in the form that `save_maps` takes."""
-    for rows in row_slices(max(len(depth), len(normal))):
-        yield rows, Result(depth[rows], normal[rows], None, None)
-
-
-def save_maps(
-    strips: Strips,
-    depth_size: tuple[int, int],
-    normal_size: tuple[int, int],
-    prefix: Path,
-    metric: bool,
-) -> None:
-    """Write PREFIX_depth.npy, PREFIX_normal.npy, and a colour picture of both (.png).
-
-    With `metric`, depth is in metres; otherwise it is disparity, which is drawn as it is.
-    """
-
-    def named(ending: str) -> Path:
-        return prefix.with_name(f"{prefix.name}_{ending}")
-
-    normal_picture = np.empty((*normal_size, 3), np.uint8)
-    with ExitStack() as files:
-        write_depth = files.enter_context(map_writer(named("depth.npy"), depth_size))
-        write_normal = files.enter_context(map_writer(named("normal.npy"), (*normal_size, 3)))
-        for rows, result in strips:
-            write_depth(result.depth)
-            write_normal(result.normal)
-            normal_picture[rows] = colour_normal(result.normal)
-    write_image(named("normal.png"), normal_picture)
-    # The range of the colours is known only now, so depth is read again.
-    depth = read_map(named("depth.npy"), "depth", mapped=True)
-    disparity = LazyMap(depth, _to_disparity) if metric else depth
-    low, high = colour_range(disparity)
-    depth_picture = np.empty((*depth_size, 3), np.uint8)
-    for rows in row_slices(depth_size[0]):
-        depth_picture[rows] = colour_values(disparity[rows], low, high)
-    write_image(named("depth.png"), depth_picture)
-
-
-def _to_disparity(depth: np.ndarray) -> np.ndarray:
-    return 1 / np.maximum(depth, MIN_DEPTH)

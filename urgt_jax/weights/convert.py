@@ -17,7 +17,7 @@ from urgt_jax.files import make_folder
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.progress import Progress
-from urgt_jax.weights import detect, torch_names
+from urgt_jax.weights import detect, other_names, torch_names
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import Tensor, TensorFile
 from urgt_jax.weights.torch_names import LAYOUTS, Rule
@@ -46,12 +46,16 @@ class ConversionPlan:
 
 
 def convert(
-    source: Path, target: Path, fields: Mapping[str, Any] | None = None, half: bool = False
+    source: Path,
+    target: Path,
+    fields: Mapping[str, Any] | None = None,
+    half: bool = False,
+    take: str = "",
 ) -> None:
     """Converts an official checkpoint into a weight file, or a weight file to official names.
 
-    `fields` are what the shapes of an official checkpoint cannot tell, under official names. With
-    `half`, a weight file stays one, in float16.
+    `fields` are what the shapes of an official checkpoint cannot tell, under official names. `take`
+    chooses one of several copies of the model. With `half`, a weight file stays one, in float16.
     """
     check_target(target)
     file = open_tensors(source)
@@ -61,13 +65,15 @@ def convert(
         not (is_weight_file and fields),
         f"--config is for official weights, but {source} holds its own configuration",
     )
-    make_folder(target.parent)
+    require(not (is_weight_file and take), f"--take is for checkpoints, but {source} has one model")
     if half:
         plan = to_half(file, source)
     elif is_weight_file:
         plan = to_official(file, source)
     else:
-        _, plan = from_official(file.tensors, fields or {}, str(source))
+        config, plan = from_official(file.tensors, fields or {}, str(source), take)
+        other_names.check_meaning(registry.kind_of(config), source)
+    make_folder(target.parent)
     for line in plan.report:
         print(printable(line), flush=True)
     progress = Progress(f"writing {target.name}", len(plan.tensors))
@@ -85,10 +91,11 @@ def check_target(target: Path) -> None:
 
 
 def from_official(
-    tensors: Mapping[str, Tensor], fields: Mapping[str, Any], where: str
+    tensors: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, take: str = ""
 ) -> tuple[FileConfig, ConversionPlan]:
     """The configuration of an official checkpoint, and the plan of its weight file."""
-    kind, official, others = detect.detect_family(tensors, where)
+    tensors = other_names.official_names(tensors, where)
+    kind, official, others = detect.detect_family(tensors, where, take)
     config = detect.INFER_CONFIG[kind](official, detect.UserConfig(fields, where))
     title = registry.FAMILIES[kind].title
     rules = torch_names.RULES[kind](config)

@@ -25,6 +25,9 @@ FAMILY_MARKS = (
 PUBLISHED_LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
 HEAD_CHANNELS = 64  # channels of an attention head in every published model
 NUM_REGISTERS = 4
+WITHOUT_PREFIX = "model"  # for --take: tensors without a prefix
+OPTIMIZER_STATE = re.compile(r"optim|exp_avg|momentum")
+METRIC3D_INPUT = (616, 1064)  # height and width that Metric3D v2 was published with, pixels
 
 # Fields that --config may set to a count, or to a list of counts.
 COUNT_FIELDS = ("num_heads", "dino_heads", "heads", "iters", "input_size")
@@ -55,29 +58,55 @@ IGNORED_FIELDS = (
 )
 
 
-def detect_family(tensors: Tensors, where: str) -> tuple[str, dict[str, Any], list[str]]:
+def detect_family(
+    tensors: Tensors, where: str, take: str = ""
+) -> tuple[str, dict[str, Any], list[str]]:
     """Recognises the family of a checkpoint.
 
     Returns the family, its tensors without a prefix such as `module.`, and the names of all
-    tensors outside that prefix.
+    tensors outside that prefix. If the checkpoint holds the model several times, such as student
+    and teacher, `take` says which: it is a part of the prefix.
     """
     for family, mark in FAMILY_MARKS:
         matches = [name for name in tensors if name == mark or name.endswith(f".{mark}")]
         if not matches:
             continue
-        prefix = min(matches, key=len).removesuffix(mark)
+        prefixes = [name.removesuffix(mark) for name in matches]
+        prefix = _choose_prefix(prefixes, where, take)
+        # Another copy of the model may be stored inside of this one, as the average ema. is.
+        inside = tuple(x for x in prefixes if x != prefix and x.startswith(prefix))
         official = {}
         others = []
         for name, tensor in tensors.items():
-            if name.startswith(prefix):
+            if name.startswith(prefix) and not name.startswith(inside):
                 official[name.removeprefix(prefix)] = tensor
             else:
                 others.append(name)
         return family, official, others
-    examples = ", ".join(list(tensors)[:5])
+    examples = ", ".join(name[:40] for name in list(tensors)[:3])
     raise UserError(
         f"{where} is none of DINOv2, VGGT, URGT, Depth Anything V2 and Metric3D v2. "
         f"It holds {len(tensors)} tensors ({examples})."
+    )
+
+
+def _choose_prefix(prefixes: list[str], where: str, take: str) -> str:
+    """The prefix of the copy of the model that the user wants; of one copy, the only one."""
+    copies = {}
+    for prefix in prefixes:
+        if OPTIMIZER_STATE.search(prefix):
+            continue
+        parts = prefix.strip(".").split(".") if prefix else [WITHOUT_PREFIX]
+        copies[prefix] = parts
+    chosen = [prefix for prefix, parts in copies.items() if not take or take in parts]
+    if len(chosen) == 1:
+        return chosen[0]
+    names = ", ".join(sorted({parts[0] for parts in copies.values()}))
+    if take:
+        raise UserError(f"--take {take} chooses none of the models in {where}: {names}")
+    require(copies, f"{where} holds the state of an optimizer and no model")
+    raise UserError(
+        f"{where} holds the model {len(copies)} times ({names}). Choose one with --take NAME"
     )
 
 
@@ -356,7 +385,7 @@ def infer_metric3d(tensors: Tensors, user_config: UserConfig) -> Metric3DConfig:
             "iters": 4 if kind == "ViT-Small" else 8,
             "feature_channels": (),
             "decoder_channels": (),
-            "process_shape": (616, 1064),
+            "process_shape": METRIC3D_INPUT,
             "min_val": 0.1,
             "max_val": 200.0,
         },

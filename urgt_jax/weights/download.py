@@ -83,7 +83,7 @@ def fetch(name: str, target: Path) -> Path:
         f"Download {published.url} by other means and run: urgt convert {published.file} {target}"
     )
     try:
-        _download(published, local)
+        download(published, local)
     except ImportError as error:
         raise UserError(
             f"{name} cannot be downloaded without huggingface_hub. "
@@ -97,7 +97,11 @@ def fetch(name: str, target: Path) -> Path:
     return local
 
 
-def _download(published: Published, local: Path) -> None:
+def download(published: Published, local: Path) -> None:
+    """Downloads a published file to `local`, which has the file's own name.
+
+    Raises the errors of the network libraries, and ImportError without huggingface_hub.
+    """
     if published.is_on_hub:
         from huggingface_hub import hf_hub_download  # optional, the extra `hub`
 

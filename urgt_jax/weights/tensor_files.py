@@ -25,6 +25,8 @@ from urgt_jax.weights.tensors import (
 )
 from urgt_jax.weights.torch_files import OLD_TORCH_MAGIC, open_torch
 
+LFS_MARK = b"version https://git-lfs"
+WEB_PAGE_MARKS = (b"<!doctype", b"<html", b"<?xml")
 ZIP_MAGIC = b"PK\x03\x04"
 REWRITE = "Write it again, and use another disk if this happens twice."
 # The metadata entry with the checksums of the tensors and of the other metadata, as JSON.
@@ -39,8 +41,18 @@ def open_tensors(path: Path) -> TensorFile:
         require(not path.is_dir(), f"{path} is a folder. Pass a weight file in it.")
         require(path.is_file(), f"there is no weight file at {path}")
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(64)
         require(head != b"", f"{path} is empty. Download or write it again.")
+        require(
+            not head.startswith(LFS_MARK),
+            f"{path} is a pointer of Git LFS, not the weights. Run git lfs pull in its repository, "
+            "or download the file itself.",
+        )
+        require(
+            not head.lstrip().lower().startswith(WEB_PAGE_MARKS),
+            f"{path} is a web page, not the weights: the download was answered with an error or a "
+            "login. Download it again, and look at it in a browser if that repeats.",
+        )
         require(
             head[2:14] != OLD_TORCH_MAGIC,
             f"{path} has the format of torch before version 1.6. Load it with a newer torch, "

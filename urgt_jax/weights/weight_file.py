@@ -22,7 +22,10 @@ from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import Tensor, TensorFile
 
 CONFIG_KEY = "urgt_jax"  # the metadata entry with the configuration
+DEFAULT_WEIGHTS = "scenes-small"  # of the shipped ones, where nobody names any
 SHIPPED = Path(__file__).parents[1] / "shipped"
+MOST_NAMES = 8  # of each kind of misfit in an error
+LONGEST_LIST = 220  # characters
 UNUSED_PREFIX = "unused."  # before the official names of tensors that no output depends on
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -113,7 +116,14 @@ def shipped_weights() -> dict[str, Path]:
 
 
 def locate_weights(path: PathLike) -> Path:
-    """The weight file at a path, in the work directory of a run, or of a name that is shipped."""
+    """The weight file at a path, in the work directory of a run, or of a name that is shipped.
+
+    A path that begins with hf:// is a repository on the Hugging Face hub.
+    """
+    if str(path).startswith("hf:/"):
+        from urgt_jax.weights.hub import fetch_repository  # it converts, and conversion loads
+
+        return fetch_repository(str(path))
     path = Path(path)
     shipped = shipped_weights()
     if not path.exists() and str(path) in shipped:
@@ -165,19 +175,27 @@ def check_tensors(tensors: Mapping[str, Tensor], config: FileConfig, path: Path)
 
 
 def list_misfits(expected: Shapes, actual: Shapes) -> str:
-    """All missing, unexpected and mis-shaped names in one line; empty if everything fits."""
-    missing = [name for name in expected if name not in actual]
-    unexpected = [name for name in actual if name not in expected]
+    """Missing, unexpected and mis-shaped names in one line; empty if everything fits.
+
+    All are counted. As many are named as an error line has room for.
+    """
     misshaped = []
     for name, shape in expected.items():
         if name in actual and tuple(actual[name]) != tuple(shape):
             misshaped.append(f"{name} {actual[name]} instead of {shape}")
-    problems = []
-    for label, names in (
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("mis-shaped", misshaped),
-    ):
-        if names:
-            problems.append(f"{len(names)} {label} ({', '.join(names)})")
-    return "; ".join(problems)
+    problems = {
+        "missing": [name for name in expected if name not in actual],
+        "unexpected": [name for name in actual if name not in expected],
+        "mis-shaped": misshaped,
+    }
+    text = ""
+    for most in range(MOST_NAMES, 0, -1):
+        parts = []
+        for label, names in problems.items():
+            if names:
+                dots = ", ..." if len(names) > most else ""
+                parts.append(f"{len(names)} {label} ({', '.join(names[:most])}{dots})")
+        text = "; ".join(parts)
+        if len(text) <= LONGEST_LIST:
+            break
+    return text

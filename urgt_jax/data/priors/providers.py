@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade
 from urgt_jax.data.priors.fill_holes import fill_holes
+from urgt_jax.data.priors.given import MAX_ASPECT_ERROR
 from urgt_jax.data.priors.networks import DepthNetwork, NetworkInput, NormalNetwork, Size
 from urgt_jax.data.samples import Sample, valid_depth
 from urgt_jax.errors import require
@@ -19,7 +20,6 @@ from urgt_jax.images.geometry import normals_from_depth, unit_normals
 from urgt_jax.models import registry
 
 Kind = Literal["depth", "normal"]
-MAX_ASPECT_ERROR = 0.03  # relative; networks round the sides of their input
 
 
 @runtime_checkable

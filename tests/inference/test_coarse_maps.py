@@ -1,0 +1,105 @@
+"""Coarse maps as their refiner takes them, and refined depth in the unit of the user."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from urgt_jax.config import Prior
+from urgt_jax.data.priors.given import DISPARITY, METRES, parse_depth_unit
+from urgt_jax.errors import UserError
+from urgt_jax.images.files import ImageHeader
+from urgt_jax.images.map_files import MapFile
+from urgt_jax.inference.coarse_maps import Statement, prepare_coarse_maps
+from urgt_jax.inference.refiner import Result
+
+RNG = np.random.default_rng(0)
+HEADER = ImageHeader((48, 64), 1, None)
+NORMAL = MapFile(np.broadcast_to(np.float32([0, 0, -1]), (48, 64, 3)))
+MILLIMETRES = RNG.integers(500, 4000, (24, 32)).astype(np.uint16)
+
+
+def weights_for(kind: str, config):
+    """A configuration of weights for disparity, or for metric depth."""
+    return replace(config, prior=Prior(kind=kind))
+
+
+@pytest.mark.parametrize("wanted", ["disparity", "depth"])
+def test_prepare_converts_resizes_and_describes(micro, wanted):
+    depth = MILLIMETRES.copy()
+    depth[:12] = 0
+    statement = Statement(parse_depth_unit("mm"))
+    coarse = prepare_coarse_maps(
+        MapFile(depth), NORMAL, None, HEADER, statement, weights_for(wanted, micro)
+    )
+    assert coarse.depth.shape == (48, 64) and coarse.unit == METRES
+    np.testing.assert_array_equal(coarse.known, np.arange(48)[:, None].repeat(64, 1) >= 24)
+    assert coarse.notes == [
+        "coarse depth: 24 x 32 pixels, units of 0.001 metres, 50 % unknown and filled"
+    ]
+    metres = coarse.depth if wanted == "depth" else 1 / coarse.depth
+    assert 0.5 <= metres.min() and metres.max() <= 4
+
+
+def test_restore_returns_metres_and_bounds_what_is_far(micro):
+    depth = MapFile(MILLIMETRES.astype(np.float32))
+    statement = Statement(parse_depth_unit("millimetres"))
+    coarse = prepare_coarse_maps(depth, NORMAL, None, HEADER, statement, micro)
+    refined = Result(np.float32([[0.5, 0.25, 0.0, -1.0]]), None, None, None)
+    [(_, result)] = coarse.restore(iter([(slice(0, 1), refined)]), "disparity")
+    farthest = 2 / coarse.depth.min()
+    np.testing.assert_allclose(result.depth, [[2, 4, farthest, farthest]], rtol=1e-6)
+
+
+def test_restore_leaves_disparity_alone(micro):
+    depth = MapFile(RNG.random((48, 64), np.float32))
+    coarse = prepare_coarse_maps(depth, NORMAL, None, HEADER, Statement(), micro)
+    assert coarse.unit == DISPARITY and coarse.depth is depth.values
+    strips = [(slice(0, 1), Result(np.float32([[-1, 3]]), None, None, None))]
+    assert list(coarse.restore(iter(strips), "disparity")) == strips
+
+
+def test_prepare_makes_normals_with_the_field_of_view_or_the_focal_length(micro):
+    ramp = np.linspace(1, 2, 32, dtype=np.float32)[None].repeat(24, 0)
+    depth = MapFile(1 / ramp, unit="metres")
+    stated = prepare_coarse_maps(depth, None, None, HEADER, Statement(fov=90), micro)
+    assert stated.notes[1] == "normals from depth, with a field of view of 90.0 degrees"
+    header = HEADER._replace(focal=32.0)
+    known = prepare_coarse_maps(depth, None, None, header, Statement(), micro)
+    np.testing.assert_array_equal(stated.normal, known.normal)
+    assert stated.normal.shape == (48, 64, 3)
+    assert (stated.normal[..., 0] < -0.1).all()  # nearer to the right: the surface faces left
+    with pytest.raises(UserError, match="no coarse normal map. .*--fov DEGREES"):
+        prepare_coarse_maps(depth, None, None, HEADER, Statement(), micro)
+
+
+def test_prepare_asks_for_a_unit_that_nothing_shows(micro):
+    floats = MapFile(MILLIMETRES.astype(np.float32))
+    header = HEADER._replace(focal=60.0)
+    with pytest.raises(UserError, match="unit of the coarse depth is not known.*--depth-unit: met"):
+        prepare_coarse_maps(floats, None, None, header, Statement(), micro)
+    with pytest.raises(UserError, match="holds uint16, whose unit is not known. Pass --depth-unit"):
+        prepare_coarse_maps(MapFile(MILLIMETRES), NORMAL, None, HEADER, Statement(), micro)
+
+
+@pytest.mark.parametrize("kind", ["disparity", "depth"])
+def test_prepare_notices_the_other_unit_by_the_normals(micro, kind):
+    x = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(48, 0)
+    normal = np.broadcast_to(np.float32([0.6, 0, -0.8]), (48, 64, 3))  # farther to the right
+    values = {"depth": 1 + x, "disparity": 2 - x}
+    config = weights_for(kind, micro)
+    right = prepare_coarse_maps(
+        MapFile(values[kind]), MapFile(normal), None, HEADER, Statement(), config
+    )
+    assert right.unit.kind == kind
+    [other] = set(values) - {kind}
+    with pytest.raises(UserError, match="as the normals show.* --depth-unit"):
+        prepare_coarse_maps(
+            MapFile(values[other]), MapFile(normal), None, HEADER, Statement(), config
+        )
+
+
+@pytest.mark.parametrize("fov", [0, 180, -3])
+def test_statement_rejects_a_field_of_view_that_does_not_exist(fov):
+    with pytest.raises(UserError, match="field of view .* is out of range"):
+        Statement(fov=fov)

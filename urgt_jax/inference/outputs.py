@@ -1,0 +1,321 @@
+"""Refined maps in the files that other programs open."""
+
+import json
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+import cv2
+import numpy as np
+from etils.epath import Path
+from jaxtyping import Float, Shaped
+
+from urgt_jax.data.priors.given import axis_signs
+from urgt_jax.errors import import_extra
+from urgt_jax.files import atomic_write, write_text
+from urgt_jax.images.colour import RGB, colour_normal, colour_range, colour_values
+from urgt_jax.images.files import map_writer, read_map, write_image
+from urgt_jax.images.map_files import PNG_TEXT
+from urgt_jax.images.rows import LazyMap, row_slices
+from urgt_jax.images.surfaces import make_surface, write_glb, write_ply
+from urgt_jax.inference.coarse_maps import CoarseMaps
+from urgt_jax.inference.compare_page import write_compare_page
+from urgt_jax.inference.image_files import Strips
+
+DEFAULT_FORMATS = ("npy", "png")
+SPATIAL = ("ply", "glb", "camera")  # formats that need the focal length
+MESH_PIXELS = 2**20  # vertices of a mesh, at most
+CLOUD_PIXELS = 2**22  # points of a cloud, at most
+MIN_DEPTH = 1e-3  # metres; nearer depth gets the colour of this depth
+FARTHEST = 20.0  # in space, disparity of 0 is this many times farther than the nearest pixel
+
+
+@dataclass
+class Target:
+    """What is saved about one image, and how."""
+
+    prefix: Path  # the folder, and the start of the names
+    formats: tuple[str, ...]
+    image: RGB
+    coarse: CoarseMaps
+    weights_unit: str  # of the coarse depth: disparity or depth
+    focal: float | None  # pixels
+    axes: str = "opencv"  # of normals and points
+    maps: dict[str, np.ndarray] = field(default_factory=dict)  # normals have `axes`
+
+    def named(self, ending: str) -> Path:
+        """The path of a file: the prefix and an ending such as depth.npy."""
+        return self.prefix.with_name(f"{self.prefix.name}_{ending}")
+
+    @property
+    def unit_name(self) -> str:
+        """What the numbers of the refined depth are."""
+        return "metres" if self.is_metric else "disparity"
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether refined depth is in metres."""
+        return self.coarse.unit.is_metric
+
+    @property
+    def axes_letters(self) -> str:
+        """The axes as three letters, such as RDF."""
+        pairs = zip(axis_signs(self.axes), "RDF", "LUB", strict=True)
+        return "".join(ours if sign > 0 else other for sign, ours, other in pairs)
+
+
+def save_result(strips: Strips, target: Target) -> None:
+    """Write refined maps in all formats of a target; strips come from the top.
+
+    The maps are written to disk first, so that they need not fit in memory.
+    """
+    with ExitStack() as stack:
+        if "npy" in target.formats:
+            named = target.named
+        else:
+            scratch = stack.enter_context(
+                tempfile.TemporaryDirectory(dir=target.prefix.parent, prefix=".")
+            )
+            named = Path(scratch).joinpath
+        places = {"depth": named, "normal": named}
+        if {"confidence", "npz", "exr"} & set(target.formats):
+            place = target.named if "confidence" in target.formats else named
+            places |= {"depth_confidence": place, "normal_confidence": place}
+        paths = _write_maps(strips, target.image.shape[:2], axis_signs(target.axes), places)
+        for name, path in paths.items():
+            target.maps[name] = read_map(path, name, mapped=True)
+        for name in target.formats:
+            if name in WRITERS:
+                WRITERS[name](target)
+        if target.coarse.known is not None and "mask" not in target.formats:
+            _write_mask(target)
+        target.maps.clear()  # the scratch folder goes
+
+
+def _write_maps(
+    strips: Strips,
+    size: tuple[int, int],
+    signs: Float[np.ndarray, "3"],
+    places: dict[str, Callable[[str], Path]],
+) -> dict[str, Path]:
+    """Write the maps in `places` as .npy files, row by row; returns their paths by name.
+
+    `places` turns file names into paths. Confidences that the model does not predict are left out.
+    """
+    paths: dict[str, Path] = {}
+    writers = {}
+    with ExitStack() as files:
+        for _, result in strips:
+            maps = result._asdict()
+            maps["normal"] = result.normal * signs
+            for name, place in places.items():
+                values = maps[name]
+                if values is None:
+                    continue
+                if name not in writers:
+                    paths[name] = place(f"{name}.npy")
+                    shape = (*size, *values.shape[2:])
+                    writers[name] = files.enter_context(map_writer(paths[name], shape))
+                writers[name](values)
+    return paths
+
+
+def save_coarse(
+    depth: Float[np.ndarray, "h w"], normal: Float[np.ndarray, "k l 3"], prefix: Path, metric: bool
+) -> None:
+    """Write coarse maps, of which sizes may differ, as .npy files and as pictures."""
+    depth_path = prefix.with_name(f"{prefix.name}_depth.npy")
+    normal_path = prefix.with_name(f"{prefix.name}_normal.npy")
+    for path, values in ((depth_path, depth), (normal_path, normal)):
+        with map_writer(path, values.shape) as write:
+            for rows in row_slices(len(values)):
+                write(values[rows])
+    write_image(depth_path.with_suffix(".png"), draw_depth(depth, metric))
+    write_image(normal_path.with_suffix(".png"), draw_normal(normal))
+
+
+def _our_normals(target: Target) -> LazyMap:
+    """The refined normals with x right, y down, z forward."""
+    signs = axis_signs(target.axes)
+
+    def turn(normal: np.ndarray) -> np.ndarray:
+        return normal * signs
+
+    return LazyMap(target.maps["normal"], turn)
+
+
+def draw_depth(depth: Float[np.ndarray, "H W"] | LazyMap, metric: bool) -> RGB:
+    """Depth as a picture: near is bright. With `metric` it is in metres, otherwise disparity."""
+    disparity = LazyMap(depth, to_disparity) if metric else depth
+    low, high = colour_range(disparity)
+    picture = np.empty((*depth.shape, 3), np.uint8)
+    for rows in row_slices(len(picture)):
+        picture[rows] = colour_values(disparity[rows], low, high)
+    return picture
+
+
+def to_disparity(depth: np.ndarray) -> np.ndarray:
+    """1 / depth of metres, at most that of MIN_DEPTH."""
+    return 1 / np.maximum(depth, MIN_DEPTH)
+
+
+def draw_normal(normal: np.ndarray | LazyMap) -> RGB:
+    """Normals as a picture."""
+    picture = np.empty(normal.shape, np.uint8)
+    for rows in row_slices(len(picture)):
+        picture[rows] = colour_normal(np.asarray(normal[rows]))
+    return picture
+
+
+def _write_png(target: Target) -> None:
+    write_image(target.named("depth.png"), draw_depth(target.maps["depth"], target.is_metric))
+    write_image(target.named("normal.png"), draw_normal(_our_normals(target)))
+
+
+def _write_png16(target: Target) -> None:
+    """Whole numbers, with their scale and offset in the PNG's text and in a JSON file."""
+    depth = target.maps["depth"]
+    low = float(depth.min())
+    scale = max((float(depth.max()) - low) / 65535, 1e-12)
+    meaning = {"unit": target.unit_name, "scale": scale, "offset": low}
+    numbers = np.round((depth - low) / scale).astype(np.uint16)
+    _write_deep_png(target.named("depth16.png"), numbers, meaning)
+    meaning = {"axes": target.axes_letters, "scale": 2 / 65535, "offset": -1.0}
+    normal = np.clip(target.maps["normal"], -1, 1)
+    numbers = np.round((normal + 1) * (65535 / 2)).astype(np.uint16)
+    _write_deep_png(target.named("normal16.png"), numbers[..., ::-1], meaning)
+
+
+def _write_deep_png(path: Path, numbers: Shaped[np.ndarray, "H W *C"], meaning: dict) -> None:
+    """A 16-bit PNG with a text. OpenCV writes 16-bit colours, which Pillow cannot, but no text."""
+    text = json.dumps(meaning)
+    content = cv2.imencode(".png", numbers)[1].tobytes()
+    chunk = b"tEXt" + PNG_TEXT.encode() + b"\0" + text.encode()
+    checksum = struct.pack(">I", zlib.crc32(chunk))
+    after_header = 8 + 25  # the signature and the chunk IHDR
+    with atomic_write(path) as file:
+        file.write(content[:after_header])
+        file.write(struct.pack(">I", len(chunk) - 4) + chunk + checksum)
+        file.write(content[after_header:])
+    explanation = {"meaning": "value * scale + offset", **meaning}
+    write_text(path.with_suffix(".json"), json.dumps(explanation, indent=1) + "\n")
+
+
+def _write_npz(target: Target) -> None:
+    arrays = {name: np.asarray(values) for name, values in target.maps.items()}
+    if target.coarse.known is not None:
+        arrays["mask"] = target.coarse.known
+    if target.focal is not None:
+        arrays["intrinsics"] = _intrinsics(target)
+    arrays["unit"] = np.array(target.unit_name)
+    arrays["axes"] = np.array(target.axes_letters)
+    with atomic_write(target.prefix.with_name(f"{target.prefix.name}.npz")) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _write_exr(target: Target) -> None:
+    """Channels named as in other programs: Z for metres; disparity has a name of its own."""
+    openexr = import_extra("OpenEXR", "exr")
+    channels = {"Z" if target.is_metric else "disparity": target.maps["depth"]}
+    for i in range(3):
+        channels[f"normal.{'XYZ'[i]}"] = target.maps["normal"][..., i]
+    for kind in ("depth", "normal"):
+        if f"{kind}_confidence" in target.maps:
+            channels[f"{kind}.confidence"] = target.maps[f"{kind}_confidence"]
+    if target.coarse.known is not None:
+        channels["mask"] = target.coarse.known.astype(np.float32)
+    pixels = {name: np.ascontiguousarray(values, np.float32) for name, values in channels.items()}
+    header = {
+        "compression": openexr.ZIP_COMPRESSION,
+        "type": openexr.scanlineimage,
+        "depthUnit": target.unit_name,
+        "normalAxes": target.axes_letters,
+    }
+    with atomic_write(target.prefix.with_name(f"{target.prefix.name}.exr")) as file:
+        with openexr.File(header, pixels) as image:
+            image.write(file.name)
+
+
+def _distance(target: Target) -> Float[np.ndarray, "H W"]:
+    """Depth for points in space: metres, or 1 / disparity with the nearest pixel at 1."""
+    depth = target.maps["depth"]
+    if target.is_metric:
+        return depth
+    nearest = max(float(depth.max()), 1e-12)
+    return 1 / np.maximum(depth / np.float32(nearest), np.float32(1 / FARTHEST))
+
+
+def _write_ply(target: Target) -> None:
+    surface = make_surface(
+        _distance(target), _our_normals(target), target.image, target.focal, CLOUD_PIXELS
+    )
+    path = target.prefix.with_name(f"{target.prefix.name}.ply")
+    write_ply(path, surface, axis_signs(target.axes))
+
+
+def _write_glb(target: Target) -> None:
+    surface = make_surface(
+        _distance(target), _our_normals(target), target.image, target.focal, MESH_PIXELS
+    )
+    write_glb(target.prefix.with_name(f"{target.prefix.name}.glb"), surface, target.image)
+
+
+def _intrinsics(target: Target) -> Float[np.ndarray, "3 3"]:
+    height, width = target.image.shape[:2]
+    focal = target.focal
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def _write_camera(target: Target) -> None:
+    height, width = target.image.shape[:2]
+    camera = {
+        "width": width,
+        "height": height,
+        "fx": target.focal,
+        "fy": target.focal,
+        "cx": width / 2,
+        "cy": height / 2,
+        "pixel_centre": 0.5,
+        "depth": target.unit_name,
+        "axes": target.axes_letters,
+    }
+    write_text(target.named("camera.json"), json.dumps(camera, indent=1) + "\n")
+
+
+def _write_mask(target: Target) -> None:
+    """White where the coarse depth was known."""
+    known = target.coarse.known
+    if known is None:
+        known = np.ones(target.image.shape[:2], bool)
+    write_image(target.named("mask.png"), known)
+
+
+def _write_compare(target: Target) -> None:
+    coarse_is_metric = target.weights_unit == "depth"
+    pictures = {
+        "image": target.image,
+        "coarse_depth": draw_depth(target.coarse.depth, coarse_is_metric),
+        "depth": draw_depth(target.maps["depth"], target.is_metric),
+        "coarse_normal": draw_normal(target.coarse.normal),
+        "normal": draw_normal(_our_normals(target)),
+    }
+    name = PurePath(str(target.prefix)).name
+    write_compare_page(target.named("compare.html"), name, pictures)
+
+
+WRITERS: dict[str, Callable[[Target], None]] = {
+    "png": _write_png,
+    "png16": _write_png16,
+    "npz": _write_npz,
+    "exr": _write_exr,
+    "ply": _write_ply,
+    "glb": _write_glb,
+    "mask": _write_mask,
+    "camera": _write_camera,
+    "compare": _write_compare,
+}
+FORMATS = ("npy", *WRITERS, "confidence")

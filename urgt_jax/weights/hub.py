@@ -1,0 +1,162 @@
+"""Weights that are found without a path: in the user's cache, or on the Hugging Face hub.
+
+Official weights are converted once and kept as NAME.safetensors in the folder `weights` of the
+cache. An official file that was put there by hand is converted too.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from etils.epath import Path
+
+from urgt_jax.errors import UserError, import_extra, one_line, require
+from urgt_jax.files import atomic_write, make_folder, user_cache
+from urgt_jax.weights.convert import convert
+from urgt_jax.weights.download import PUBLISHED, download
+from urgt_jax.weights.tensor_files import open_tensors
+from urgt_jax.weights.weight_file import CONFIG_KEY, DEFAULT_WEIGHTS
+
+# The published weights of each kind of model, the best first. The last is the smallest, which is
+# downloaded if there is none.
+PREFERENCE = {
+    "refiner": ("urgt",),
+    "depth_anything": ("depth_anything_l", "depth_anything_b", "depth_anything_s"),
+    "metric3d": ("metric3d_g", "metric3d_l", "metric3d_s"),
+}
+REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([^/@]+))?(?:/([^@]+))?")
+USUAL_NAME = "weights.safetensors"  # of the weight file in a repository
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def weights_folder() -> Path:
+    """The folder of weights in the user's cache."""
+    return user_cache() / "weights"
+
+
+def best_name(kind: str) -> str:
+    """The best weights of a kind of model that are in the cache, or the ones to download."""
+    for name in PREFERENCE[kind]:
+        if is_available(name):
+            return name
+    return PREFERENCE[kind][-1]
+
+
+def is_available(name: str) -> bool:
+    """Whether published weights are in the cache, converted or as their authors store them."""
+    folder = weights_folder()
+    return (folder / f"{name}.safetensors").is_file() or (folder / PUBLISHED[name].file).is_file()
+
+
+def obtain(names: Sequence[str], accept: Callable[[list[str]], None]) -> dict[str, Path]:
+    """The weight files of published weights by name: from the cache, or downloaded and converted.
+
+    Before the first download, `accept` gets a line about each file with its licence; it raises an
+    error if the user does not agree. It is not called again for what was accepted once.
+    """
+    missing = [name for name in names if not is_available(name)]
+    agreed_path = weights_folder() / "licences.json"
+    agreed = json.loads(agreed_path.read_text()) if agreed_path.is_file() else []
+    new = [name for name in missing if name not in agreed]
+    if new:
+        accept([f"{PUBLISHED[name].url}, licence: {PUBLISHED[name].licence}" for name in new])
+        make_folder(weights_folder())
+        with atomic_write(agreed_path) as file:
+            file.write(json.dumps(agreed + new).encode())
+    for name in missing:
+        _download(name, missing)
+    return {name: _converted(name) for name in names}
+
+
+def _download(name: str, missing: list[str]) -> None:
+    """Download a published file into the cache; a UserError says how to do that by hand."""
+    published = PUBLISHED[name]
+    try:
+        print(f"downloading {published.url} ...", flush=True)
+        download(published, make_folder(weights_folder()) / published.file)
+    except ImportError as error:
+        raise UserError(f'{_by_hand(missing)} Or run: pip install "urgt-jax[hub]"') from error
+    except Exception as error:  # the network libraries raise dozens of their own
+        reason = f"no download ({type(error).__name__})"
+        raise UserError(f"{reason}. {_by_hand(missing)}") from error
+
+
+def _by_hand(names: list[str]) -> str:
+    """Which files to get from where, in one line."""
+    files = " ".join(f"{PUBLISHED[name].host}/{PUBLISHED[name].file}" for name in names)
+    return (
+        f"Put these files of huggingface.co into {weights_folder()}: {files}. "
+        f"--weights {DEFAULT_WEIGHTS} works offline with coarse maps"
+    )
+
+
+def _converted(name: str) -> Path:
+    """The weight file in the cache, converted from the official file where it is missing."""
+    target = weights_folder() / f"{name}.safetensors"
+    if not target.is_file():
+        source = weights_folder() / PUBLISHED[name].file
+        convert(source, target)
+        source.unlink()  # the weight file holds the same numbers
+    return target
+
+
+class Repository(NamedTuple):
+    """A place on the hub: hf://ORG/NAME[@REVISION][/FILE]."""
+
+    name: str
+    revision: str | None
+    file: str | None
+
+
+def parse_repository(address: str) -> Repository:
+    """The repository of an address that begins with hf://; a UserError for another form."""
+    # Paths have lost one of the slashes.
+    match = REPOSITORY.fullmatch(re.sub("^hf:/+", "", address))
+    require(match, f"{address} is no place on the hub. Write hf://ORG/REPOSITORY[@REVISION][/FILE]")
+    return Repository(*match.groups())
+
+
+def fetch_repository(address: str) -> Path:
+    """The weight file of a repository on the hub, as it is or converted, from the cache if it can.
+
+    A UserError if the repository does not exist or has no weights that can be told apart.
+    """
+    repository = parse_repository(address)
+    hub = import_extra("huggingface_hub", "hub")
+    try:
+        file = repository.file or _find_file(hub, repository)
+        local = Path(hub.hf_hub_download(repository.name, file, revision=repository.revision))
+    except UserError:
+        raise
+    except Exception as error:  # of the network, of the hub, or of the repository's name
+        reason = one_line(str(error))[:150]
+        raise UserError(
+            f"{address} cannot be downloaded ({type(error).__name__}: {reason})"
+        ) from error
+    if CONFIG_KEY in open_tensors(local).metadata:
+        return local
+    # The folder of a file in the hub's cache is named after its commit.
+    commit = local.parts[local.parts.index("snapshots") + 1][:12]
+    name = f"{repository.name.replace('/', '--')}-{commit}-{Path(file).stem}.safetensors"
+    target = weights_folder() / "hub" / name
+    if not target.is_file():
+        convert(local, target)
+    return target
+
+
+def _find_file(hub, repository: Repository) -> str:
+    """The name of the weight file of a repository."""
+    names = hub.HfApi().list_repo_files(repository.name, revision=repository.revision)
+    if USUAL_NAME in names:
+        return USUAL_NAME
+    for suffix in WEIGHT_SUFFIXES:
+        candidates = [name for name in names if name.endswith(suffix)]
+        if len(candidates) == 1:
+            return candidates[0]
+        require(
+            not candidates,
+            f"{repository.name} holds {', '.join(candidates[:5])}: choose one of them with "
+            f"hf://{repository.name}/FILE",
+        )
+    raise UserError(f"{repository.name} holds no weights ({', '.join(WEIGHT_SUFFIXES)})")
