@@ -35,7 +35,10 @@ def test_run_evaluation_scores_the_ground_truth_perfectly(photos, maps, tmp_path
     assert depth["delta1"] == 1
     assert depth["boundary_f1"] == pytest.approx(1)
     assert [row["name"] for row in scores["per_image"]] == ["view0", "view1"]
-    assert scores["protocol"] == "depth in metres, no alignment, 0.001 to 80 m"
+    assert scores["protocol"] == (
+        "depth in metres, no alignment, 0.001 to 80 m, holes count as errors"
+    )
+    assert scores["normals"] == ""
     assert scores["resolution"] == "at the size of the ground truth, 40 x 56 pixels"
     assert scores["data"] == "folder"
 
@@ -92,6 +95,10 @@ def test_run_evaluation_scores_normals_of_the_images_that_have_some(photos, maps
     assert 0 < mean < 90
     assert scores["predicted"]["pooled"]["mean"] == mean
     assert scores["predicted"]["depth"]["agreement"] > 0
+    assert scores["normals"] == (
+        "normals against pseudo-normals of the true depth (least-squares planes of 1/depth in 5 x "
+        "5 pixels, those within 5 %)"
+    )
 
 
 def test_run_evaluation_skips_images_without_maps_and_names_unused_files(photos, maps, tmp_path):

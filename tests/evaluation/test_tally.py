@@ -27,8 +27,9 @@ def test_tally_pools_normals_over_pixels():
     counts[10_000] = 3  # three pixels at 10 degrees
     scores = {"refined": {"depth": {}, "normal": {}}}
     tally = Tally(("refined",))
-    tally.add(JournalEntry("a", (2, 3), scores, {"refined": pack_counts(counts)}))
+    tally.add(JournalEntry("a", (2, 3), scores, {"refined": pack_counts(counts)}, "pseudo"))
     tally.add(JournalEntry("b", (4, 5), scores, {}))
     assert tally.means()["refined"]["pooled"]["mean"] == 10.0005
+    assert tally.normals == {"pseudo": 1}
     assert tally.sizes == {(2, 3), (4, 5)}
     assert [name for name, _ in tally.images] == ["a", "b"]

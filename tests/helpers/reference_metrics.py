@@ -13,6 +13,7 @@ def depth_errors(pred, depth, valid):
     return {
         "abs_rel": np.mean(np.abs(p - g) / g),
         "sq_rel": np.mean((p - g) ** 2 / g),
+        "mae": np.mean(np.abs(p - g)),
         "rmse": np.sqrt(np.mean((p - g) ** 2)),
         "rmse_log": np.sqrt(np.mean(log_error**2)),
         "log10": np.mean(np.abs(np.log10(p) - np.log10(g))),
@@ -23,10 +24,15 @@ def depth_errors(pred, depth, valid):
     }
 
 
-def boundary_f1(pred, depth, valid):
-    """Steps of inverse depth to the right, left, down and up, one threshold after the other."""
+def boundary_f1(pred, depth):
+    """Steps of inverse depth to the right, left, down and up, one threshold after the other.
+
+    The sky is infinitely far, a hole has depth 0.
+    """
     p = 1 / pred.astype(float)
+    valid = depth > 0
     g = 1 / np.where(valid, depth, 1).astype(float)
+    g = np.where(np.isinf(depth), 1e-300, g)
     left, right = np.s_[:, :-1], np.s_[:, 1:]
     top, bottom = np.s_[:-1], np.s_[1:]
     directions = [(right, left), (left, right), (bottom, top), (top, bottom)]
@@ -140,7 +146,9 @@ def normal_scores(degrees):
     return scores
 
 
-def d3r(pred, depth, valid, points, pairs):
+def disagreement(pred, depth, valid, points, pairs, true_ratio=1.1, ratio=1.01):
+    """D3R between neighbours, and ORD between random points with other ratios."""
+
     def order(a, b, ratio):
         if a / b > ratio:
             return 1
@@ -152,9 +160,39 @@ def d3r(pred, depth, valid, points, pairs):
     for i, j in pairs:
         a = tuple(points[i])
         b = tuple(points[j])
-        if valid[a] and valid[b] and order(depth[a], depth[b], 1.1) != 0:
-            errors.append(abs(order(depth[a], depth[b], 1.01) - order(pred[a], pred[b], 1.01)))
+        if valid[a] and valid[b] and order(depth[a], depth[b], true_ratio) != 0:
+            errors.append(abs(order(depth[a], depth[b], ratio) - order(pred[a], pred[b], ratio)))
     return np.mean(errors) if errors else math.nan
+
+
+def stretched_depths(pred, depth, valid):
+    """The maps that BoostingMonocularDepth compares, and where; the nearest pixel drops out."""
+    g = np.where(valid, depth, np.nan).astype(float)
+    true_disparity = 1 / g / np.nanmax(1 / g)
+    low = np.nanmin(true_disparity)
+    disparity = 1 / pred.astype(float)
+    disparity = (disparity - disparity.min()) / (disparity.max() - disparity.min())
+    stretched = 1 / (low + (1 - low) * disparity)
+    stretched = (stretched - stretched.min()) / (stretched.max() - stretched.min())
+    true = (g - np.nanmin(g)) / (np.nanmax(g) - np.nanmin(g))
+    return stretched + 1e-15, np.where(valid, true, 1) + 1e-15, valid & (true > 0)
+
+
+def l1_fit(x, y, truncate, with_shift):
+    """Every line through two points, or through one and the origin, tried one after the other."""
+    best = (math.inf, 0, 0)
+    for i in range(len(x)):
+        for j in range(len(x)) if with_shift else (None,):
+            if with_shift:
+                if x[i] == x[j]:
+                    continue
+                scale = (y[i] - y[j]) / (x[i] - x[j])
+                shift = y[i] - scale * x[i]
+            else:
+                scale, shift = y[i] / x[i], 0
+            error = np.minimum(np.abs(scale * x + shift - y) / y, truncate).sum()
+            best = min(best, (error, scale, shift))
+    return best[1:]
 
 
 def consistency(patches, windows, max_value):

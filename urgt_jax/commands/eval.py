@@ -11,13 +11,19 @@ from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.errors import require
 from urgt_jax.evaluation import report
-from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
+from urgt_jax.evaluation.candidates import (
+    AXES,
+    CandidateSource,
+    RefinerCandidates,
+    SavedPredictions,
+)
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.weights.weight_file import SHIPPED
 
 PNG_SCALE = 256.0  # steps per metre of 16-bit depth in PatchFusion and KITTI
 SHOWN_SKIPPED = 5  # skipped images whose reason is printed
+WRONG_AXES = 90.0  # mean error of normals in degrees that other axes are the likely cause of
 PAGES = 6  # default number of images with a page
 DESCRIPTION = """
 Scores a refiner, or saved predictions of any method, on held-out images. Prints a table and writes
@@ -95,6 +101,12 @@ def make_parser() -> FieldsParser:
         help=f"steps per metre of predictions in 16-bit PNG files (default: {PNG_SCALE:g})",
     )
     parser.add_argument(
+        "--axes",
+        choices=AXES,
+        help="axes of predicted normals: opencv (x right, y down, z forward), opengl (y up, "
+        "z backward) or directx (y up, z forward) (default: opencv)",
+    )
+    parser.add_argument(
         "--degrade",
         choices=STRENGTHS,
         help="strength of the degradation that makes the coarse maps of scenes "
@@ -117,7 +129,7 @@ def open_predictions(
         "--degrade changes the coarse maps of a refiner: it cannot be used with --predictions",
     )
     config = override(Config(), [*fields, "--prior.kind", args.kind])
-    source = SavedPredictions(args.predictions, args.scale or PNG_SCALE)
+    source = SavedPredictions(args.predictions, args.scale or PNG_SCALE, args.axes or "opencv")
     return source, config, scores_folder(args.predictions)
 
 
@@ -126,8 +138,8 @@ def open_refiner(
 ) -> tuple[CandidateSource, Config, Path]:
     """A trained refiner, the configuration to score it by, and the default output folder."""
     require(
-        args.kind is None and args.scale is None,
-        "--kind and --scale can only be used with --predictions",
+        args.kind is None and args.scale is None and args.axes is None,
+        "--kind, --scale and --axes can only be used with --predictions",
     )
     path = args.workdir or args.weights
     refiner = load(path)
@@ -169,8 +181,24 @@ def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
     if skipped:
         count += f", {len(skipped)} skipped"
     print(count)
-    print(f"{summary['protocol']}; {summary['resolution']}; {summary['patches']}")
+    protocol = [summary[name] for name in ("protocol", "normals", "resolution", "patches")]
+    print("; ".join(text for text in protocol if text))
+    for name in names:
+        print_wrong_axes(name, summary[name]["normal"].get("mean", 0.0))
     unused = evaluation.unused_files
     if unused:
         print(f"{len(unused)} prediction files belong to no image, such as {unused[0]}")
     print(f"wrote {', '.join(str(path) for path in evaluation.written)}")
+    if skipped:
+        total = summary["images"] + len(skipped)
+        first = next(iter(skipped))
+        print(f"{len(skipped)} of {total} images could not be scored; the first one is {first}")
+
+
+def print_wrong_axes(name: str, mean: float) -> None:
+    """Prints the likely cause if the mean error of a candidate's normals is above 90 degrees."""
+    if mean > WRONG_AXES:
+        print(
+            f"warning: the normals of {name} are off by {mean:.0f} degrees on average: they "
+            f"probably have other axes. Try --axes {' or --axes '.join(list(AXES)[1:])}"
+        )

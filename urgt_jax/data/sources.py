@@ -110,7 +110,7 @@ class SceneSource:
         )
         return PriorSample(
             image=view.image,
-            depth=view.depth,
+            depth=np.where(view.valid, view.depth, np.float32(np.inf)),  # sky
             valid=valid,
             intrinsics=view.intrinsics,
             stereo=None,
@@ -222,6 +222,13 @@ def open_prior_source(
 def open_source(name: str, path: PathLike, split: str = "") -> Source:
     """A split of the data set of that name in a folder; an empty split is the default one."""
     return find_data_set(name)(Path(path), split)
+
+
+def usual_max_depth(name: str) -> float:
+    """The depth in metres up to which papers score the data set; infinite if there is no custom."""
+    if name == "scenes":
+        return float("inf")
+    return getattr(find_data_set(name), "usual_max_depth", float("inf"))
 
 
 def default_split(name: str, split: str) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLOTTED_COLUMNS = 2  # of a table, from the left
+# The paper's depth is aligned as PRO's is, over all pixels.
+PAPER_SCORING = {"eval.align_pixels": "all"}
 SCORING_FIELDS = ("--eval.", "--data.", "--prior.")  # the fields that scoring may change
 NOTE = (
     "Our results are means ± standard deviations over seeds; the paper's are in brackets. The "
@@ -151,7 +153,8 @@ def run_experiment(
         options = [*fields, *command_line_options(experiment.changes), "--seed", str(seed)]
         run_command(["train", str(base), "--workdir", str(workdir), *options])
     if not (out / "metrics.json").is_file():
-        options = [*scoring_options(fields), *command_line_options(experiment.evaluation)]
+        evaluation = PAPER_SCORING | experiment.evaluation
+        options = [*command_line_options(evaluation), *scoring_options(fields)]
         run_command(["eval", "--workdir", str(workdir), "--out", str(out), *options])
 
 

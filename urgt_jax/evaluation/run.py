@@ -16,6 +16,7 @@ from urgt_jax.errors import NegativeResult, UserError, import_extra
 from urgt_jax.evaluation import examples, report
 from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
+from urgt_jax.evaluation.metrics.normals import PSEUDO_NORMALS
 from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, Scores, evaluation_identity
 from urgt_jax.evaluation.score import (
     ScoredImage,
@@ -173,6 +174,7 @@ def summarize(tally: Tally, config: Config, scoring: Scoring) -> dict:
         "skipped": tally.skipped,
         "data": describe_data(config),
         "protocol": str(scoring.protocol),
+        "normals": describe_normals(tally),
         "resolution": describe_resolution(tally),
         "patches": describe_patches(config),
         **tally.means(),
@@ -186,6 +188,20 @@ def describe_data(config: Config) -> str:
     if data.source == "scenes":
         return f"scenes, split {split}, {data.size[0]} x {data.size[1]} pixels"
     return f"{data.source}, split {split}" if split else data.source
+
+
+def describe_normals(tally: Tally) -> str:
+    """What normals were compared with, in words; empty if there are no scores of normals."""
+    texts = {
+        "true": "true normals",
+        "pseudo": f"pseudo-normals of the true depth ({PSEUDO_NORMALS})",
+    }
+    parts = []
+    for kind, text in texts.items():
+        if kind in tally.normals:
+            count = f" on {tally.normals[kind]} images" if len(tally.normals) > 1 else ""
+            parts.append(text + count)
+    return "normals against " + " and ".join(parts) if parts else ""
 
 
 def describe_resolution(tally: Tally) -> str:

@@ -16,6 +16,7 @@ class Tally:
     images: list[tuple[str, dict[str, Scores]]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # image name -> reason
     sizes: set[tuple[int, int]] = field(default_factory=set)  # of the ground truth, pixels
+    normals: dict[str, int] = field(default_factory=dict)  # "true", "pseudo" -> number of images
 
     def __post_init__(self) -> None:
         self.pooled = {name: PooledAngles() for name in self.names}
@@ -23,6 +24,8 @@ class Tally:
     def add(self, entry: JournalEntry) -> None:
         """Add the scores of an image."""
         self.sizes.add(entry.size)
+        if entry.normals:
+            self.normals[entry.normals] = self.normals.get(entry.normals, 0) + 1
         self.images.append((entry.name, entry.scores))
         for name, packed in entry.angle_counts.items():
             self.pooled[name].add(unpack_counts(packed))

@@ -13,13 +13,19 @@ from urgt_jax.images.files import open_image
 PFM_HEADER = re.compile(rb"P[fF]\s+(\d+)\s+(\d+)\s+([-+.\deE]+)(?:\r\n|\s)")
 
 
-def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
-    """A .npy file of floats, mapped into memory."""
+def open_npy(path: Path, channels: int = 0) -> Float[np.ndarray, "H W *C"]:
+    """A .npy file of floats, mapped into memory; an axis of `channels` is last if there are any."""
     with reporting_read_errors(path, ".npy map"), path.open("rb") as file:
         is_npy = file.read(6) == b"\x93NUMPY"
         require(is_npy, f"{path} is not a .npy file. Save one array with np.save")
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     require(values.dtype.kind == "f", f"{path} has dtype {values.dtype}. Save it as float32")
+    if channels:
+        require(
+            values.ndim == 3 and values.shape[2] == channels,
+            f"{path} has shape {values.shape}. Save an array of shape [height, width, {channels}]",
+        )
+        return values
     require(
         values.ndim == 2,
         f"{path} has shape {values.shape}. Save an array of shape [height, width]",

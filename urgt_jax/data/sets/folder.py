@@ -27,7 +27,8 @@ CALIBRATION_FIELDS = {
 class Folder(FileDataSet):
     """Your own images, NAME.png or .jpg, each with NAME_depth.npy, .pfm or .png next to it.
 
-    dataset.json holds the camera and the scale of PNG files, NAME.json those of one image.
+    NAME_normal.npy holds true normals, if there are any. dataset.json holds the camera and the
+    scale of PNG files, NAME.json those of one image.
     """
 
     def list_images(self) -> list[ImageFiles]:
@@ -41,7 +42,10 @@ class Folder(FileDataSet):
                 f"{self.path} holds two images named {path.stem}. Rename one of them",
             )
             names.add(path.stem)
-            images.append(ImageFiles(path.stem, path, find_depth(path)))
+            normal = path.with_name(f"{path.stem}_normal.npy")
+            if not normal.is_file():
+                normal = None
+            images.append(ImageFiles(path.stem, path, find_depth(path), normal=normal))
         self.common_calibration = read_json_calibration(self.path / COMMON_CALIBRATION)
         return images
 

@@ -23,6 +23,7 @@ class Kitti(FileDataSet):
 
     splits = (SELECTION, EIGEN)
     default_split = SELECTION
+    usual_max_depth = 80.0
 
     def list_images(self) -> list[ImageFiles]:
         if self.split == EIGEN:

@@ -1,5 +1,6 @@
 """The field's metrics of depth and normal maps, one image at a time; NaN if no pixel is valid."""
 
+from urgt_jax.evaluation.metrics.alignment import Alignment, align
 from urgt_jax.evaluation.metrics.depth import depth_scores
 from urgt_jax.evaluation.metrics.edges import edge_scores
 from urgt_jax.evaluation.metrics.normals import (
@@ -9,11 +10,10 @@ from urgt_jax.evaluation.metrics.normals import (
     true_normals,
 )
 from urgt_jax.evaluation.metrics.protocol import (
-    Alignment,
     DepthProtocol,
     GroundTruth,
-    align,
     to_metres,
+    without_estimate,
 )
 from urgt_jax.evaluation.metrics.seams import consistency, consistency_windows, seams
 
@@ -32,4 +32,5 @@ __all__ = [
     "seams",
     "to_metres",
     "true_normals",
+    "without_estimate",
 ]

@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 PACKAGE = "urgt_jax.evaluation.report"
 ASSETS = ("page.css", "table.js", "slider.js")
-FACTS = ("data", "protocol", "resolution", "patches")  # of a summary, shown above the table
+FACTS = (
+    "data",
+    "protocol",
+    "normals",
+    "resolution",
+    "patches",
+)  # of a summary, shown above the table
 KINDS = {
     "depth": "Depth",
     "normal": "Normals, mean over images",
