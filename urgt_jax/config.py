@@ -372,6 +372,8 @@ class Eval:
     corners: bool = False  # enlarge small predictions with aligned corners
     cap_consistency: bool = True  # measure the consistency error up to max_depth
     fidelity: Literal["exact", "official"] = "exact"  # the paper's method, or the released code's
+    # Also score MoGe's boundary F1 at radii 1 to 3, and the distances of edges (iBims-1).
+    boundaries: bool = False
     # Also score edges (width, displacement, loss, overshoot), drift, and AbsRel in two parts.
     edges: bool = False
 

@@ -122,6 +122,22 @@ def test_eval_passes_the_scale_of_png_files_on(photos, tmp_path):
     assert scores["predicted"]["depth"]["abs_rel"] < 1e-3
 
 
+def test_eval_compares_two_folders_of_results(photos, maps, tmp_path, capsys):
+    words = ("--kind", "depth", "--data", "folder", photos, "--pages", 1)
+    call("--predictions", maps, *words, "--out", tmp_path / "second")
+    for file in maps.iterdir():
+        np.save(file, 1.1 * np.load(file))
+    call("--predictions", maps, *words, "--out", tmp_path / "first")
+    capsys.readouterr()
+    call("--compare", tmp_path / "first", tmp_path / "second")
+    printed = capsys.readouterr().out
+    page = tmp_path / "second/compared_with_first/compare.html"
+    assert f"wrote {page}" in printed and page.is_file()
+    line = next(line for line in printed.splitlines() if line.startswith("AbsRel"))
+    assert line.split()[2:5] == ["0.1000", "0.0000", "-0.1000"] and line.endswith("100 %")
+    assert "2 images that both have scored; depth in metres" in printed
+
+
 def test_scores_folder_is_next_to_what_is_scored(tmp_path):
     file = tmp_path / "w.safetensors"
     file.touch()
@@ -142,6 +158,7 @@ def test_scores_folder_is_next_to_what_is_scored(tmp_path):
         ("--predictions MAPS --kind depth --data foldr PHOTOS", "foldr"),
         ("--predictions MAPS --kind depth --data folder", "needs the folder"),
         ("--predictions MAPS --workdir x", "not allowed with"),
+        ("--compare MAPS MAPS", "has no metrics.json"),
         ("--data folder PHOTOS", "one of the arguments .* is required"),
         ("--weights x --kind depth", "can only be used with --predictions"),
         ("--weights x --axes opengl", "can only be used with --predictions"),

@@ -214,3 +214,74 @@ def consistency(patches, windows, max_value):
                     b = min(patches[other, y + dy, x + dx], max_value)
                     differences.append(abs(a - b))
     return np.mean(differences)
+
+
+def f1_within(pred, depth, valid, radius):
+    """MoGe's boundary F1: each pixel against all neighbours, one threshold after the other."""
+    height, width = depth.shape
+    thresholds = [0.05 + 0.2 * k / 9 for k in range(10)]
+    total = 0.0
+    for threshold in thresholds:
+        both = true = predicted = 0
+        for y in range(radius, height - radius):
+            for x in range(radius, width - radius):
+                for y2 in range(y - radius, y + radius + 1):
+                    for x2 in range(x - radius, x + radius + 1):
+                        near = (y2 - y) ** 2 + (x2 - x) ** 2 <= radius**2
+                        if not near or not (valid[y, x] and valid[y2, x2]):
+                            continue
+                        is_true = depth[y2, x2] / depth[y, x] > 1 + threshold
+                        is_predicted = pred[y2, x2] / pred[y, x] > 1 + threshold
+                        both += is_true and is_predicted
+                        true += is_true
+                        predicted += is_predicted
+        if both:
+            precision = both / predicted
+            recall = both / true
+            total += threshold * 2 * precision * recall / (precision + recall)
+    return total / sum(thresholds)
+
+
+def boundary_recall(disparity, matte):
+    """Depth Pro's recall on mattes: four directions, runs of steps thinned pixel by pixel."""
+    thresholds = [1.05 + 0.2 * k / 9 for k in range(10)]
+    total = 0.0
+    for threshold in thresholds:
+        for turn in range(4):
+            values = np.rot90(disparity, turn).astype(float)
+            inside = np.rot90(matte, turn)
+            found = true = 0
+            for row, row_inside in zip(values, inside, strict=True):
+                ratios = row[1:] / row[:-1]
+                thinned = np.zeros(len(ratios), bool)
+                x = 0
+                while x < len(ratios):
+                    end = x
+                    while end < len(ratios) and ratios[end] > threshold:
+                        end += 1
+                    if end > x:
+                        thinned[x + int(np.argmax(ratios[x:end]))] = True
+                    x = max(end, x + 1)
+                edges = row_inside[1:] & ~row_inside[:-1]
+                found += (thinned & edges).sum()
+                true += edges.sum()
+            total += threshold * found / max(true, 1) / 4
+    return total / sum(thresholds)
+
+
+def plane_errors(pred, depth, labels, normals, intrinsics):
+    """Mean flatness in centimetres and orientation in degrees over the planes."""
+    fx, fy, cx, cy = map(float, intrinsics)
+    errors = []
+    for number, normal in enumerate(normals, 1):
+        ys, xs = np.nonzero(labels == number)
+        values = pred[ys, xs].astype(float)
+        values *= np.median(depth[ys, xs]) / np.median(values)
+        points = []
+        for y, x, z in zip(ys, xs, values, strict=True):
+            points.append([(x + 0.5 - cx) * z / fx, (y + 0.5 - cy) * z / fy, z])
+        points = np.array(points) - np.mean(points, 0)
+        fitted = np.linalg.svd(points, full_matrices=False)[2][2]
+        angle = np.degrees(np.arccos(min(abs(fitted @ normal), 1)))
+        errors.append((100 * np.std(points @ fitted), angle))
+    return np.mean(errors, 0).tolist()

@@ -1,6 +1,8 @@
 """`urgt eval`: scores a refiner, or saved predictions, on held-out images."""
 
 import argparse
+import shlex
+import sys
 from dataclasses import replace
 
 from etils.epath import Path
@@ -10,13 +12,14 @@ from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.errors import require
-from urgt_jax.evaluation import report
+from urgt_jax.evaluation import comparison_page, report
 from urgt_jax.evaluation.candidates import (
     AXES,
     CandidateSource,
     RefinerCandidates,
     SavedPredictions,
 )
+from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.weights.weight_file import SHIPPED
@@ -37,26 +40,37 @@ examples:
   urgt eval --workdir runs/tiny
   urgt eval --weights weights.safetensors --data unreal4k data/unreal4k --eval.images 8
   urgt eval --predictions maps --kind depth --data folder photos
+  urgt eval --compare runs/first runs/second
 """
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs `urgt eval`."""
     args, fields = make_parser().parse_known_args(arguments)
+    if args.compare:
+        print_comparison(args)
+        return
     compile_cache.start(args.cache)
     fields = [*data_options(args.data), *fields]
     if args.predictions:
         source, config, out = open_predictions(args, fields)
     else:
         source, config, out = open_refiner(args, fields)
-    print_results(source.names, run_evaluation(source, config, args.out or out, args.pages))
+    words = sys.argv[1:] if arguments is None else arguments
+    provenance = {"command": shlex.join(["urgt", "eval", *map(str, words)])}
+    if args.weights or args.workdir:
+        provenance["weights"] = str((args.weights or args.workdir).absolute())
+    log = args.workdir / "metrics.jsonl" if args.workdir else None
+    evaluation = run_evaluation(source, config, args.out or out, args.pages, provenance, log)
+    print_results(source.names, evaluation)
 
 
 def make_parser() -> FieldsParser:
     """The options of the command."""
     parser = FieldsParser(
         prog="urgt eval",
-        usage="urgt eval (--workdir DIR | --weights FILE | --predictions DIR) [options]",
+        usage="urgt eval (--workdir DIR | --weights FILE | --predictions DIR | --compare A B) "
+        "[options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,6 +83,13 @@ def make_parser() -> FieldsParser:
     scored.add_argument(
         "--predictions", type=Path, metavar="DIR", help="folder of saved predictions to score"
     )
+    scored.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="folders of results to compare image by image: is B better than A?",
+    )
     parser.add_argument(
         "--data",
         nargs="+",
@@ -79,8 +100,8 @@ def make_parser() -> FieldsParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for the results (default: the work directory, or NAME_scores next to the "
-        "weights or predictions)",
+        help="folder for the results (default: the work directory, NAME_scores next to the "
+        "weights or predictions, or compared_with_A in B)",
     )
     parser.add_argument(
         "--pages",
@@ -168,6 +189,22 @@ def scores_folder(path: Path) -> Path:
     if path.parent == SHIPPED:  # do not write into the installed package
         return Path(f"{path.stem}_scores")
     return path.with_name(f"{name}_scores")
+
+
+def print_comparison(args: argparse.Namespace) -> None:
+    """Compares two folders of results, prints the table and writes the page."""
+    first = read_results(args.compare[0])
+    second = read_results(args.compare[1])
+    comparison = compare(first, second)
+    labels = comparison_page.labels(comparison)
+    out = args.out or second.folder / f"compared_with_{first.folder.absolute().name}"
+    page = comparison_page.write_page(comparison, out)
+    print(comparison_table(comparison, labels))
+    images = len(comparison.names)
+    print(f"{images} images that both have scored; {second.settings['protocol']}")
+    if comparison.unpaired:
+        print(f"{comparison.unpaired} images were only scored in one folder and left out")
+    print(f"wrote {page}")
 
 
 def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:

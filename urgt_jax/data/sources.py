@@ -12,7 +12,14 @@ from urgt_jax.data import scenes
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.priors.units import DisparityFit, fit_disparity
-from urgt_jax.data.samples import WHOLE, Source, Window, crop_intrinsics, valid_depth
+from urgt_jax.data.samples import (
+    WHOLE,
+    Annotations,
+    Source,
+    Window,
+    crop_intrinsics,
+    valid_depth,
+)
 from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import require
 
@@ -34,6 +41,7 @@ class PriorSample(NamedTuple):
     coarse_depth: Float[np.ndarray, "h w"] | None  # in the refiner's unit
     coarse_normal: Float[np.ndarray, "h w 3"] | None  # unit
     fit: DisparityFit | None  # of true disparity to the coarse one, over the whole image
+    annotations: Annotations | None = None
 
 
 @runtime_checkable
@@ -48,6 +56,9 @@ class PriorSource(Protocol):
 
     def name(self, index: int) -> str:
         """The name in the file names of everything about the image."""
+
+    def scene(self, index: int) -> str:
+        """The scene that the image shows, for means over scenes; empty if there are none."""
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, pixels."""
@@ -83,6 +94,10 @@ class SceneSource:
     def name(self, index: int) -> str:
         """The split and the number."""
         return f"{self.split}_{index:05}"
+
+    def scene(self, index: int) -> str:
+        """Empty: every image is a scene of its own."""
+        return ""
 
     def size(self, index: int) -> tuple[int, int]:
         """The same for all scenes."""
@@ -149,6 +164,11 @@ class DataSetSource:
         """The data set's name of the image."""
         return self.source.name(index)
 
+    def scene(self, index: int) -> str:
+        """The scene that the data set names, or empty."""
+        scene_of = getattr(self.source, "scene", None)
+        return scene_of(index) if scene_of else ""
+
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, pixels."""
         return self.source.size(index)
@@ -174,6 +194,7 @@ class DataSetSource:
             coarse_depth=coarse_depth,
             coarse_normal=coarse_normal,
             fit=fit,
+            annotations=sample.annotations,
         )
 
 

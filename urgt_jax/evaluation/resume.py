@@ -38,6 +38,7 @@ class JournalEntry(NamedTuple):
     size: tuple[int, int]  # of the ground truth, pixels
     scores: dict[str, Scores]  # by candidate
     angle_counts: dict[str, str]  # by candidate: pixels by the error of their normals, packed
+    scene: str = ""  # that the image shows; empty: the data set has no scenes
     normals: str = ""  # what normals were compared with: "true" or "pseudo"; empty: nothing
 
 

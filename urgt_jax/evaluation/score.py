@@ -28,6 +28,7 @@ class Scoring:
     overlap: float  # share of a patch that its neighbour covers too
     patch_size: tuple[int, int]  # height and width of the patches of a fitted grid, pixels
     max_patches: int  # of a fitted grid
+    boundaries: bool = False  # whether MoGe's F1 and the distances of edges are scored too
     edges: bool = False  # whether edges, drift and the parts of AbsRel are scored too
 
     def windows(self, size: tuple[int, int]) -> Grid:
@@ -44,6 +45,7 @@ def scoring_for(config: Config) -> Scoring:
         overlap=config.eval.overlap,
         patch_size=config.model.patch_size,
         max_patches=config.eval.max_patches,
+        boundaries=config.eval.boundaries,
         edges=config.eval.edges,
     )
 
@@ -96,7 +98,7 @@ class ScoredImage(NamedTuple):
 
 
 def journal_entry(
-    name: str, truth: GroundTruth, candidates: dict[str, CandidateScores]
+    name: str, truth: GroundTruth, candidates: dict[str, CandidateScores], scene: str = ""
 ) -> JournalEntry:
     """The scores of an image without its maps."""
     scores = {}
@@ -108,7 +110,7 @@ def journal_entry(
     truth_of_normals = ""
     if angle_counts:
         truth_of_normals = "pseudo" if truth.pseudo_normals else "true"
-    return JournalEntry(name, truth.depth.shape, scores, angle_counts, truth_of_normals)
+    return JournalEntry(name, truth.depth.shape, scores, angle_counts, scene, truth_of_normals)
 
 
 def ground_truth(sample: PriorSample, protocol: DepthProtocol) -> GroundTruth:
@@ -116,7 +118,14 @@ def ground_truth(sample: PriorSample, protocol: DepthProtocol) -> GroundTruth:
 
     If normals are unknown, they are computed from depth; without intrinsics there are none.
     """
-    truth = GroundTruth(sample.depth, sample.valid, sample.normal, sample.intrinsics, sample.stereo)
+    truth = GroundTruth(
+        sample.depth,
+        sample.valid,
+        sample.normal,
+        sample.intrinsics,
+        sample.stereo,
+        annotations=sample.annotations,
+    )
     truth = protocol.limit(truth)
     if truth.normal is None and truth.intrinsics is not None:
         normal, _ = metrics.true_normals(truth)
@@ -131,13 +140,18 @@ def score(candidate: Candidate, truth: GroundTruth, scoring: Scoring) -> Candida
     normal = None
     angle_counts = None
     size = truth.depth.shape
-    if candidate.depth is not None:
+    if candidate.depth is not None and truth.annotations is not None:
+        scores["depth"] |= matte_scores(candidate.depth, truth, scoring.protocol)
+    if candidate.depth is not None and truth.measured.any():
         holes = metrics.without_estimate(candidate.depth, size, scoring.protocol)
         scores["depth"]["holes"] = share_of_holes(holes, truth)
         seen = truth.without(holes) if scoring.protocol.holes == "left_out" else truth
         depth = metrics.to_metres(candidate.depth, seen, scoring.protocol)
         scores["depth"] |= metrics.depth_scores(depth, seen)
         scores["depth"] |= metrics.seams(depth, seen, scoring.windows(size))
+        scores["depth"] |= metrics.plane_scores(depth, seen)
+        if scoring.boundaries:
+            scores["depth"] |= metrics.boundary_scores(depth, seen)
         if scoring.edges:
             scores["depth"] |= metrics.edge_scores(depth, seen)
         if candidate.patches is not None:
@@ -150,6 +164,19 @@ def score(candidate: Candidate, truth: GroundTruth, scoring: Scoring) -> Candida
         if depth is not None and truth.intrinsics is not None:
             scores["depth"]["agreement"] = metrics.agreement(depth, normal, seen)
     return CandidateScores(scores, angle_counts, depth, normal)
+
+
+def matte_scores(
+    depth: Float[np.ndarray, "h w"], truth: GroundTruth, protocol: DepthProtocol
+) -> dict[str, float]:
+    """The recall of the boundary of a matte, which needs no depth; empty without a matte."""
+    matte = truth.annotations.matte
+    if matte is None:
+        return {}
+    pred = metrics.resize_prediction(depth, matte.shape, protocol)
+    far = np.float32(np.inf if protocol.kind == "depth" else 0)  # where there is no estimate
+    disparity = protocol.disparity(np.where(np.isfinite(pred), pred, far))
+    return {"boundary_recall": metrics.boundary_recall(disparity, matte)}
 
 
 def share_of_holes(holes: Bool[np.ndarray, "H W"], truth: GroundTruth) -> float:

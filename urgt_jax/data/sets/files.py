@@ -23,6 +23,8 @@ class ImageFiles(NamedTuple):
     depth: Path
     camera: Path | None = None
     normal: Path | None = None  # true normals, if the data set has them
+    mask: Path | None = None  # where the depth is valid, if a file says so
+    scene: str = ""  # what is shown, where several images show the same
 
 
 class DepthCamera(NamedTuple):
@@ -55,6 +57,10 @@ class FileDataSet:
     def name(self, index: int) -> str:
         """The name of the image, which its coarse maps and predictions have too."""
         return self.images[index].name
+
+    def scene(self, index: int) -> str:
+        """The scene that the image shows; empty if the data set has no scenes."""
+        return self.images[index].scene
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
@@ -116,7 +122,7 @@ class FileDataSet:
     def _check_files(self) -> None:
         missing = []
         for files in self.images:
-            for path in (files.image, files.depth, files.camera, files.normal):
+            for path in (files.image, files.depth, files.camera, files.normal, files.mask):
                 if path is not None and not path.exists():
                     missing.append(path)
         if missing:
@@ -152,6 +158,18 @@ def make_sample(
     if camera.intrinsics is not None:
         intrinsics = crop_intrinsics(camera.intrinsics, window, size)
     return Sample(np.ascontiguousarray(image[window]), depth, valid, intrinsics, camera.stereo)
+
+
+def toward_camera(
+    normal: Float[np.ndarray, "H W 3"], intrinsics: Float[np.ndarray, "4"]
+) -> Float[np.ndarray, "H W 3"]:
+    """The normals of a whole image, those that point away from the camera turned round."""
+    height, width = normal.shape[:2]
+    fx, fy, cx, cy = intrinsics
+    x = (np.arange(width) + 0.5 - cx) / fx
+    y = (np.arange(height)[:, None] + 0.5 - cy) / fy
+    away = normal[..., 0] * x + normal[..., 1] * y + normal[..., 2] > 0
+    return np.where(away[..., None], -normal, normal)
 
 
 def known_normals(

@@ -81,7 +81,10 @@ def true_normals(
     if truth.normal is None:
         return pseudo_normals(truth.depth, truth, devices, tile)
     check_size(truth.normal, truth, (3,))
-    return truth.normal, truth.valid & np.any(truth.normal, -1)
+    known = np.any(truth.normal, -1)
+    if truth.measured.any():  # else the data set has normals only
+        known = known & truth.valid
+    return truth.normal, known
 
 
 def agreement(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from urgt_jax.data.samples import MIN_DEPTH, valid_depth
+from urgt_jax.data.samples import MIN_DEPTH, Annotations, valid_depth
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation.metrics.alignment import (
     UNCHANGED,
@@ -43,6 +43,7 @@ class GroundTruth(NamedTuple):
     intrinsics: Float[np.ndarray, "4"] | None = None  # fx, fy, cx, cy, pixels
     stereo: float | None = None  # focal length times baseline, pixels x metres
     pseudo_normals: bool = False  # whether the normals were computed from the depth
+    annotations: Annotations | None = None  # what else the data set knows
 
     @property
     def known(self) -> Bool[np.ndarray, "H W"]:
