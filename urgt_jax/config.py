@@ -366,13 +366,31 @@ class Eval:
     max_patches: int = 256  # maximum number of patches of a fitted grid, before they overlap
     overlap: float = 0.0  # share of a patch that its neighbour covers too
     pool: int = 1  # average keys and values over K x K tokens across patches; 1 is exact
-    align: Literal["prior", "none", "disparity"] = "prior"  # alignment of depth before scoring
+    # Alignment of depth before scoring: none; a scale of depth by medians, least squares or L1;
+    # scale and shift of depth by least squares or L1; of disparity. `prior` is disparity for
+    # relative maps and none for metric ones.
+    align: Literal[
+        "prior", "none", "median", "scale", "scale_l1", "depth", "depth_l1", "disparity"
+    ] = "prior"
+    # Pixels that the alignment is fitted to: those that are scored, or all (sky at disparity 0).
+    align_pixels: Literal["valid", "all"] = "valid"
+    align_truncate: float = 0.0  # largest relative error that counts in scale_l1, depth_l1; 0: any
+    # Pixels of a prediction that are 0, negative, NaN or infinite.
+    holes: Literal["errors", "left_out"] = "errors"
+    max_depth: float = 0.0  # farthest depth that is scored, metres (0: the data set's usual one)
+    # Largest depth of an aligned prediction: max_depth, or the image's largest true depth.
+    clamp: Literal["range", "image"] = "range"
+    corners: bool = False  # enlarge small predictions with aligned corners
+    cap_consistency: bool = True  # measure the consistency error up to max_depth
     fidelity: Literal["exact", "official"] = "exact"  # the paper's method, or the released code's
+    # Also score MoGe's boundary F1 at radii 1 to 3, and the distances of edges (iBims-1).
+    boundaries: bool = False
     # Also score edges (width, displacement, loss, overshoot), drift, and AbsRel in two parts.
     edges: bool = False
 
     def __post_init__(self) -> None:
         check_not_negative("eval", self, "images")
+        check_not_negative("eval", self, "align_truncate", "max_depth")
         check_positive("eval", self, "pool", "max_patches")
         require(
             min(self.grid) >= 1 or self.grid == (0, 0),

@@ -1,6 +1,7 @@
 """`urgt eval` on the command line."""
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -70,6 +71,26 @@ def test_eval_prints_the_protocol_and_the_data(photos, maps, capsys):
     assert f"wrote {out / 'metrics.json'}, {out / 'metrics.csv'}, {out / 'report.html'}" in printed
 
 
+def test_eval_names_true_normals_and_converts_axes(photos, maps, tmp_path, capsys):
+    measured = tmp_path / "measured"
+    shutil.copytree(photos, measured)
+    normal = np.full((40, 56, 3), [0.1, 0.2, -0.9], np.float32)
+    for name in ("view0", "view1"):
+        np.save(measured / f"{name}_normal.npy", normal)
+        np.save(maps / f"{name}_normal.npy", normal * [1, -1, -1])  # y up, z backward
+    words = ("--predictions", maps, "--kind", "depth", "--data", "folder", measured)
+    call(*words, "--out", tmp_path / "wrong")
+    printed = capsys.readouterr().out
+    assert "warning: the normals of predicted are off by 1" in printed
+    assert "--axes opengl or --axes directx" in printed
+    assert "holes count as errors; normals against true normals; at the size" in printed
+    call(*words, "--out", tmp_path / "right", "--axes", "opengl")
+    scores = json.loads((tmp_path / "right" / "metrics.json").read_text())
+    assert scores["predicted"]["normal"]["mean"] < 0.01
+    assert scores["normals"] == "normals against true normals"
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_eval_prints_what_it_skipped_and_ignored(photos, maps, tmp_path, capsys):
     (maps / "view0_depth.npy").rename(maps / "other_depth.npy")
     call("--predictions", maps, "--kind", "depth", "--data", "folder", photos, "--out", tmp_path)
@@ -77,6 +98,8 @@ def test_eval_prints_what_it_skipped_and_ignored(photos, maps, tmp_path, capsys)
     assert f"skipped view0: {maps} holds no map of view0" in printed
     assert "mean over 1 images of folder, 1 skipped" in printed
     assert "1 prediction files belong to no image, such as other_depth.npy" in printed
+    last = printed.splitlines()[-1]
+    assert last == "1 of 2 images could not be scored; the first one is view0"
 
 
 def test_eval_ends_with_status_1_if_no_image_can_be_scored(photos, maps, tmp_path, capsys):
@@ -99,6 +122,22 @@ def test_eval_passes_the_scale_of_png_files_on(photos, tmp_path):
     assert scores["predicted"]["depth"]["abs_rel"] < 1e-3
 
 
+def test_eval_compares_two_folders_of_results(photos, maps, tmp_path, capsys):
+    words = ("--kind", "depth", "--data", "folder", photos, "--pages", 1)
+    call("--predictions", maps, *words, "--out", tmp_path / "second")
+    for file in maps.iterdir():
+        np.save(file, 1.1 * np.load(file))
+    call("--predictions", maps, *words, "--out", tmp_path / "first")
+    capsys.readouterr()
+    call("--compare", tmp_path / "first", tmp_path / "second")
+    printed = capsys.readouterr().out
+    page = tmp_path / "second/compared_with_first/compare.html"
+    assert f"wrote {page}" in printed and page.is_file()
+    line = next(line for line in printed.splitlines() if line.startswith("AbsRel"))
+    assert line.split()[2:5] == ["0.1000", "0.0000", "-0.1000"] and line.endswith("100 %")
+    assert "2 images that both have scored; depth in metres" in printed
+
+
 def test_scores_folder_is_next_to_what_is_scored(tmp_path):
     file = tmp_path / "w.safetensors"
     file.touch()
@@ -119,8 +158,10 @@ def test_scores_folder_is_next_to_what_is_scored(tmp_path):
         ("--predictions MAPS --kind depth --data foldr PHOTOS", "foldr"),
         ("--predictions MAPS --kind depth --data folder", "needs the folder"),
         ("--predictions MAPS --workdir x", "not allowed with"),
+        ("--compare MAPS MAPS", "has no metrics.json"),
         ("--data folder PHOTOS", "one of the arguments .* is required"),
         ("--weights x --kind depth", "can only be used with --predictions"),
+        ("--weights x --axes opengl", "can only be used with --predictions"),
         ("--predictions MAPS --kind depth --degrade weak", "cannot be used with --predictions"),
         ("--predictions MAPS --kind depth --eval.gird 4", "unknown option --eval.gird"),
     ],

@@ -75,6 +75,21 @@ def test_tables_page_needs_no_other_file(base, tmp_path):
     assert sources[0].startswith("data:image/svg+xml;base64,")
 
 
+def test_tables_are_also_written_as_latex(base, tmp_path):
+    folder = write_rows(tmp_path / "rows", base, ROWS)
+    runs = tmp_path / "runs"
+    for seed, value in ((0, 0.2), (1, 0.4)):
+        write_scores(runs / f"plain-seed{seed}", value)
+    call(folder, "--runs", runs, "--collect")
+    assert not (runs / "tables.tex").exists()
+    call(folder, "--runs", runs, "--collect", "--latex", "--seeds", 0, 1)
+    text = (runs / "tables.tex").read_text()
+    assert r" & AbsRel $\downarrow$ " in text
+    assert r"plain & 0.3000 $\pm$ 0.1414 (0.1000)" in text
+    assert text.count(r"\begin{tabular}{l") == text.count(r"\end{tabular}") > 0
+    assert "%" not in text.replace(r"\%", "").split("\n\n")[1]
+
+
 def test_tables_not_in_the_paper_show_what_was_measured(base, tmp_path):
     rows = {"own": 'rows = (TableRow("Our own", "ours"),)'}
     folder = write_rows(tmp_path / "rows", base, rows)

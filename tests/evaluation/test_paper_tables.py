@@ -100,3 +100,7 @@ def test_html_of_a_table_without_values_has_no_columns():
     rows = [FilledRow("empty", {key: Cell([], None, 2) for key in paper_tables.COLUMNS})]
     assert paper_tables.shown_columns(rows) == []
     paper_tables.to_html({"Empty": rows}, "")
+
+
+def test_latex_text_escapes_commands_and_symbols():
+    assert paper_tables.latex_text("a_b & 5 % < 30° ±") == r"a\_b \& 5 \% $<$ 30$^{\circ}$ $\pm$"

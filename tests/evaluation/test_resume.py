@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -101,12 +102,13 @@ def call(*arguments, out):
 
 
 def files(folder):
-    """The bytes of all files by their paths."""
-    return {
-        str(x.relative_to(folder)): x.read_bytes()
-        for x in pathlib.Path(folder).rglob("*")
-        if x.is_file()
-    }
+    """The bytes of all files by their paths, without what says when and how they were made."""
+    contents = {}
+    for path in pathlib.Path(folder).rglob("*"):
+        if path.is_file() and path.name != "provenance.json":
+            content = re.sub(rb'(?s)<dl id="provenance">.*?</dl>', b"", path.read_bytes())
+            contents[str(path.relative_to(folder))] = content
+    return contents
 
 
 def assert_same_files(folder, other_folder):

@@ -35,7 +35,10 @@ def test_run_evaluation_scores_the_ground_truth_perfectly(photos, maps, tmp_path
     assert depth["delta1"] == 1
     assert depth["boundary_f1"] == pytest.approx(1)
     assert [row["name"] for row in scores["per_image"]] == ["view0", "view1"]
-    assert scores["protocol"] == "depth in metres, no alignment, 0.001 to 80 m"
+    assert scores["protocol"] == (
+        "depth in metres, no alignment, 0.001 to 80 m, holes count as errors"
+    )
+    assert scores["normals"] == ""
     assert scores["resolution"] == "at the size of the ground truth, 40 x 56 pixels"
     assert scores["data"] == "folder"
 
@@ -44,6 +47,7 @@ def test_run_evaluation_names_the_files_it_wrote(photos, maps, tmp_path):
     evaluation = evaluate(maps, photos, tmp_path / "out")
     names = [path.name for path in evaluation.written]
     assert names[:4] == ["metrics.json", "metrics.csv", "report.html", "examples.png"]
+    assert "checksum" in (tmp_path / "out" / "provenance.json").read_text()
     assert all(path.is_file() for path in evaluation.written)
 
 
@@ -57,6 +61,23 @@ def test_metrics_csv_holds_the_scores_of_every_image(photos, maps, tmp_path):
     for row, image in zip(rows, scores["per_image"], strict=True):
         assert float(row["depth_rmse"]) == image["predicted"]["depth"]["rmse"]
         assert float(row["depth_seam"]) == image["predicted"]["depth"]["seam"]
+
+
+def test_report_shows_the_typical_image_where_it_is_none_of_the_worst(photos, maps, tmp_path):
+    error = 1.2 * np.load(maps / "view1_depth.npy")
+    np.save(maps / "view1_depth.npy", error.astype(np.float32))
+    config = Config(data=Data(source="folder", path=str(photos)), prior=Prior(kind="depth"))
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss"\n{"step": 3, "loss": 1.0}\n')
+    provenance = {"command": "urgt eval --predictions maps"}
+    out = tmp_path / "out"
+    run_evaluation(SavedPredictions(maps, 256.0), config, out, 1, provenance, log)
+    page = (out / "report.html").read_text()
+    assert 'id="front"' in page and 'src="report/training.svg"' in page
+    assert "urgt eval --predictions maps" in page and "<dt>machine</dt>" in page
+    facts = json.loads((out / "provenance.json").read_text())
+    assert facts["configuration"].startswith("--prior.kind depth --data.source folder")
+    assert "jax" in facts["program"] and facts["date"].endswith("UTC")
 
 
 def test_run_evaluation_aligns_disparity_of_any_scale(photos, maps, tmp_path):
@@ -92,6 +113,10 @@ def test_run_evaluation_scores_normals_of_the_images_that_have_some(photos, maps
     assert 0 < mean < 90
     assert scores["predicted"]["pooled"]["mean"] == mean
     assert scores["predicted"]["depth"]["agreement"] > 0
+    assert scores["normals"] == (
+        "normals against pseudo-normals of the true depth (least-squares planes of 1/depth in 5 x "
+        "5 pixels, those within 5 %)"
+    )
 
 
 def test_run_evaluation_skips_images_without_maps_and_names_unused_files(photos, maps, tmp_path):

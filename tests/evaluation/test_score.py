@@ -7,7 +7,7 @@ import pytest
 from helpers import metric_maps
 from helpers.metric_maps import CAMERA, SIZE
 
-from urgt_jax.config import Config, Eval, Prior
+from urgt_jax.config import Config, Data, Eval, Prior
 from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation import metrics
@@ -21,6 +21,7 @@ from urgt_jax.evaluation.score import ground_truth, score, scoring_for
         ("depth", "prior", "none"),
         ("disparity", "prior", "disparity"),
         ("depth", "disparity", "disparity"),
+        ("depth", "median", "median"),
     ],
 )
 def test_scoring_aligns_as_configured(kind, align, expected):
@@ -31,6 +32,20 @@ def test_scoring_aligns_as_configured(kind, align, expected):
 def test_scoring_rejects_relative_disparity_without_alignment():
     with pytest.raises(UserError, match="without alignment"):
         scoring_for(Config(prior=Prior(kind="disparity"), eval=Eval(align="none")))
+
+
+def test_scoring_is_limited_to_the_usual_depth_of_the_data_set():
+    nyu = Config(data=Data(source="nyu_depth_v2", path="there"))
+    assert scoring_for(nyu).protocol.max_depth == 10
+    assert scoring_for(replace(nyu, eval=Eval(max_depth=5))).protocol.max_depth == 5
+    assert scoring_for(Config()).protocol.max_depth == 80
+    with pytest.raises(UserError, match="eval.max_depth 100 is above data.max_depth 80"):
+        scoring_for(Config(eval=Eval(max_depth=100)))
+
+
+def test_scoring_clamps_at_the_image_only_with_aligned_disparity():
+    with pytest.raises(UserError, match="eval.clamp image .* needs eval.align disparity"):
+        scoring_for(Config(prior=Prior(kind="depth"), eval=Eval(clamp="image")))
 
 
 @pytest.mark.parametrize(("grid", "patches"), [((2, 3), 6), ((0, 0), 8)])
@@ -57,6 +72,9 @@ def test_ground_truth_has_normals_of_depth_where_the_camera_is_known(sample):
     truth = ground_truth(sample, protocol)
     normal, _ = metrics.true_normals(truth._replace(normal=None))
     np.testing.assert_array_equal(truth.normal, normal)
+    assert truth.pseudo_normals
+    exact = ground_truth(sample._replace(normal=normal), protocol)
+    assert not exact.pseudo_normals
     assert ground_truth(sample._replace(intrinsics=None), protocol).normal is None
 
 
@@ -71,6 +89,44 @@ def test_score_has_no_agreement_without_normals(sample, scene_maps):
     assert "agreement" not in alone.scores["depth"]
     assert alone.scores["normal"] == {}
     assert alone.angle_counts is None and alone.normal is None
+
+
+def test_score_counts_holes_and_can_leave_them_out(sample, scene_maps):
+    _, pred, _ = scene_maps
+    scoring = replace(scoring_for(Config(prior=Prior(kind="depth"))), grid=(2, 2))
+    truth = ground_truth(sample, scoring.protocol)
+    pred = np.where(truth.known, truth.depth, 1).astype(np.float32)
+    pred[:10] = 0
+    share = 100 * truth.known[:10].sum() / truth.known.sum()
+    errors = score(Candidate(pred, None), truth, scoring).scores["depth"]
+    assert errors["holes"] == pytest.approx(share)
+    assert errors["abs_rel"] == pytest.approx(share / 100, rel=1e-3)  # each is off by nearly 1
+    protocol = replace(scoring.protocol, holes="left_out")
+    left_out = score(Candidate(pred, None), truth, replace(scoring, protocol=protocol))
+    assert left_out.scores["depth"]["holes"] == pytest.approx(share)
+    assert left_out.scores["depth"]["abs_rel"] == left_out.scores["depth"]["seam"] == 0
+
+
+def test_score_aligns_in_spite_of_holes(sample, scene_maps):
+    scoring = scoring_for(Config(prior=Prior(kind="depth"), eval=Eval(align="disparity")))
+    scoring = replace(scoring, grid=(2, 2), protocol=replace(scoring.protocol, holes="left_out"))
+    truth = ground_truth(sample, scoring.protocol)
+    pred = np.where(truth.known, 3 * truth.depth, 1).astype(np.float32)
+    pred[:10] = 0
+    assert score(Candidate(pred, None), truth, scoring).scores["depth"]["abs_rel"] < 1e-5
+
+
+def test_score_measures_consistency_without_a_cap_if_asked(sample, scene_maps):
+    _, pred, _ = scene_maps
+    scoring = replace(scoring_for(Config(prior=Prior(kind="depth"))), grid=(2, 2))
+    truth = ground_truth(sample, scoring.protocol)
+    windows = metrics.consistency_windows(*SIZE)
+    far = np.full((16, *windows.patch), 100, np.float32)
+    far[::2] = 90
+    values = Candidate(pred, None, WindowDepths(windows, far))
+    assert score(values, truth, scoring).scores["depth"]["ce"] == 0
+    protocol = replace(scoring.protocol, cap_consistency=False)
+    assert score(values, truth, replace(scoring, protocol=protocol)).scores["depth"]["ce"] > 1
 
 
 def test_score_measures_consistency_in_metres_under_the_alignment_of_the_map(sample, scene_maps):

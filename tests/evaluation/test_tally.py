@@ -27,8 +27,22 @@ def test_tally_pools_normals_over_pixels():
     counts[10_000] = 3  # three pixels at 10 degrees
     scores = {"refined": {"depth": {}, "normal": {}}}
     tally = Tally(("refined",))
-    tally.add(JournalEntry("a", (2, 3), scores, {"refined": pack_counts(counts)}))
+    tally.add(JournalEntry("a", (2, 3), scores, {"refined": pack_counts(counts)}, "", "pseudo"))
     tally.add(JournalEntry("b", (4, 5), scores, {}))
     assert tally.means()["refined"]["pooled"]["mean"] == 10.0005
+    assert tally.normals == {"pseudo": 1}
     assert tally.sizes == {(2, 3), (4, 5)}
     assert [name for name, _ in tally.images] == ["a", "b"]
+
+
+def test_tally_has_means_of_each_scene_and_intervals():
+    tally = Tally(("refined",))
+    for name, scene, error in (("a", "x", 0.1), ("b", "x", 0.3), ("c", "y", 0.6), ("d", "", 0.2)):
+        scores = {"refined": {"depth": {"abs_rel": error}, "normal": {}}}
+        tally.add(JournalEntry(name, (2, 3), scores, {}, scene))
+    scenes = tally.scene_means()
+    assert list(scenes) == ["x", "y"]
+    assert scenes["x"]["refined"]["depth"]["abs_rel"] == 0.2
+    assert scenes["y"]["refined"]["depth"]["abs_rel"] == 0.6
+    low, high = tally.intervals()["refined"]["depth"]["abs_rel"]
+    assert 0.1 <= low < 0.3 < high <= 0.6

@@ -12,7 +12,7 @@ from etils.epath import Path
 from PIL import Image
 
 from urgt_jax.data.samples import Source
-from urgt_jax.data.sets import DATA_SETS
+from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import UserError
 
 SIZE = (12, 17)
@@ -25,8 +25,9 @@ class Miniature(NamedTuple):
     data_set: Source
     name: str
     depth: np.ndarray  # float64, metres, 0 where unknown
-    intrinsics: list[float]
+    intrinsics: list[float] | None
     stereo: float | None = None
+    normal: np.ndarray | None = None
 
 
 def write_photo(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
@@ -75,7 +76,7 @@ def write_folder(path: Path, suffix: str = ".npy") -> Miniature:
         write_png16(file, 500 * depth)
         depth = (500 * depth).astype(np.uint16) / np.float32(500)
     (path / "dataset.json").write_text(json.dumps(calibration))
-    data_set = DATA_SETS["folder"](path)
+    data_set = find_data_set("folder")(path)
     return Miniature(data_set, "kitchen", depth, calibration["intrinsics"], 4.0)
 
 
@@ -100,7 +101,7 @@ def write_middlebury2014(path: Path) -> Miniature:
     )
     depth = np.where(known, 100.5 * 0.2 / (values.astype(float) + 2.5), 0)
     intrinsics = [100.5, 101, 8.75, 6.25]
-    return Miniature(DATA_SETS["middlebury2014"](path), "Piano", depth, intrinsics, 20.1)
+    return Miniature(find_data_set("middlebury2014")(path), "Piano", depth, intrinsics, 20.1)
 
 
 def write_booster(path: Path) -> Miniature:
@@ -118,7 +119,7 @@ def write_booster(path: Path) -> Miniature:
         "<baselineLR>5.0e+01</baselineLR>\n<date>monday</date>\n</opencv_storage>\n"
     )
     depth = np.where(known, 80 * 0.05 / values.astype(float), 0)
-    return Miniature(DATA_SETS["booster"](path), "Bathroom_im0", depth, [80, 81, 8, 6], 4.0)
+    return Miniature(find_data_set("booster")(path), "Bathroom_im0", depth, [80, 81, 8, 6], 4.0)
 
 
 def write_eth3d(path: Path) -> Miniature:
@@ -139,7 +140,7 @@ def write_eth3d(path: Path) -> Miniature:
         "8 1 0 0 0 1 2 3 1 dslr_images/DSC_0634.JPG\n\n"
     )
     depth = np.where(known, values, 0)
-    return Miniature(DATA_SETS["eth3d"](path), "pipes_DSC_0634", depth, [34.5, 35.5, 8.5, 6.5])
+    return Miniature(find_data_set("eth3d")(path), "pipes_DSC_0634", depth, [34.5, 35.5, 8.5, 6.5])
 
 
 def write_kitti(path: Path) -> Miniature:
@@ -155,7 +156,7 @@ def write_kitti(path: Path) -> Miniature:
     intrinsics = root / f"intrinsics/{name}.txt"
     intrinsics.parent.mkdir()
     intrinsics.write_text("72.1 0.0 9.0 0.0 72.2 5.0 0.0 0.0 1.0\n")
-    return Miniature(DATA_SETS["kitti"](path), name, stored / 256, [72.1, 72.2, 9.5, 5.5])
+    return Miniature(find_data_set("kitti")(path), name, stored / 256, [72.1, 72.2, 9.5, 5.5])
 
 
 def write_kitti_eigen(path: Path) -> Miniature:
@@ -177,7 +178,7 @@ def write_kitti_eigen(path: Path) -> Miniature:
     )
     depth = np.zeros(size)  # the crop in pixels: 12.2 to 29.8 of 30, 1.8 to 48.2 of 50
     depth[12:29, 1:48] = stored[12:29, 1:48] / 256
-    data_set = DATA_SETS["kitti"](path, "eigen")
+    data_set = find_data_set("kitti")(path, "eigen")
     return Miniature(data_set, f"{drive}_0000000069", depth, [70, 71, 25, 15], 37.5)
 
 
@@ -220,7 +221,212 @@ def write_nyu_depth_v2(path: Path) -> Miniature:
     depth = np.zeros(NYU_SIZE, np.float16)
     depth[45:471, 41:601] = np.where(known, values, 0)[45:471, 41:601]
     intrinsics = [518.86, 519.47, 326.08, 254.24]
-    return Miniature(DATA_SETS["nyu_depth_v2"](path), "validation_00000", depth, intrinsics)
+    return Miniature(find_data_set("nyu_depth_v2")(path), "validation_00000", depth, intrinsics)
+
+
+def random_normals(size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Random float32 unit vectors."""
+    normal = np.random.default_rng(2).normal(size=(*size, 3))
+    return (normal / np.linalg.norm(normal, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def facing(normal: np.ndarray, known: np.ndarray, intrinsics: list[float]) -> np.ndarray:
+    """Normals with y up and z backward in our axes, pointing towards the camera, pixel by pixel."""
+    fx, fy, cx, cy = intrinsics
+    result = np.zeros_like(normal)
+    for y, x in zip(*np.nonzero(known), strict=True):
+        turned = normal[y, x] * np.float32([1, -1, -1])
+        ray = np.array([(x + 0.5 - cx) / fx, (y + 0.5 - cy) / fy, 1])
+        result[y, x] = -turned if turned @ ray > 0 else turned
+    return result
+
+
+def write_diode(path: Path) -> Miniature:
+    """DIODE's validation split, with normals."""
+    folder = path / "val/indoors/scene_00019/scan_00183"
+    name = "00019_00183_indoors_000_010"
+    write_photo(folder / f"{name}.png")
+    values, known = random_depth()
+    np.save(folder / f"{name}_depth.npy", values[..., None])
+    np.save(folder / f"{name}_depth_mask.npy", known.astype(np.float32))
+    normal = random_normals()
+    np.save(folder / f"{name}_normal.npy", normal)
+    intrinsics = [886.81, 927.06, 512.0, 384.0]
+    depth = np.where(known, values, 0)
+    truth = facing(normal, known, intrinsics)
+    return Miniature(find_data_set("diode")(path), name, depth, intrinsics, None, truth)
+
+
+def write_ibims1(path: Path) -> Miniature:
+    """iBims-1 with one image, which has a wall and a floor."""
+    scipy_io = pytest.importorskip("scipy.io")
+    rng = np.random.default_rng(0)
+    values, known = random_depth()
+    wall = np.zeros(SIZE, np.uint8)
+    wall[2:10, 3:9] = 1
+    wall[0, 0] = 2  # too small to be scored
+    floor = np.zeros(SIZE, np.uint8)
+    floor[10:] = 1
+    plane = np.zeros((1, 7))
+    plane[0, 4:7] = (0.6, -0.8, 0.0)  # x right, y forward, z up
+    floor_plane = np.zeros((1, 7))
+    floor_plane[0, 4:7] = (0, 0, 1)
+    data = {
+        "rgb": rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8),
+        "depth": np.where(known, values, 0).astype(np.float64),
+        "edges": (rng.random(SIZE) < 0.1).astype(np.uint8),
+        "calib": np.array([[20.0, 0, 0], [0, 21.0, 0], [9.5, 6.5, 1]]),
+        "mask_invalid": np.ones(SIZE, np.uint8),
+        "mask_transp": np.ones(SIZE, np.uint8),
+        "mask_wall": wall,
+        "mask_wall_paras": np.concatenate([plane, plane]),
+        "mask_table": np.zeros(SIZE, np.uint8),
+        "mask_table_paras": np.zeros((0, 0)),
+        "mask_floor": floor,
+        "mask_floor_paras": floor_plane,
+    }
+    data["mask_transp"][5, 5] = 0
+    file = path / "ibims1_core_mat/corridor_01.mat"
+    file.parent.mkdir(parents=True)
+    scipy_io.savemat(file, {"data": data})
+    depth = np.where(known, values, 0)
+    depth[5, 5] = 0
+    return Miniature(find_data_set("ibims1")(path), "corridor_01", depth, [20, 21, 9, 6])
+
+
+def write_sintel(path: Path) -> Miniature:
+    """One frame of MPI Sintel."""
+    training = path / "training"
+    write_photo(training / "final/alley_1/frame_0001.png")
+    values, known = random_depth()
+    depth = np.where(known, values, 0)
+    for folder in ("depth", "camdata_left"):
+        (training / folder / "alley_1").mkdir(parents=True)
+    content = struct.pack("<fii204f", 202021.25, 17, 12, *depth.ravel())
+    (training / "depth/alley_1/frame_0001.dpt").write_bytes(content)
+    matrix = [20.0, 0, 8.0, 0, 21.0, 5.5, 0, 0, 1]
+    content = struct.pack("<f21d", 202021.25, *matrix, *range(12))
+    (training / "camdata_left/alley_1/frame_0001.cam").write_bytes(content)
+    data_set = find_data_set("sintel")(path)
+    return Miniature(data_set, "alley_1_frame_0001", depth, [20, 21, 8.5, 6])
+
+
+def write_hdf5(path: Path, **arrays: np.ndarray) -> None:
+    """An HDF5 file."""
+    h5py = pytest.importorskip("h5py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+
+
+def write_spring(path: Path) -> Miniature:
+    """The second frame of a scene of Spring."""
+    scene = path / "spring/train/0001"
+    write_photo(scene / "frame_left/frame_left_0002.png")
+    values, known = random_depth()
+    disparity = np.full((24, 34), 3, np.float32)
+    disparity[::2, ::2] = np.where(known, values, np.nan)
+    write_hdf5(scene / "disp1_left/disp1_left_0002.dsp5", disparity=disparity)
+    (scene / "cam_data").mkdir()
+    (scene / "cam_data/intrinsics.txt").write_text("1 2 3 4\n100.0 101.0 8.0 5.5\n")
+    depth = np.where(known, 100 * 0.065 / values.astype(float), 0)
+    data_set = find_data_set("spring")(path)
+    return Miniature(data_set, "0001_0002", depth, [100, 101, 8.5, 6], 6.5)
+
+
+def write_hypersim(path: Path) -> Miniature:
+    """A scene of Hypersim with a test image and one that the split leaves out."""
+    images = path / "ai_001_002/images"
+    values, known = random_depth()
+    distance = np.where(known, values, np.nan).astype(np.float16)
+    normal = random_normals().astype(np.float16)
+    geometry = images / "scene_cam_00_geometry_hdf5"
+    for number in ("0003", "0004"):
+        write_photo(images / f"scene_cam_00_final_preview/frame.{number}.tonemap.jpg")
+        write_hdf5(geometry / f"frame.{number}.depth_meters.hdf5", dataset=distance)
+        write_hdf5(geometry / f"frame.{number}.normal_cam.hdf5", dataset=normal)
+    (path / "metadata_images_split_scene_v1.csv").write_text(
+        "scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,"
+        "split_partition_name\nai_001_002,cam_00,4,True,,test\nai_001_002,cam_00,3,True,,train\n"
+    )
+    focal = 886.81 * 17 / 1024
+    intrinsics = [focal, focal, 8.5, 6.0]
+    depth = np.zeros(SIZE, np.float32)
+    for y, x in zip(*np.nonzero(known), strict=True):
+        ray = np.array([(x + 0.5 - 8.5) / focal, (y + 0.5 - 6) / focal, 1])
+        depth[y, x] = float(distance[y, x]) / np.linalg.norm(ray)
+    truth = facing(normal.astype(np.float32), known, intrinsics)
+    data_set = find_data_set("hypersim")(path)
+    return Miniature(data_set, "ai_001_002_cam_00_0004", depth, intrinsics, None, truth)
+
+
+def write_tartanair(path: Path) -> Miniature:
+    """An image of TartanAir."""
+    sequence = path / "oldtown/Easy/P001"
+    write_photo(sequence / "image_left/000003_left.png")
+    values, known = random_depth()
+    depth = np.where(known, values, 0)
+    (sequence / "depth_left").mkdir()
+    np.save(sequence / "depth_left/000003_left_depth.npy", depth)
+    data_set = find_data_set("tartanair")(path)
+    intrinsics = [320, 320, 320.5, 240.5]
+    return Miniature(data_set, "oldtown_Easy_P001_000003", depth, intrinsics, 80.0)
+
+
+def write_dsine_normals(path: Path, name: str, folder: str, number: str) -> Miniature:
+    """An image of a set with normals only."""
+    home = path / folder
+    write_photo(home / f"{number}_img.png")
+    coded = np.random.default_rng(3).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    coded[2:5, 4:9] = 0  # unknown
+    Image.fromarray(coded).save(home / f"{number}_normal.png")
+    np.save(home / f"{number}_intrins.npy", np.array([[20.0, 0, 8], [0, 21, 5.5], [0, 0, 1]]))
+    normal = 1 - coded / np.float32(127.5)  # x left, y up, z backward
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    known = coded.any(-1, keepdims=True) & (length > 0.1)
+    truth = np.where(known, normal / np.maximum(length, 1e-6), 0)
+    data_set = find_data_set(name)(path)
+    title = f"{home.name}_{number}"
+    return Miniature(data_set, title, np.zeros(SIZE), [20, 21, 8.5, 6], None, truth)
+
+
+def write_nyu_normals(path: Path) -> Miniature:
+    """Normals of NYU Depth v2."""
+    return write_dsine_normals(path, "nyu_normals", "nyuv2/test", "000000")
+
+
+def write_scannet_normals(path: Path) -> Miniature:
+    """Normals of ScanNet."""
+    return write_dsine_normals(path, "scannet_normals", "scannet/scene0001_01", "000000")
+
+
+def write_mattes(path: Path) -> Miniature:
+    """An image of DIS-5K."""
+    write_photo(path / "im/bench.jpg")
+    (path / "gt").mkdir()
+    matte = np.zeros(SIZE, np.uint8)
+    matte[3:8, 4:12] = 255
+    matte[8, 4:12] = 26  # just above a tenth
+    matte[9, 4:12] = 25
+    Image.fromarray(matte).save(path / "gt/bench.png")
+    return Miniature(find_data_set("mattes")(path), "bench", np.zeros(SIZE), None)
+
+
+def write_nyu_labeled(path: Path) -> Miniature:
+    """The labelled images of NYU Depth v2: two, of which the second is for tests."""
+    scipy_io = pytest.importorskip("scipy.io")
+    values, known = random_depth(NYU_SIZE, 0.5, 9)
+    raw = np.where(known, values, 0)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 640, 480), dtype=np.uint8)
+    depths = np.stack([np.ones_like(raw.T), raw.T])
+    filled = np.full_like(depths, 4)
+    write_hdf5(path / "nyu_depth_v2_labeled.mat", images=images, rawDepths=depths, depths=filled)
+    scipy_io.savemat(path / "splits.mat", {"testNdxs": np.array([[2]], np.uint16)})
+    depth = np.zeros(NYU_SIZE, np.float32)
+    depth[45:471, 41:601] = raw[45:471, 41:601]
+    intrinsics = [518.86, 519.47, 326.08, 254.24]
+    return Miniature(find_data_set("nyu_labeled")(path), "0002", depth, intrinsics)
 
 
 WRITERS: dict[str, Callable[[Path], Miniature]] = {
@@ -233,13 +439,23 @@ WRITERS: dict[str, Callable[[Path], Miniature]] = {
     "kitti": write_kitti,
     "kitti_eigen": write_kitti_eigen,
     "nyu_depth_v2": write_nyu_depth_v2,
+    "nyu_labeled": write_nyu_labeled,
+    "diode": write_diode,
+    "ibims1": write_ibims1,
+    "sintel": write_sintel,
+    "spring": write_spring,
+    "hypersim": write_hypersim,
+    "tartanair": write_tartanair,
+    "nyu_normals": write_nyu_normals,
+    "scannet_normals": write_scannet_normals,
+    "mattes": write_mattes,
 }
 
 
 def assert_rejected(name: str, path: Path, *words: str, split: str = "") -> None:
     """Opening the data set and reading an image must fail in one line with all these words."""
     with pytest.raises(UserError) as caught:
-        DATA_SETS[name](path, split).read(0)
+        find_data_set(name)(path, split).read(0)
     message = str(caught.value)
     for word in words:
         assert word in message, message

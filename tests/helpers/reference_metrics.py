@@ -13,6 +13,7 @@ def depth_errors(pred, depth, valid):
     return {
         "abs_rel": np.mean(np.abs(p - g) / g),
         "sq_rel": np.mean((p - g) ** 2 / g),
+        "mae": np.mean(np.abs(p - g)),
         "rmse": np.sqrt(np.mean((p - g) ** 2)),
         "rmse_log": np.sqrt(np.mean(log_error**2)),
         "log10": np.mean(np.abs(np.log10(p) - np.log10(g))),
@@ -23,10 +24,15 @@ def depth_errors(pred, depth, valid):
     }
 
 
-def boundary_f1(pred, depth, valid):
-    """Steps of inverse depth to the right, left, down and up, one threshold after the other."""
+def boundary_f1(pred, depth):
+    """Steps of inverse depth to the right, left, down and up, one threshold after the other.
+
+    The sky is infinitely far, a hole has depth 0.
+    """
     p = 1 / pred.astype(float)
+    valid = depth > 0
     g = 1 / np.where(valid, depth, 1).astype(float)
+    g = np.where(np.isinf(depth), 1e-300, g)
     left, right = np.s_[:, :-1], np.s_[:, 1:]
     top, bottom = np.s_[:-1], np.s_[1:]
     directions = [(right, left), (left, right), (bottom, top), (top, bottom)]
@@ -140,7 +146,9 @@ def normal_scores(degrees):
     return scores
 
 
-def d3r(pred, depth, valid, points, pairs):
+def disagreement(pred, depth, valid, points, pairs, true_ratio=1.1, ratio=1.01):
+    """D3R between neighbours, and ORD between random points with other ratios."""
+
     def order(a, b, ratio):
         if a / b > ratio:
             return 1
@@ -152,9 +160,39 @@ def d3r(pred, depth, valid, points, pairs):
     for i, j in pairs:
         a = tuple(points[i])
         b = tuple(points[j])
-        if valid[a] and valid[b] and order(depth[a], depth[b], 1.1) != 0:
-            errors.append(abs(order(depth[a], depth[b], 1.01) - order(pred[a], pred[b], 1.01)))
+        if valid[a] and valid[b] and order(depth[a], depth[b], true_ratio) != 0:
+            errors.append(abs(order(depth[a], depth[b], ratio) - order(pred[a], pred[b], ratio)))
     return np.mean(errors) if errors else math.nan
+
+
+def stretched_depths(pred, depth, valid):
+    """The maps that BoostingMonocularDepth compares, and where; the nearest pixel drops out."""
+    g = np.where(valid, depth, np.nan).astype(float)
+    true_disparity = 1 / g / np.nanmax(1 / g)
+    low = np.nanmin(true_disparity)
+    disparity = 1 / pred.astype(float)
+    disparity = (disparity - disparity.min()) / (disparity.max() - disparity.min())
+    stretched = 1 / (low + (1 - low) * disparity)
+    stretched = (stretched - stretched.min()) / (stretched.max() - stretched.min())
+    true = (g - np.nanmin(g)) / (np.nanmax(g) - np.nanmin(g))
+    return stretched + 1e-15, np.where(valid, true, 1) + 1e-15, valid & (true > 0)
+
+
+def l1_fit(x, y, truncate, with_shift):
+    """Every line through two points, or through one and the origin, tried one after the other."""
+    best = (math.inf, 0, 0)
+    for i in range(len(x)):
+        for j in range(len(x)) if with_shift else (None,):
+            if with_shift:
+                if x[i] == x[j]:
+                    continue
+                scale = (y[i] - y[j]) / (x[i] - x[j])
+                shift = y[i] - scale * x[i]
+            else:
+                scale, shift = y[i] / x[i], 0
+            error = np.minimum(np.abs(scale * x + shift - y) / y, truncate).sum()
+            best = min(best, (error, scale, shift))
+    return best[1:]
 
 
 def consistency(patches, windows, max_value):
@@ -176,3 +214,74 @@ def consistency(patches, windows, max_value):
                     b = min(patches[other, y + dy, x + dx], max_value)
                     differences.append(abs(a - b))
     return np.mean(differences)
+
+
+def f1_within(pred, depth, valid, radius):
+    """MoGe's boundary F1: each pixel against all neighbours, one threshold after the other."""
+    height, width = depth.shape
+    thresholds = [0.05 + 0.2 * k / 9 for k in range(10)]
+    total = 0.0
+    for threshold in thresholds:
+        both = true = predicted = 0
+        for y in range(radius, height - radius):
+            for x in range(radius, width - radius):
+                for y2 in range(y - radius, y + radius + 1):
+                    for x2 in range(x - radius, x + radius + 1):
+                        near = (y2 - y) ** 2 + (x2 - x) ** 2 <= radius**2
+                        if not near or not (valid[y, x] and valid[y2, x2]):
+                            continue
+                        is_true = depth[y2, x2] / depth[y, x] > 1 + threshold
+                        is_predicted = pred[y2, x2] / pred[y, x] > 1 + threshold
+                        both += is_true and is_predicted
+                        true += is_true
+                        predicted += is_predicted
+        if both:
+            precision = both / predicted
+            recall = both / true
+            total += threshold * 2 * precision * recall / (precision + recall)
+    return total / sum(thresholds)
+
+
+def boundary_recall(disparity, matte):
+    """Depth Pro's recall on mattes: four directions, runs of steps thinned pixel by pixel."""
+    thresholds = [1.05 + 0.2 * k / 9 for k in range(10)]
+    total = 0.0
+    for threshold in thresholds:
+        for turn in range(4):
+            values = np.rot90(disparity, turn).astype(float)
+            inside = np.rot90(matte, turn)
+            found = true = 0
+            for row, row_inside in zip(values, inside, strict=True):
+                ratios = row[1:] / row[:-1]
+                thinned = np.zeros(len(ratios), bool)
+                x = 0
+                while x < len(ratios):
+                    end = x
+                    while end < len(ratios) and ratios[end] > threshold:
+                        end += 1
+                    if end > x:
+                        thinned[x + int(np.argmax(ratios[x:end]))] = True
+                    x = max(end, x + 1)
+                edges = row_inside[1:] & ~row_inside[:-1]
+                found += (thinned & edges).sum()
+                true += edges.sum()
+            total += threshold * found / max(true, 1) / 4
+    return total / sum(thresholds)
+
+
+def plane_errors(pred, depth, labels, normals, intrinsics):
+    """Mean flatness in centimetres and orientation in degrees over the planes."""
+    fx, fy, cx, cy = map(float, intrinsics)
+    errors = []
+    for number, normal in enumerate(normals, 1):
+        ys, xs = np.nonzero(labels == number)
+        values = pred[ys, xs].astype(float)
+        values *= np.median(depth[ys, xs]) / np.median(values)
+        points = []
+        for y, x, z in zip(ys, xs, values, strict=True):
+            points.append([(x + 0.5 - cx) * z / fx, (y + 0.5 - cy) * z / fy, z])
+        points = np.array(points) - np.mean(points, 0)
+        fitted = np.linalg.svd(points, full_matrices=False)[2][2]
+        angle = np.degrees(np.arccos(min(abs(fitted @ normal), 1)))
+        errors.append((100 * np.std(points @ fitted), angle))
+    return np.mean(errors, 0).tolist()

@@ -1,6 +1,8 @@
 """`urgt eval`: scores a refiner, or saved predictions, on held-out images."""
 
 import argparse
+import shlex
+import sys
 from dataclasses import replace
 
 from etils.epath import Path
@@ -11,8 +13,14 @@ from urgt_jax.commands.parser import add_max_skipped
 from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.errors import printable, require
-from urgt_jax.evaluation import report
-from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
+from urgt_jax.evaluation import comparison_page, report
+from urgt_jax.evaluation.candidates import (
+    AXES,
+    CandidateSource,
+    RefinerCandidates,
+    SavedPredictions,
+)
+from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.weights.weight_file import SHIPPED
@@ -21,6 +29,7 @@ PNG_SCALE = 256.0  # steps per metre of 16-bit depth in PatchFusion and KITTI
 MUCH_TOO_LARGE = 3.0  # mean relative error of depth that another unit is the likely cause of
 ALMOST_NOTHING = 0.01  # difference from a relative error of 1, which a depth of 0 has
 SHOWN_SKIPPED = 5  # skipped images whose reason is printed
+WRONG_AXES = 90.0  # mean error of normals in degrees that other axes are the likely cause of
 PAGES = 6  # default number of images with a page
 DESCRIPTION = """
 Scores a refiner, or saved predictions of any method, on held-out images. Prints a table and writes
@@ -34,20 +43,29 @@ examples:
   urgt eval --workdir runs/tiny
   urgt eval --weights weights.safetensors --data unreal4k data/unreal4k --eval.images 8
   urgt eval --predictions maps --kind depth --data folder photos
+  urgt eval --compare runs/first runs/second
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs `urgt eval`; the status is 1 if images were skipped."""
     args, fields = make_parser().parse_known_args(arguments)
+    if args.compare:
+        print_comparison(args)
+        return 0
     compile_cache.start(args.cache)
     fields = [*data_options(args.data), *fields]
     if args.predictions:
         source, config, out = open_predictions(args, fields)
     else:
         source, config, out = open_refiner(args, fields)
+    words = sys.argv[1:] if arguments is None else arguments
+    provenance = {"command": shlex.join(["urgt", "eval", *map(str, words)])}
+    if args.weights or args.workdir:
+        provenance["weights"] = str((args.weights or args.workdir).absolute())
+    log = args.workdir / "metrics.jsonl" if args.workdir else None
     evaluation = run_evaluation(
-        source, config, args.out or out, args.pages, max_skipped=args.max_skipped
+        source, config, args.out or out, args.pages, provenance, log, args.max_skipped
     )
     print_results(source.names, evaluation)
     return 1 if evaluation.summary["skipped"] else 0
@@ -57,7 +75,8 @@ def make_parser() -> FieldsParser:
     """The options of the command."""
     parser = FieldsParser(
         prog="urgt eval",
-        usage="urgt eval (--workdir DIR | --weights FILE | --predictions DIR) [options]",
+        usage="urgt eval (--workdir DIR | --weights FILE | --predictions DIR | --compare A B) "
+        "[options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -70,6 +89,13 @@ def make_parser() -> FieldsParser:
     scored.add_argument(
         "--predictions", type=Path, metavar="DIR", help="folder of saved predictions to score"
     )
+    scored.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="folders of results to compare image by image: is B better than A?",
+    )
     parser.add_argument(
         "--data",
         nargs="+",
@@ -80,8 +106,8 @@ def make_parser() -> FieldsParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for the results (default: the work directory, or NAME_scores next to the "
-        "weights or predictions)",
+        help="folder for the results (default: the work directory, NAME_scores next to the "
+        "weights or predictions, or compared_with_A in B)",
     )
     parser.add_argument(
         "--pages",
@@ -100,6 +126,12 @@ def make_parser() -> FieldsParser:
         type=float,
         metavar="STEPS",
         help=f"steps per metre of predictions in 16-bit PNG files (default: {PNG_SCALE:g})",
+    )
+    parser.add_argument(
+        "--axes",
+        choices=AXES,
+        help="axes of predicted normals: opencv (x right, y down, z forward), opengl (y up, "
+        "z backward) or directx (y up, z forward) (default: opencv)",
     )
     parser.add_argument(
         "--degrade",
@@ -125,7 +157,7 @@ def open_predictions(
         "--degrade changes the coarse maps of a refiner: it cannot be used with --predictions",
     )
     config = override(Config(), [*fields, "--prior.kind", args.kind])
-    source = SavedPredictions(args.predictions, args.scale or PNG_SCALE)
+    source = SavedPredictions(args.predictions, args.scale or PNG_SCALE, args.axes or "opencv")
     return source, config, scores_folder(args.predictions)
 
 
@@ -134,8 +166,8 @@ def open_refiner(
 ) -> tuple[CandidateSource, Config, Path]:
     """A trained refiner, the configuration to score it by, and the default output folder."""
     require(
-        args.kind is None and args.scale is None,
-        "--kind and --scale can only be used with --predictions",
+        args.kind is None and args.scale is None and args.axes is None,
+        "--kind, --scale and --axes can only be used with --predictions",
     )
     path = args.workdir or args.weights
     refiner = load(path)
@@ -181,6 +213,22 @@ def print_wrong_unit(name: str, scores: dict[str, float]) -> None:
         )
 
 
+def print_comparison(args: argparse.Namespace) -> None:
+    """Compares two folders of results, prints the table and writes the page."""
+    first = read_results(args.compare[0])
+    second = read_results(args.compare[1])
+    comparison = compare(first, second)
+    labels = comparison_page.labels(comparison)
+    out = args.out or second.folder / f"compared_with_{first.folder.absolute().name}"
+    page = comparison_page.write_page(comparison, out)
+    print(comparison_table(comparison, labels))
+    images = len(comparison.names)
+    print(f"{images} images that both have scored; {second.settings['protocol']}")
+    if comparison.unpaired:
+        print(f"{comparison.unpaired} images were only scored in one folder and left out")
+    print(f"wrote {page}")
+
+
 def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
     """Prints the scores of the candidates and what was skipped, ignored and written."""
     summary = evaluation.summary
@@ -194,7 +242,10 @@ def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
     if skipped:
         count += f", {len(skipped)} skipped"
     print(count)
-    print(f"{summary['protocol']}; {summary['resolution']}; {summary['patches']}")
+    protocol = [summary[name] for name in ("protocol", "normals", "resolution", "patches")]
+    print("; ".join(text for text in protocol if text))
+    for name in names:
+        print_wrong_axes(name, summary[name]["normal"].get("mean", 0.0))
     unused = evaluation.unused_files
     if unused:
         example = printable(unused[0])
@@ -204,3 +255,12 @@ def print_results(names: tuple[str, ...], evaluation: Evaluation) -> None:
         total = summary["images"] + len(skipped)
         first = printable(next(iter(skipped)))
         print(f"{len(skipped)} of {total} images could not be scored; the first one is {first}")
+
+
+def print_wrong_axes(name: str, mean: float) -> None:
+    """Prints the likely cause if the mean error of a candidate's normals is above 90 degrees."""
+    if mean > WRONG_AXES:
+        print(
+            f"warning: the normals of {name} are off by {mean:.0f} degrees on average: they "
+            f"probably have other axes. Try --axes {' or --axes '.join(list(AXES)[1:])}"
+        )

@@ -47,8 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
     text = paper_tables.to_markdown(tables, settings)
     write_text(runs / "tables.md", text)
     write_text(runs / "tables.html", paper_tables.to_html(tables, settings))
+    written = [runs / "tables.md", runs / "tables.html"]
+    if args.latex:
+        written.append(runs / "tables.tex")
+        write_text(written[-1], paper_tables.to_latex(tables, settings))
     print(text)
-    print(f"wrote {runs / 'tables.md'} and {runs / 'tables.html'}")
+    print(f"wrote {', '.join(str(path) for path in written)}")
 
 
 def make_parser() -> FieldsParser:
@@ -83,6 +87,11 @@ def make_parser() -> FieldsParser:
     )
     parser.add_argument(
         "--collect", action="store_true", help="train and score nothing, use the finished runs"
+    )
+    parser.add_argument(
+        "--latex",
+        action="store_true",
+        help="also write tables.tex, for the packages booktabs and amsmath",
     )
     parser.add_argument(
         "--data",

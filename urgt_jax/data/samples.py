@@ -3,11 +3,21 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 Window = tuple[slice, slice]  # rows and columns
 WHOLE: Window = (slice(None), slice(None))
 MIN_DEPTH = 1e-3  # metres; nearer values are not depth (as in PatchFusion's valid mask)
+
+
+class Annotations(NamedTuple):
+    """What else some data sets know about the window of an image."""
+
+    edges: Bool[np.ndarray, "h w"] | None = None  # occlusion edges, marked by hand
+    planes: Int[np.ndarray, "h w"] | None = None  # number of the plane at a pixel, 0 is none
+    # Unit normals of the planes 1, 2, ...: x right, y down, z forward.
+    plane_normals: Float[np.ndarray, "N 3"] | None = None
+    matte: Bool[np.ndarray, "h w"] | None = None  # the foreground, where no depth is known
 
 
 class Sample(NamedTuple):
@@ -19,6 +29,7 @@ class Sample(NamedTuple):
     intrinsics: Float[np.ndarray, "4"] | None = None  # float32; fx, fy, cx, cy of this window
     stereo: float | None = None  # focal length times baseline, pixels x metres; disparity x depth
     normal: Float[np.ndarray, "h w 3"] | None = None  # float32, unit length; only where exact
+    annotations: Annotations | None = None
 
 
 @runtime_checkable

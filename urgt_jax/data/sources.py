@@ -12,7 +12,15 @@ from urgt_jax.data import scenes
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.priors.units import DisparityFit, fit_disparity
-from urgt_jax.data.samples import WHOLE, Sample, Source, Window, crop_intrinsics, valid_depth
+from urgt_jax.data.samples import (
+    WHOLE,
+    Annotations,
+    Sample,
+    Source,
+    Window,
+    crop_intrinsics,
+    valid_depth,
+)
 from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import UserError, require
 
@@ -35,6 +43,7 @@ class PriorSample(NamedTuple):
     coarse_depth: Float[np.ndarray, "h w"] | None  # in the refiner's unit
     coarse_normal: Float[np.ndarray, "h w 3"] | None  # unit
     fit: DisparityFit | None  # of true disparity to the coarse one, over the whole image
+    annotations: Annotations | None = None
 
 
 @runtime_checkable
@@ -49,6 +58,9 @@ class PriorSource(Protocol):
 
     def name(self, index: int) -> str:
         """The name in the file names of everything about the image."""
+
+    def scene(self, index: int) -> str:
+        """The scene that the image shows, for means over scenes; empty if there are none."""
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, pixels."""
@@ -85,6 +97,10 @@ class SceneSource:
         """The split and the number."""
         return f"{self.split}_{index:05}"
 
+    def scene(self, index: int) -> str:
+        """Empty: every image is a scene of its own."""
+        return ""
+
     def size(self, index: int) -> tuple[int, int]:
         """The same for all scenes."""
         return self.config.data.size
@@ -111,7 +127,7 @@ class SceneSource:
         )
         return PriorSample(
             image=view.image,
-            depth=view.depth,
+            depth=np.where(view.valid, view.depth, np.float32(np.inf)),  # sky
             valid=valid,
             intrinsics=view.intrinsics,
             stereo=None,
@@ -154,6 +170,11 @@ class DataSetSource:
         """The data set's name of the image."""
         return self.source.name(index)
 
+    def scene(self, index: int) -> str:
+        """The scene that the data set names, or empty."""
+        scene_of = getattr(self.source, "scene", None)
+        return scene_of(index) if scene_of else ""
+
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, pixels."""
         return self.source.size(index)
@@ -182,6 +203,7 @@ class DataSetSource:
             coarse_depth=coarse_depth,
             coarse_normal=coarse_normal,
             fit=fit,
+            annotations=sample.annotations,
         )
 
 
@@ -262,6 +284,13 @@ def open_prior_source(
 def open_source(name: str, path: PathLike, split: str = "") -> Source:
     """A split of the data set of that name in a folder; an empty split is the default one."""
     return find_data_set(name)(Path(path), split)
+
+
+def usual_max_depth(name: str) -> float:
+    """The depth in metres up to which papers score the data set; infinite if there is no custom."""
+    if name == "scenes":
+        return float("inf")
+    return getattr(find_data_set(name), "usual_max_depth", float("inf"))
 
 
 def default_split(name: str, split: str) -> str:

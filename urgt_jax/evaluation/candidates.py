@@ -20,6 +20,12 @@ from urgt_jax.inference.modes import RefinerInputs
 from urgt_jax.inference.refiner import Refiner
 
 BLUR = 1 / 56  # standard deviation of the baseline's blur, as a share of the image height
+# What turns normals in the axes of a camera into x right, y down, z forward.
+AXES = {
+    "opencv": np.array([1, 1, 1], np.float32),  # x right, y down, z forward
+    "opengl": np.array([1, -1, -1], np.float32),  # x right, y up, z backward
+    "directx": np.array([1, -1, 1], np.float32),  # x right, y up, z forward
+}
 MAX_LOG_ASPECT = 0.1  # largest difference of the logarithms of a map's and its image's aspect
 
 
@@ -96,10 +102,11 @@ class SavedPredictions:
     names = ("predicted",)
     needs_priors = False
 
-    def __init__(self, folder: Path, scale: float):
+    def __init__(self, folder: Path, scale: float, axes: str = "opencv"):
         require(folder.is_dir(), f"no folder of predictions at {folder}")
         self.folder = folder
         self.scale = scale  # steps per metre of 16-bit PNG files
+        self.axes = axes  # of the normals, a key of AXES
         self.files = {}  # by name with a lower-case ending
         for path in folder.iterdir():
             suffix = path.suffix.lower()
@@ -163,13 +170,13 @@ class SavedPredictions:
             and values.size > 0
             and values.dtype.kind == "f",
             f"{path} has shape {values.shape} and dtype {values.dtype}: normals must be float "
-            "[H, W, 3] with x right, y down, z forward, pointing towards the camera",
+            "[H, W, 3], pointing towards the camera",
         )
         require(
             bool(np.isfinite(values).all()),
             f"{path} holds NaN or infinite normals: replace them, for example by 0",
         )
-        return values.astype(np.float32)
+        return values.astype(np.float32) * AXES[self.axes]
 
 
 def check_aspect(map_size: tuple[int, int], image_size: tuple[int, int], what: str) -> None:

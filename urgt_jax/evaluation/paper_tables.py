@@ -1,7 +1,6 @@
 """The paper's tables, with our results beside the published ones."""
 
 import base64
-import io
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,12 +13,15 @@ from etils.epath import Path, PathLike
 
 from urgt_jax.config_files import command_line_options, load_module
 from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.evaluation.figures import svg_bytes
 from urgt_jax.files import find_paths, read_json_object
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLOTTED_COLUMNS = 2  # of a table, from the left
+# The paper's depth is aligned as PRO's is, over all pixels.
+PAPER_SCORING = {"eval.align_pixels": "all"}
 SCORING_FIELDS = ("--eval.", "--data.", "--prior.")  # the fields that scoring may change
 NOTE = (
     "Our results are means ± standard deviations over seeds; the paper's are in brackets. The "
@@ -50,6 +52,26 @@ COLUMNS = {
     "below_5": TableColumn("normal", "below_5", "< 5° % ↑", 2),
     "below_11.25": TableColumn("normal", "below_11.25", "< 11.25° % ↑", 2),
     "below_30": TableColumn("normal", "below_30", "< 30° % ↑", 2),
+}
+LATEX = {
+    "\\": "\\textbackslash{}",
+    "{": "\\{",
+    "}": "\\}",
+    "%": "\\%",
+    "&": "\\&",
+    "#": "\\#",
+    "$": "\\$",
+    "_": "\\_",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "±": "$\\pm$",
+    "°": "$^{\\circ}$",
+    "δ": "$\\delta$",
+    "↓": "$\\downarrow$",
+    "↑": "$\\uparrow$",
+    "–": "--",
 }
 OWN_COLUMNS = ("abs_rel", "ce", "boundary_f1", "mean", "median")  # of tables not in the paper
 
@@ -151,7 +173,8 @@ def run_experiment(
         options = [*fields, *command_line_options(experiment.changes), "--seed", str(seed)]
         run_command(["train", str(base), "--workdir", str(workdir), *options])
     if not (out / "metrics.json").is_file():
-        options = [*scoring_options(fields), *command_line_options(experiment.evaluation)]
+        evaluation = PAPER_SCORING | experiment.evaluation
+        options = [*command_line_options(evaluation), *scoring_options(fields)]
         run_command(["eval", "--workdir", str(workdir), "--out", str(out), *options])
 
 
@@ -253,6 +276,39 @@ def to_markdown(tables: Tables, settings: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_latex(tables: Tables, settings: str) -> str:
+    """All tables as LaTeX that needs the packages booktabs and amsmath."""
+    parts = ["% \\usepackage{booktabs,amsmath}"]
+    for title, rows in tables.items():
+        header, body = table_texts(rows)
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{latex_text(f'{title}. {settings}'.strip())}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            "\\toprule",
+            latex_row(header),
+            "\\midrule",
+            *(latex_row(row) for row in body),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+        parts.append("\n".join(lines))
+    parts.append(f"% {NOTE}")
+    return "\n\n".join(parts) + "\n"
+
+
+def latex_row(cells: list[str]) -> str:
+    """A row of a LaTeX table."""
+    return " & ".join(latex_text(cell) for cell in cells) + " \\\\"
+
+
+def latex_text(text: str) -> str:
+    """A text with the characters that LaTeX reads as commands, or does not know, replaced."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
 def to_html(tables: Tables, settings: str) -> str:
     """All tables and a plot of their first columns, as a page that needs no other file."""
     contents = []
@@ -286,9 +342,5 @@ def plot_column(key: str, rows: list[FilledRow]) -> "Figure":
 
 
 def svg_source(figure: "Figure") -> str:
-    """A figure as the source of an HTML image: the same bytes for the same figure."""
-    matplotlib = import_extra("matplotlib", "eval")
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "urgt", "svg.fonttype": "none"}):
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+    """A figure as the source of an HTML image."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_bytes(figure)).decode()

@@ -39,6 +39,8 @@ class JournalEntry(NamedTuple):
     size: tuple[int, int]  # of the ground truth, pixels
     scores: dict[str, Scores]  # by candidate
     angle_counts: dict[str, str]  # by candidate: pixels by the error of their normals, packed
+    scene: str = ""  # that the image shows; empty: the data set has no scenes
+    normals: str = ""  # what normals were compared with: "true" or "pseudo"; empty: nothing
 
 
 def pack_counts(counts: Int[np.ndarray, "N"]) -> str:
@@ -172,7 +174,12 @@ def predictions_identity(source: SavedPredictions) -> dict[str, object]:
     """The identity of saved maps: their folder, sizes, times and scale."""
     folder = source.folder.absolute()
     files = [folder / name for name in source.files.values()]
-    return {"predictions": str(folder), "maps": files_digest(files), "scale": source.scale}
+    return {
+        "predictions": str(folder),
+        "maps": files_digest(files),
+        "scale": source.scale,
+        "axes": source.axes,
+    }
 
 
 def refiner_identity(source: RefinerCandidates, config: Config) -> dict[str, object]:

@@ -16,6 +16,8 @@ from urgt_jax.errors import NegativeResult, WrongChoice, check_skipped, import_e
 from urgt_jax.evaluation import examples, report
 from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
+from urgt_jax.evaluation.metrics.normals import PSEUDO_NORMALS
+from urgt_jax.evaluation.provenance import provenance_of, write_training_curve
 from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, Scores, evaluation_identity
 from urgt_jax.evaluation.score import (
     ScoredImage,
@@ -43,11 +45,14 @@ def run_evaluation(
     config: Config,
     out: Path,
     pages: int = 6,
+    provenance: dict[str, str] | None = None,
+    log: Path | None = None,
     max_skipped: int | None = None,
 ) -> Evaluation:
     """Score the candidates on the configured data and write the results to the folder `out`.
 
-    The `pages` images with the largest errors get a page in the report. The same call resumes an
+    The results come with texts on their `provenance`, and with the curve of a training `log`. The
+    `pages` images with the largest errors get a page in the report. The same call resumes an
     interrupted evaluation. Raises NegativeResult if no image can be scored, and a UserError if
     more than `max_skipped` images cannot.
     """
@@ -70,9 +75,17 @@ def run_evaluation(
     per_image = [{"name": name, **scores} for name, scores in tally.images]
     text = json.dumps(without_nan({**summary, "per_image": per_image}), indent=1)
     write_text(out / "metrics.json", text + "\n")
-    page = report.write_pages(out, summary, tally.images)
-    write_csv(out / "metrics.csv", tally.images)
-    written = [out / "metrics.json", out / "metrics.csv", page, *sheets.write(out)]
+    write_csv(out / "metrics.csv", tally.images, tally.scenes)
+    examples_written = sheets.write(out)
+    typical = report.typical_image(tally.images)
+    if pages and typical not in worst.errors:
+        write_typical_layers(source, images, names.index(typical), scoring, out)
+    provenance = provenance_of(source, config) | (provenance or {})
+    write_text(out / "provenance.json", json.dumps(provenance, indent=1) + "\n")
+    if log is not None:
+        write_training_curve(log, out)
+    page = report.write_pages(out, summary, tally.images, typical, provenance)
+    written = [out / "metrics.json", out / "metrics.csv", page, *examples_written]
     journal.remove()
     scored_names = [name for name, _ in tally.images]
     unused_files = source.unused_files([*scored_names, *tally.skipped])
@@ -127,22 +140,42 @@ def score_images(
             tally.add(resumed[name])
             continue
         try:
-            sample = images.read(index)
-            truth = ground_truth(sample, scoring.protocol)
-            scores = {}
-            for candidate_name, candidate in source(name, sample).items():
-                scores[candidate_name] = score(candidate, truth, scoring)
+            scored = score_image(source, images, index, scoring)
         except WrongChoice:
             raise
         except Exception as error:  # a damaged file raises many kinds of error
             tally.skipped[name] = reason(error)
             check_skipped(len(tally.skipped), max_skipped, f"{name}: {tally.skipped[name]}")
         else:
-            entry = journal_entry(name, truth, scores)
-            tally.add(entry)
-            yield ScoredImage(entry, sample.image, truth, scores)
+            tally.add(scored.entry)
+            yield scored
         done += 1
         progress.update(done)
+
+
+def score_image(
+    source: CandidateSource, images: PriorSource, index: int, scoring: Scoring
+) -> ScoredImage:
+    """Score all candidates of one image."""
+    name = images.name(index)
+    sample = images.read(index)
+    truth = ground_truth(sample, scoring.protocol)
+    scores = {}
+    for candidate_name, candidate in source(name, sample).items():
+        scores[candidate_name] = score(candidate, truth, scoring)
+    entry = journal_entry(name, truth, scores, images.scene(index))
+    return ScoredImage(entry, sample.image, truth, scores)
+
+
+def write_typical_layers(
+    source: CandidateSource, images: PriorSource, index: int, scoring: Scoring, out: Path
+) -> None:
+    """Write the maps of the image that the report begins with.
+
+    It is only known after all images are scored, so it is scored again.
+    """
+    scored = score_image(source, images, index, scoring)
+    report.write_layers(out, scored.entry.name, image_layers(scored))
 
 
 def write_maps(
@@ -182,9 +215,12 @@ def summarize(tally: Tally, config: Config, scoring: Scoring) -> dict:
         "skipped": tally.skipped,
         "data": describe_data(config),
         "protocol": str(scoring.protocol),
+        "normals": describe_normals(tally),
         "resolution": describe_resolution(tally),
         "patches": describe_patches(config),
         **tally.means(),
+        "intervals": tally.intervals(),
+        "scenes": tally.scene_means(),
     }
 
 
@@ -195,6 +231,20 @@ def describe_data(config: Config) -> str:
     if data.source == "scenes":
         return f"scenes, split {split}, {data.size[0]} x {data.size[1]} pixels"
     return f"{data.source}, split {split}" if split else data.source
+
+
+def describe_normals(tally: Tally) -> str:
+    """What normals were compared with, in words; empty if there are no scores of normals."""
+    texts = {
+        "true": "true normals",
+        "pseudo": f"pseudo-normals of the true depth ({PSEUDO_NORMALS})",
+    }
+    parts = []
+    for kind, text in texts.items():
+        if kind in tally.normals:
+            count = f" on {tally.normals[kind]} images" if len(tally.normals) > 1 else ""
+            parts.append(text + count)
+    return "normals against " + " and ".join(parts) if parts else ""
 
 
 def describe_resolution(tally: Tally) -> str:
@@ -215,12 +265,12 @@ def describe_patches(config: Config) -> str:
     return text
 
 
-def write_csv(path: Path, images: list[tuple[str, dict[str, Scores]]]) -> None:
+def write_csv(path: Path, images: list[tuple[str, dict[str, Scores]]], scenes: list[str]) -> None:
     """Write a row for each image and candidate, with a column for each metric."""
     rows = []
-    for name, by_candidate in images:
+    for (name, by_candidate), scene in zip(images, scenes, strict=True):
         for candidate, scores in by_candidate.items():
-            row = {"image": name, "candidate": candidate}
+            row = {"image": name, "scene": scene, "candidate": candidate}
             for kind, values in scores.items():
                 for metric, value in values.items():
                     row[f"{kind}_{metric}"] = value

@@ -6,6 +6,7 @@ import numpy as np
 
 from urgt_jax.evaluation.metrics import PooledAngles
 from urgt_jax.evaluation.resume import JournalEntry, Scores, unpack_counts
+from urgt_jax.evaluation.statistics import bootstrap_intervals
 
 
 @dataclass
@@ -14,8 +15,10 @@ class Tally:
 
     names: tuple[str, ...]  # of the candidates
     images: list[tuple[str, dict[str, Scores]]] = field(default_factory=list)
+    scenes: list[str] = field(default_factory=list)  # of each image
     skipped: dict[str, str] = field(default_factory=dict)  # image name -> reason
     sizes: set[tuple[int, int]] = field(default_factory=set)  # of the ground truth, pixels
+    normals: dict[str, int] = field(default_factory=dict)  # "true", "pseudo" -> number of images
 
     def __post_init__(self) -> None:
         self.pooled = {name: PooledAngles() for name in self.names}
@@ -23,7 +26,10 @@ class Tally:
     def add(self, entry: JournalEntry) -> None:
         """Add the scores of an image."""
         self.sizes.add(entry.size)
+        if entry.normals:
+            self.normals[entry.normals] = self.normals.get(entry.normals, 0) + 1
         self.images.append((entry.name, entry.scores))
+        self.scenes.append(entry.scene)
         for name, packed in entry.angle_counts.items():
             self.pooled[name].add(unpack_counts(packed))
 
@@ -34,6 +40,40 @@ class Tally:
             means[name] = average([scores[name] for _, scores in self.images])
             means[name]["pooled"] = self.pooled[name].scores()
         return means
+
+    def scene_means(self) -> dict[str, dict[str, Scores]]:
+        """By scene, then by candidate: the mean of each metric; empty without scenes."""
+        scenes = {}
+        for scene in dict.fromkeys(self.scenes):
+            if scene:
+                images = [
+                    scores
+                    for (_, scores), other in zip(self.images, self.scenes, strict=True)
+                    if other == scene
+                ]
+                scenes[scene] = {
+                    name: average([image[name] for image in images]) for name in self.names
+                }
+        return scenes
+
+    def intervals(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """By candidate: the 95 % interval of the mean of each metric over images."""
+        keys = []
+        for name in self.names:
+            for kind in ("depth", "normal"):
+                metrics = dict.fromkeys(
+                    metric for _, scores in self.images for metric in scores[name][kind]
+                )
+                keys += [(name, kind, metric) for metric in metrics]
+        values = np.full((len(self.images), len(keys)), np.nan)
+        for row, (_, scores) in enumerate(self.images):
+            for column, (name, kind, metric) in enumerate(keys):
+                values[row, column] = scores[name][kind].get(metric, np.nan)
+        intervals = {name: {"depth": {}, "normal": {}} for name in self.names}
+        ends = bootstrap_intervals(values)
+        for (name, kind, metric), interval in zip(keys, ends, strict=True):
+            intervals[name][kind][metric] = interval.tolist()
+        return intervals
 
 
 def average(scores: list[Scores]) -> Scores:

@@ -7,23 +7,30 @@ import numpy as np
 from etils.epath import Path
 from jaxtyping import Float
 
-from urgt_jax.errors import require
+from urgt_jax.errors import import_extra, require
 from urgt_jax.files import reporting_read_errors
 from urgt_jax.images.files import open_image
 
+DPT_TAG = np.float32(202021.25).tobytes()
 # Some programs write comments between the parts of the header, as in other netpbm files.
 PFM_HEADER = re.compile(
     rb"P[fF]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+(?:#[^\n]*\n\s*)*([-+.\deE]+)(?:\r\n|\s)"
 )
 
 
-def open_npy(path: Path) -> Float[np.ndarray, "H W"]:
-    """A .npy file of floats, mapped into memory."""
+def open_npy(path: Path, channels: int = 0) -> Float[np.ndarray, "H W *C"]:
+    """A .npy file of floats, mapped into memory; an axis of `channels` is last if there are any."""
     with reporting_read_errors(path, ".npy map"), path.open("rb") as file:
         is_npy = file.read(6) == b"\x93NUMPY"
         require(is_npy, f"{path} is not a .npy file. Save one array with np.save")
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     require(values.dtype.kind == "f", f"{path} has dtype {values.dtype}. Save it as float32")
+    if channels:
+        require(
+            values.ndim == 3 and values.shape[2] == channels,
+            f"{path} has shape {values.shape}. Save an array of shape [height, width, {channels}]",
+        )
+        return values
     require(
         values.ndim == 2,
         f"{path} has shape {values.shape}. Save an array of shape [height, width]",
@@ -66,6 +73,35 @@ def open_raw32(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     """A file of little-endian float32 without a header, row by row, mapped into memory."""
     with reporting_read_errors(path, "raw float32 map"):
         return _map_floats(path, "<f4", 0, size)
+
+
+def open_dpt(path: Path) -> Float[np.ndarray, "H W"]:
+    """A depth file of MPI Sintel (.dpt), mapped into memory."""
+    with reporting_read_errors(path, ".dpt map"), path.open("rb") as file:
+        header = file.read(12)
+    require(
+        len(header) == 12 and header[:4] == DPT_TAG,
+        f"{path} is not a .dpt file. It must begin with the number 202021.25",
+    )
+    width, height = np.frombuffer(header, "<i4", 2, 4).tolist()
+    require(min(width, height) > 0, f"{path} says {height} x {width} pixels. Download it again")
+    return _map_floats(path, "<f4", 12, (height, width))
+
+
+def read_hdf5(path: Path, name: str, part: int | None = None) -> np.ndarray:
+    """The array of that name in an HDF5 file, or one part of it along its first axis."""
+    h5py = import_extra("h5py", "data")
+    with reporting_read_errors(path, "HDF5 file"), h5py.File(path, "r") as file:
+        require(name in file, f"{path} has no array {name!r}. Download it again")
+        values = file[name]
+        return np.asarray(values[()] if part is None else values[part])
+
+
+def read_mat(path: Path) -> dict[str, np.ndarray]:
+    """The variables of a MATLAB file of version 5; structures have their fields as names."""
+    scipy_io = import_extra("scipy.io", "data")
+    with reporting_read_errors(path, "MATLAB file"), path.open("rb") as file:
+        return scipy_io.loadmat(file, simplify_cells=True)
 
 
 def read_png16(path: Path) -> Float[np.ndarray, "H W"]:

@@ -1,11 +1,15 @@
 """What all data sets of files share, tried on a miniature of each."""
 
+import pathlib
 import pickle
 
 import numpy as np
 import pytest
 from etils.epath import Path
-from helpers.public_sets import WRITERS, assert_rejected
+from helpers.public_sets import WRITERS, assert_rejected, write_photo
+
+from urgt_jax.data.sets import find_data_set
+from urgt_jax.errors import UserError
 
 WINDOW = (slice(3, 11), slice(5, 16))
 # What an error says is missing in an empty folder.
@@ -16,7 +20,20 @@ EXPECTED_FILES = {
     "eth3d": "*/images/dslr_images/*.JPG",
     "kitti": "val_selection_cropped/image/*.png",
     "nyu_depth_v2": "nyu_depth_v2/*/dataset_info.json",
+    "nyu_labeled": "nyu_depth_v2_labeled.mat",
+    "diode": "val/*/scene_*/scan_*",
+    "ibims1": "*.mat",
+    "sintel": "training/final/*/frame_*.png",
+    "spring": "spring/train/*/frame_left",
+    "hypersim": "metadata_images_split_scene_v1.csv",
+    "tartanair": "P*/image_left/*_left.png",
+    "nyu_normals": "nyuv2/test/*_img.png",
+    "scannet_normals": "scannet/scene*/*_img.png",
+    "mattes": "im and gt",
 }
+# Sets whose every file is damaged in turn; those before have tests of their own.
+DAMAGED = tuple(EXPECTED_FILES)[6:]
+OPTIONAL = ("_normal.npy", "normal_cam.hdf5", "0003.tonemap.jpg", "0003.depth_meters.hdf5")
 
 
 @pytest.fixture(scope="module", params=WRITERS.values(), ids=WRITERS)
@@ -31,9 +48,18 @@ def test_data_set_reads_exactly_what_its_files_hold(miniature):
     rtol = 2e-7 if from_disparity else 0
     np.testing.assert_allclose(sample.depth, miniature.depth, rtol=rtol)
     np.testing.assert_array_equal(sample.valid, miniature.depth > 0)
-    np.testing.assert_allclose(sample.intrinsics, miniature.intrinsics, rtol=1e-6)
-    assert sample.stereo == pytest.approx(miniature.stereo) and sample.normal is None
-    assert sample.depth.dtype == sample.intrinsics.dtype == np.float32
+    if miniature.intrinsics is None:
+        assert sample.intrinsics is None
+    else:
+        np.testing.assert_allclose(sample.intrinsics, miniature.intrinsics, rtol=1e-6)
+        assert sample.intrinsics.dtype == np.float32
+    assert sample.stereo == pytest.approx(miniature.stereo)
+    if miniature.normal is None:
+        assert sample.normal is None
+    else:
+        np.testing.assert_allclose(sample.normal, miniature.normal, atol=1e-3)
+        assert sample.normal.dtype == np.float32
+    assert sample.depth.dtype == np.float32
     assert sample.valid.dtype == bool and sample.image.dtype == np.uint8
     assert sample.image.shape == (*miniature.depth.shape, 3)
     assert data_set.size(0) == miniature.depth.shape and data_set.name(0) == miniature.name
@@ -44,7 +70,10 @@ def test_data_set_reads_a_window_as_a_crop_of_the_image(miniature):
     part = miniature.data_set.read(0, WINDOW)
     for name in ("image", "depth", "valid"):
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[WINDOW])
-    np.testing.assert_allclose(part.intrinsics, whole.intrinsics - [0, 0, 5, 3], rtol=1e-6)
+    if whole.intrinsics is not None:
+        np.testing.assert_allclose(part.intrinsics, whole.intrinsics - [0, 0, 5, 3], rtol=1e-6)
+    if whole.normal is not None:
+        np.testing.assert_array_equal(part.normal, whole.normal[WINDOW])
     assert part.stereo == whole.stereo
 
 
@@ -68,3 +97,73 @@ def test_data_set_names_the_files_that_a_folder_lacks(tmp_path, name):
 def test_data_set_rejects_an_unknown_split(tmp_path, name):
     WRITERS[name](tmp_path)
     assert_rejected(name, tmp_path, "split", "tests", split="tests")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_data_set_names_a_damaged_file(tmp_path, name, damage):
+    data_set = WRITERS[name](tmp_path).data_set
+    paths = [path for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()]
+    for path in paths:
+        content = path.read_bytes()
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+        try:
+            type(data_set)(tmp_path, getattr(data_set, "split", "")).read(0)
+        except UserError as error:
+            message = str(error)
+            named = path.name in message or f"*{path.suffix}" in message
+            assert named and "\n" not in message, (path, message)
+            assert len(message) < 400 + 3 * len(str(path)), message
+        else:
+            assert path.name.endswith(OPTIONAL) or damage == "truncated", path
+        path.write_bytes(content)
+
+
+def test_sets_of_normals_or_mattes_have_no_depth(tmp_path):
+    sample = WRITERS["scannet_normals"](tmp_path / "normals").data_set.read(0)
+    assert not sample.valid.any() and not sample.depth.any()
+    sample = WRITERS["mattes"](tmp_path / "mattes").data_set.read(0)
+    matte = np.zeros(sample.depth.shape, bool)
+    matte[3:9, 4:12] = True
+    np.testing.assert_array_equal(sample.annotations.matte, matte)
+
+
+def test_ibims1_has_edges_and_large_planes(tmp_path):
+    annotations = WRITERS["ibims1"](tmp_path).data_set.read(0).annotations
+    assert annotations.edges.dtype == bool and annotations.edges.any()
+    # The axes of the files are x right, y forward, z up.
+    np.testing.assert_allclose(annotations.plane_normals, [[0.6, 0, -0.8], [0, -1, 0]], atol=1e-12)
+    assert set(np.unique(annotations.planes)) == {0, 1, 2}
+    assert annotations.planes[4, 4] in (0, 1) and annotations.planes[0, 0] == 0
+
+
+def test_nyu_labeled_has_measured_and_filled_depth(tmp_path):
+    path = WRITERS["nyu_labeled"](tmp_path).data_set.path
+    filled = find_data_set("nyu_labeled")(path, "test_filled").read(0)
+    assert (filled.depth[45:471, 41:601] == 4).all()
+
+
+def test_hypersim_reads_the_images_of_a_split(tmp_path):
+    path = WRITERS["hypersim"](tmp_path).data_set.path
+    hypersim = find_data_set("hypersim")
+    assert hypersim(path, "train").name(0) == "ai_001_002_cam_00_0003"
+    assert len(hypersim(path, "all")) == 2
+    with pytest.raises(UserError, match="lists no image of val"):
+        hypersim(path, "val")
+
+
+@pytest.mark.parametrize("name", ["diode", "sintel", "tartanair", "nyu_normals"])
+def test_data_set_rejects_maps_of_another_size(tmp_path, name):
+    WRITERS[name](tmp_path)
+    for path in pathlib.Path(tmp_path).rglob("*"):
+        if path.name.endswith(("_depth.npy", "_depth_mask.npy")):
+            np.save(path, np.ones((9, 9, *np.load(path).shape[2:]), np.float32))
+        if path.suffix == ".dpt":
+            content = path.read_bytes()
+            path.write_bytes(content[:4] + content[8:12] + content[4:8] + content[12:])
+        if path.name.endswith("_normal.png"):
+            write_photo(path, (9, 9))
+    assert_rejected(name, tmp_path, "size of")

@@ -95,6 +95,37 @@ def test_folder_takes_cameras_for_all_images_or_for_one(tmp_path):
     assert Folder(tmp_path).read(0).intrinsics is None
 
 
+def test_folder_takes_normals_as_truth(tmp_path):
+    write_folder(tmp_path)
+    normal = np.zeros((*SIZE, 3))
+    normal[..., 2] = -3  # lengths do not matter
+    normal[0, 0] = np.nan
+    normal[1, 1] = 0
+    np.save(tmp_path / "kitchen_normal.npy", normal)
+    sample = Folder(tmp_path).read(0)
+    assert sample.normal.dtype == np.float32
+    known = sample.valid.copy()
+    known[0, 0] = known[1, 1] = False
+    np.testing.assert_array_equal(sample.normal[known], np.float32([[0, 0, -1]] * known.sum()))
+    assert not sample.normal[~known].any()
+    part = Folder(tmp_path).read(0, WINDOW)
+    np.testing.assert_array_equal(part.normal, sample.normal[WINDOW])
+
+
+@pytest.mark.parametrize(
+    ("normal", "word"),
+    [
+        (np.ones((12, 18, 3)), "size of their image"),
+        (np.ones(SIZE), "[height, width, 3]"),
+        (np.ones((*SIZE, 3), int), "float32"),
+    ],
+)
+def test_folder_rejects_wrong_normals(tmp_path, normal, word):
+    write_folder(tmp_path)
+    np.save(tmp_path / "kitchen_normal.npy", normal)
+    assert_rejected("folder", tmp_path, str(tmp_path / "kitchen_normal.npy"), word)
+
+
 def test_folder_reads_a_window_without_known_depth(tmp_path):
     write_photo(tmp_path / "a.png")
     depth = np.full(SIZE, np.nan)

@@ -25,6 +25,7 @@ def test_depth_scores_of_four_pixels():
     expected = {
         "abs_rel": (1 / 1 + 1 / 4) / 4,
         "sq_rel": (1**2 / 1 + 1**2 / 4) / 4,
+        "mae": (1 + 1) / 4,
         "rmse": math.sqrt((1 + 1) / 4),
         "rmse_log": math.sqrt((first**2 + second**2) / 4),
         "log10": (math.log10(2) + math.log10(4 / 3)) / 4,
@@ -44,6 +45,27 @@ def test_boundary_f1_of_an_edge_below_most_thresholds():
     expected = 0.25 * exceeded.sum() / (10 * (1.05 + 1.25) / 2)
     assert scores_of([[1, 1.1]], truth_of([[1, 2]]))["boundary_f1"] == pytest.approx(expected)
     assert scores_of([[1.1, 1]], truth_of([[1, 2]]))["boundary_f1"] == 0  # the opposite edge
+
+
+def test_boundary_f1_counts_the_skyline_but_no_holes():
+    sky = truth_of([[np.inf, 10, 10, 0]])
+    sky = sky._replace(valid=np.array([[False, True, True, False]]))
+    # The only edge of one direction of four is found exactly. Steps next to the hole do not count.
+    assert scores_of([[80, 10, 10, 1]], sky)["boundary_f1"] == pytest.approx(0.25)
+    # Without a step at the skyline nothing is found.
+    assert scores_of([[10, 10, 10, 1]], sky)["boundary_f1"] == 0
+    # Beyond the range that is scored, depth is known as well.
+    far = truth_of([[300, 10, 10, 0]])._replace(valid=sky.valid)
+    assert scores_of([[80, 10, 10, 1]], far)["boundary_f1"] == pytest.approx(0.25)
+
+
+def test_logarithms_of_clamped_predictions_are_exact():
+    truth = truth_of([[1.7, 61.3, 9.1, 9.1]])
+    pred = np.array([[1e-3, 1e-3, 9.0, 9.2]])
+    scores = scores_of(pred, truth)
+    log = np.log(np.float32(pred).astype(float)) - np.log(truth.depth.astype(float))
+    assert scores["silog"] == pytest.approx(100 * log.std(), rel=1e-7)
+    assert scores["rmse_log"] == pytest.approx(np.sqrt((log**2).mean()), rel=1e-7)
 
 
 def test_soft_edge_error_of_one_edge():
@@ -66,16 +88,21 @@ def test_depth_scores_match_the_reference(scene):
     truth, pred, _ = scene
     scores = scores_of(pred, truth)
     expected = reference_metrics.depth_errors(pred, truth.depth, truth.valid)
-    expected["boundary_f1"] = reference_metrics.boundary_f1(pred, truth.depth, truth.valid)
+    expected["boundary_f1"] = reference_metrics.boundary_f1(pred, truth.depth)
     expected["see"] = reference_metrics.soft_edge_error(
         pred, truth.depth, truth.valid, truth.stereo
     )
     points, pairs = d3r.ordinal_pairs(truth)
-    expected["d3r"] = reference_metrics.d3r(pred, truth.depth, truth.valid, points, pairs)
+    random = d3r.random_pairs(len(points))
+    expected["d3r"] = reference_metrics.disagreement(pred, truth.depth, truth.valid, points, pairs)
+    stretched = reference_metrics.stretched_depths(pred, truth.depth, truth.valid)
+    expected["d3r_stretched"] = reference_metrics.disagreement(*stretched, points, pairs)
+    expected["ord"] = reference_metrics.disagreement(*stretched, points, random, 1, 1.03)
     assert scores == pytest.approx(expected, rel=1e-6)
     assert 0 < scores["boundary_f1"] < 1
     assert scores["see"] > 0
-    assert 0 < scores["d3r"] < 2
+    assert 0 < scores["d3r"] < scores["d3r_stretched"] < 2
+    assert 0 < scores["ord"] < 2
 
 
 def test_depth_scores_reject_a_map_of_another_size():
@@ -106,9 +133,10 @@ def test_depth_scores_of_a_4k_image_match_the_reference_to_six_digits():
     y, x = np.mgrid[:2160, :3840]
     true = (10 + 5 * np.sin(x / 300) + (y // 200 % 3) * 4).astype(np.float32)
     pred = (true * np.exp(rng.normal(0.02, 0.05, true.shape))).astype(np.float32)
-    truth = GroundTruth(true, rng.random(true.shape) < 0.9)
+    known = rng.random(true.shape) < 0.9
+    truth = GroundTruth(np.where(known, true, 0).astype(np.float32), known)
     expected = reference_metrics.depth_errors(pred, true, truth.valid)
-    expected["boundary_f1"] = reference_metrics.boundary_f1(pred, true, truth.valid)
+    expected["boundary_f1"] = reference_metrics.boundary_f1(pred, truth.depth)
     scores = metrics.depth_scores(pred, truth)
     worst = max(abs(scores[name] / expected[name] - 1) for name in expected)
     print(f"largest relative difference {worst:.1e}")

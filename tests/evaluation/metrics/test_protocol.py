@@ -15,27 +15,25 @@ RELATIVE = DepthProtocol("disparity", "disparity")
 
 
 def test_protocol_describes_itself():
-    assert str(METRIC) == "depth in metres, no alignment, 0.001 to 80 m"
-    assert "least squares" in str(RELATIVE)
-
-
-def test_align_fits_two_pixels():
-    # 1/depth is 1/2 and 1 at disparities 0 and 1; at -1 it would be 0, beyond the maximum depth.
-    disparity = np.array([[0.0, 1.0]])
-    fit = metrics.align(disparity, np.array([[2.0, 1.0]]), np.ones((1, 2), bool))
-    assert fit == pytest.approx((0.5, 0.5))
-    np.testing.assert_allclose(fit.depth(np.array([0.0, 1.0, -1.0]), 80.0), [2, 1, 80])
-
-
-def test_align_is_a_line_through_the_valid_pixels(scene):
-    truth, pred, _ = scene
-    disparity = 3 / pred + np.float32(1000)  # the spread is far smaller than the mean
-    fit = metrics.align(disparity, truth.depth, truth.valid)
-    x = disparity[truth.valid].astype(float)
-    y = 1 / truth.depth[truth.valid].astype(float)
-    line = np.polyfit(x - 1000, y, 1)
-    assert fit.scale == pytest.approx(line[0], rel=1e-6)
-    assert fit.scale * 1000 + fit.shift == pytest.approx(line[1], rel=1e-6)
+    assert str(METRIC) == "depth in metres, no alignment, 0.001 to 80 m, holes count as errors"
+    assert "least squares" in str(RELATIVE) and "over valid pixels" in str(RELATIVE)
+    unusual = DepthProtocol(
+        "depth",
+        "disparity",
+        10.0,
+        pixels="all",
+        holes="left_out",
+        clamp="image",
+        corners=True,
+        cap_consistency=False,
+    )
+    assert str(unusual) == (
+        "depth in metres, least squares of disparity to 1/depth per image over all pixels, sky at "
+        "disparity 0, 0.001 to 10 m, clamped at the largest true depth of the image, resized with "
+        "aligned corners, CE without a cap, holes left out"
+    )
+    truncated = DepthProtocol("depth", "depth_l1", truncate=1.0)
+    assert "weighted by 1/depth per image over valid pixels, errors above 1 tr" in str(truncated)
 
 
 def test_align_ignores_pixels_beyond_the_depth_range():
@@ -57,6 +55,33 @@ def test_to_metres_resizes_bilinearly_without_antialiasing():
     wide = np.array([[1.0, 9, 3, 5, 9, 9, 9, 9, 9, 9, 9, 9]])
     metres = metrics.to_metres(wide, truth, METRIC)
     np.testing.assert_allclose(metres[0, :2], [9, 9])
+
+
+def test_to_metres_resizes_with_aligned_corners():
+    truth = truth_of([[1, 1, 1, 1]])
+    protocol = DepthProtocol("depth", "none", corners=True)
+    metres = metrics.to_metres(np.array([[1.0, 4.0]]), truth, protocol)
+    np.testing.assert_allclose(metres, [[1, 2, 3, 4]], rtol=1e-6)
+
+
+def test_to_metres_clamps_aligned_disparity_at_the_largest_true_depth():
+    truth = truth_of([[1, 2, 4, 0]])
+    protocol = DepthProtocol("disparity", "disparity", clamp="image")
+    metres = metrics.to_metres(np.array([[1, 0.5, 0.25, 0]]), truth, protocol)
+    np.testing.assert_allclose(metres, [[1, 2, 4, 4]], rtol=1e-6)
+    metres = metrics.to_metres(np.array([[1, 0.5, 0.25, 0]]), truth, RELATIVE)
+    np.testing.assert_allclose(metres, [[1, 2, 4, 80]], rtol=1e-6)
+
+
+def test_without_estimate_finds_holes_of_depth_and_of_disparity():
+    values = np.array([[1, 0, -1, np.nan, np.inf, -np.inf]])
+    holes = metrics.without_estimate(values, (1, 6), METRIC)
+    assert holes.tolist() == [[False, True, True, True, True, True]]
+    holes = metrics.without_estimate(values, (1, 6), RELATIVE)
+    assert holes.tolist() == [[False, False, False, True, True, True]]
+    # A pixel between a hole and a number has no estimate either.
+    holes = metrics.without_estimate(np.array([[0.0, 2.0]]), (1, 4), METRIC)
+    assert holes.tolist() == [[True, True, True, False]]
 
 
 def test_to_metres_clamps_nan_and_infinity():
@@ -84,9 +109,10 @@ def test_limit_excludes_both_ends_of_the_depth_range():
 def test_without_valid_pixels_there_is_no_alignment(scene):
     truth, pred, _ = scene
     empty = truth._replace(valid=np.zeros_like(truth.valid))
-    fit = metrics.align(pred, empty.depth, empty.valid)
-    assert math.isnan(fit.scale) and math.isnan(fit.shift)
-    assert (metrics.to_metres(pred, empty, RELATIVE) == np.float32(1e-3)).all()
+    for align in ("disparity", "depth", "scale", "median", "scale_l1", "depth_l1"):
+        protocol = DepthProtocol("depth", align)
+        assert math.isnan(protocol.fit(pred, empty).scale)
+        assert (metrics.to_metres(pred, empty, protocol) == np.float32(1e-3)).all()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +120,7 @@ def test_without_valid_pixels_there_is_no_alignment(scene):
     [
         (("disparity", "none"), "set align to disparity"),
         (("metres", "none"), "kind must be depth or disparity"),
+        (("disparity", "median"), "align median fits depth"),
         (("depth", "none", 1e-4), "not a valid depth range"),
         (("depth", "none", np.nan), "not a valid depth range"),
     ],

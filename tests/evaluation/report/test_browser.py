@@ -87,6 +87,20 @@ def test_list_shows_the_scores_of_the_chosen_candidate(chromium, folder):
     assert chromium.run(NAMES) == [NASTY, "middle", "good", "unknown"]
 
 
+def test_report_begins_with_a_divider_that_moves(chromium, tmp_path):
+    good = scores_of_both(0.4, 0.1)
+    report.write_layers(tmp_path, "good", layers_with_known_errors())
+    page = report.write_pages(tmp_path, dict(good), [("good", good)], "good")
+    chromium.open(page)
+    assert chromium.run("document.querySelector('#front img').naturalWidth") == SHAPE[1]
+    x, y = chromium.middle("#front")
+    chromium.drag((x, y), (x + 100, y))
+    split = float(chromium.run("document.querySelector('#front input').value"))
+    assert 55 < split < 75
+    style = chromium.run("document.querySelector('#front').style.getPropertyValue('--split')")
+    assert style == f"{split:g}%"
+
+
 @pytest.mark.parametrize("kinds", [("depth",), ("normal",), ("depth", "normal")])
 def test_pages_of_one_candidate_and_one_image_open(chromium, tmp_path, kinds):
     layers = layers_with_known_errors()

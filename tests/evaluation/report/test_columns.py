@@ -22,6 +22,15 @@ def test_table_shows_measured_scores_line_by_line_with_their_ratio():
     ]
 
 
+def test_table_shows_a_ratio_to_every_baseline_and_the_interval_of_the_last_candidate():
+    means = {"coarse": scores_of(0.2), "smoothed": scores_of(0.4), "refined": scores_of(0.1)}
+    means["intervals"] = {"refined": {"depth": {"abs_rel": [0.08, 0.12]}}}
+    lines = report.table(means, ("coarse", "smoothed", "refined")).splitlines()
+    assert "/ coarse / smoothed" in " ".join(lines[0].split())
+    assert lines[0].endswith("95 % interval")
+    assert lines[1].split()[5:] == ["0.50", "0.25", "0.0800", "to", "0.1200"]
+
+
 def test_table_of_one_candidate_has_no_ratio():
     lines = report.table({"predicted": scores_of(0.2)}, ("predicted",)).splitlines()
     assert [line.split() for line in lines] == [["predicted"], ["AbsRel", "↓", "0.2000"]]

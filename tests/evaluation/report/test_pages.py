@@ -4,21 +4,22 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from helpers.report_layers import layers_with_known_errors, scores_of_both
+from helpers.report_layers import layers_with_known_errors, scores_of, scores_of_both
 
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation import report
+from urgt_jax.evaluation.report import pages
 from urgt_jax.evaluation.report.layers import image_folder
 
 NASTY = "<b>&\"'.png"
 
 
-def write_report(folder, scored, with_layers, **facts):
+def write_report(folder, scored, with_layers, typical="", provenance=None, **facts):
     """Write a report of images, some of which have layers, and return its path."""
     for name in with_layers:
         report.write_layers(folder, name, layers_with_known_errors())
     means = scored[0][1]
-    return report.write_pages(folder, {**facts, **means}, scored)
+    return report.write_pages(folder, {**means, **facts}, scored, typical, provenance)
 
 
 class Page(HTMLParser):
@@ -74,6 +75,82 @@ def test_write_pages_ranks_the_worst_image_first(tmp_path):
     ]
     text = Page(write_report(tmp_path, scored, with_layers=[])).text
     assert text.index("bad") < text.index("good") < text.index("missing")
+
+
+def test_report_begins_with_a_typical_image_and_a_verdict(tmp_path):
+    scored = [("one", scores_of_both(0.4, 0.1)), ("two", scores_of_both(0.2, 0.2))]
+    provenance = {"command": "urgt eval", "date": "today"}
+    means = {"coarse": scores_of(0.4), "refined": scores_of(0.15)}
+    for name in ("examples.png", "zooms.png"):
+        (tmp_path / name).write_bytes(b"")
+    page = Page(
+        write_report(tmp_path, scored, ["two"], typical="two", provenance=provenance, **means)
+    )
+    home = f"report/{image_folder(tmp_path, 'two').name}"
+    pictures = [link for link in page.links if link.startswith("report/image_")]
+    assert pictures[:2] == [f"{home}/depth_coarse.png", f"{home}/depth_refined.png"]
+    assert {"examples.png", "zooms.png"} <= set(page.links)
+    for text in ("AbsRel 62 % lower than the coarse map.", "urgt eval", "today"):
+        assert text in page.text
+    assert page.text.index("AbsRel 62 %") < page.text.index("urgt eval")
+
+
+def test_every_image_of_the_report_can_be_clicked(tmp_path):
+    scored = [("one", scores_of_both(0.4, 0.1)), ("two", scores_of_both(0.2, 0.2))]
+    for name in ("one", "two"):
+        report.write_layers(tmp_path, name, layers_with_known_errors())
+    report.remove_layers(tmp_path, "two")
+    text = write_report(tmp_path, scored, []).read_text()
+    assert f'<a href="report/{image_folder(tmp_path, "one").name}/index.html">' in text
+    assert f'<a href="report/{image_folder(tmp_path, "two").name}/thumbnail.jpg">' in text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.4, 0.2), "AbsRel 50 % lower than the coarse map."),
+        ((0.2, 0.4), "AbsRel 100 % higher than the coarse map."),
+        ((0.2, 0.2018), "AbsRel within 1 % of the coarse map."),
+    ],
+)
+def test_verdict_compares_in_words(values, expected):
+    summary = {"coarse": scores_of(values[0]), "refined": scores_of(values[1])}
+    assert pages.verdict(summary, ["coarse", "refined"]) == expected
+
+
+def test_verdict_names_the_blur_and_the_normals():
+    summary = {
+        "coarse": scores_of(0.4, 20.0),
+        "smoothed": scores_of(0.3, 16.0),
+        "refined": scores_of(0.24, 8.0),
+    }
+    assert pages.verdict(summary, list(summary)) == (
+        "AbsRel 40 % lower than the coarse map, 20 % lower than a blur of it. Mean error of "
+        "normals 60 % lower than the coarse map, 50 % lower than a blur of it."
+    )
+    alone = {"predicted": scores_of(0.25)}
+    alone["intervals"] = {"predicted": {"depth": {"abs_rel": [0.2, 0.3]}}}
+    assert pages.verdict(alone, ["predicted"]) == (
+        "AbsRel 0.2500 (95 % interval 0.2000 to 0.3000)."
+    )
+
+
+def test_ratios_within_1_percent_are_neither_better_nor_worse(tmp_path):
+    scored = [("one", scores_of_both(0.4, 0.398, delta1=0.5))]
+    scored[0][1]["refined"]["depth"]["delta1"] = 0.6
+    text = write_report(tmp_path, scored, []).read_text()
+    assert 'class="ratio same"' in text
+    assert '<span class="ratio better">1.20</span>' in text
+
+
+def test_typical_image_is_the_one_of_median_error():
+    scored = [
+        (name, scores_of_both(0.5, error))
+        for name, error in zip("abcde", (3, 1, 2, 9, 5), strict=True)
+    ]
+    assert report.typical_image(scored) == "a"
+    scored.append(("f", scores_of_both(0.5, np.nan)))
+    assert report.typical_image(scored) == "a"
 
 
 def test_write_pages_escapes_text(tmp_path):

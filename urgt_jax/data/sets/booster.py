@@ -19,7 +19,8 @@ class Booster(FileDataSet):
             scene = image.parents[1]
             name = f"{scene.name}_{image.stem}"
             depth = scene / "disp_00.npy"
-            images.append(ImageFiles(name, image, depth, scene / "calib_00-02.xml"))
+            calibration = scene / "calib_00-02.xml"
+            images.append(ImageFiles(name, image, depth, calibration, scene=scene.name))
         return images
 
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:

@@ -84,6 +84,17 @@ def read_matrix(path: Path, name: str) -> Calibration:
     return Calibration(path, values)
 
 
+def read_sintel_camera(path: Path) -> Calibration:
+    """The matrix K of a .cam file of MPI Sintel: a tag, then 9 and 12 numbers of 8 bytes."""
+    with reporting_read_errors(path, "camera file"):
+        content = path.read_bytes()
+    require(
+        len(content) == 4 + 8 * 21 and content[:4] == np.float32(202021.25).tobytes(),
+        f"{path} is not a .cam file of 172 bytes. Download it again",
+    )
+    return Calibration(path, {"K": np.frombuffer(content, "<f8", 9, 4).tolist()})
+
+
 def read_colmap_camera(folder: Path, image: str) -> ColmapCamera:
     """The camera of an image, from the images.txt and cameras.txt of a COLMAP model."""
     camera_id = _colmap_camera_id(folder / "images.txt", image)

@@ -19,7 +19,7 @@ class Eth3d(FileDataSet):
             name = f"{scene.name}_{image.stem}"
             depth = scene / "ground_truth_depth/dslr_images" / image.name
             camera = scene / "dslr_calibration_jpg/cameras.txt"
-            images.append(ImageFiles(name, image, depth, camera))
+            images.append(ImageFiles(name, image, depth, camera, scene=scene.name))
         return images
 
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:

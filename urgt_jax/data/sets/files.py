@@ -4,12 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 from etils.epath import Path
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import find_paths
+from urgt_jax.images.depth_formats import open_npy
 from urgt_jax.images.files import image_size, read_image
+
+SHORTEST_NORMAL = 0.1  # shorter vectors are no normals but filling
 
 
 class ImageFiles(NamedTuple):
@@ -19,6 +22,9 @@ class ImageFiles(NamedTuple):
     image: Path
     depth: Path
     camera: Path | None = None
+    normal: Path | None = None  # true normals, if the data set has them
+    mask: Path | None = None  # where the depth is valid, if a file says so
+    scene: str = ""  # what is shown, where several images show the same
 
 
 class DepthCamera(NamedTuple):
@@ -53,6 +59,10 @@ class FileDataSet:
         """The name of the image, which its coarse maps and predictions have too."""
         return self.images[index].name
 
+    def scene(self, index: int) -> str:
+        """The scene that the image shows; empty if the data set has no scenes."""
+        return self.images[index].scene
+
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
         return image_size(self.images[index].image)
@@ -77,7 +87,13 @@ class FileDataSet:
             if self.stores_disparity:
                 disparity = depth + np.float32(camera.disparity_offset)
                 depth = np.float32(camera.stereo) / disparity
-        return make_sample(image, depth, camera, window, self.scored_window(size), str(files.depth))
+        sample = make_sample(
+            image, depth, camera, window, self.scored_window(size), str(files.depth)
+        )
+        if files.normal is None:
+            return sample
+        normal = self.read_normal(files, size)
+        return sample._replace(normal=known_normals(normal[window], sample.valid))
 
     def list_images(self) -> list[ImageFiles]:
         """The files of all images of the split."""
@@ -86,6 +102,10 @@ class FileDataSet:
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
         """Depth in metres, or disparity in pixels; what is not finite and above 0 is unknown."""
         raise NotImplementedError
+
+    def read_normal(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
+        """Normals towards the camera: x right, y down, z forward; 0 or not finite where unknown."""
+        return open_normals(files.normal, size)
 
     def read_camera(self, files: ImageFiles, size: tuple[int, int]) -> DepthCamera:
         """The camera of an image."""
@@ -107,7 +127,7 @@ class FileDataSet:
         for files in self.images:
             if files.name in self.problems:
                 continue
-            for path in (files.image, files.depth, files.camera):
+            for path in (files.image, files.depth, files.camera, files.normal, files.mask):
                 if path is not None and not path.exists():
                     missing.append(path)
         if missing:
@@ -143,6 +163,40 @@ def make_sample(
     if camera.intrinsics is not None:
         intrinsics = crop_intrinsics(camera.intrinsics, window, size)
     return Sample(np.ascontiguousarray(image[window]), depth, valid, intrinsics, camera.stereo)
+
+
+def toward_camera(
+    normal: Float[np.ndarray, "H W 3"], intrinsics: Float[np.ndarray, "4"]
+) -> Float[np.ndarray, "H W 3"]:
+    """The normals of a whole image, those that point away from the camera turned round."""
+    height, width = normal.shape[:2]
+    fx, fy, cx, cy = intrinsics
+    x = (np.arange(width) + 0.5 - cx) / fx
+    y = (np.arange(height)[:, None] + 0.5 - cy) / fy
+    away = normal[..., 0] * x + normal[..., 1] * y + normal[..., 2] > 0
+    return np.where(away[..., None], -normal, normal)
+
+
+def known_normals(
+    normal: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """Unit normals, and 0 where they or the depth are unknown."""
+    normal = np.asarray(normal, np.float32)
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    known = np.isfinite(length) & (length > SHORTEST_NORMAL) & valid[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, normal / length, np.float32(0))
+
+
+def open_normals(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
+    """A .npy file of normals of an image of that size, mapped into memory."""
+    normal = open_npy(path, channels=3)
+    require(
+        normal.shape[:2] == size,
+        f"{path} has shape {normal.shape}, but its image has {size}. Normals must have the size of "
+        "their image",
+    )
+    return normal
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:

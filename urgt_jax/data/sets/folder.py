@@ -27,7 +27,8 @@ CALIBRATION_FIELDS = {
 class Folder(FileDataSet):
     """Your own images, NAME.png or .jpg, each with NAME_depth.npy, .pfm or .png next to it.
 
-    dataset.json holds the camera and the scale of PNG files, NAME.json those of one image.
+    NAME_normal.npy holds true normals, if there are any. dataset.json holds the camera and the
+    scale of PNG files, NAME.json those of one image.
     """
 
     def list_images(self) -> list[ImageFiles]:
@@ -51,7 +52,10 @@ class Folder(FileDataSet):
             if problem:
                 self.problems[path.stem] = problem
             depth = candidates[0] if candidates else path.with_name(f"{path.stem}_depth.npy")
-            images.append(ImageFiles(path.stem, path, depth))
+            normal = path.with_name(f"{path.stem}_normal.npy")
+            if not normal.is_file():
+                normal = None
+            images.append(ImageFiles(path.stem, path, depth, normal=normal))
         if len(self.problems) == len(images):
             raise UserError(self.problems[images[0].name])
         self.common_calibration = read_json_calibration(self.path / COMMON_CALIBRATION)

@@ -23,6 +23,7 @@ class Kitti(FileDataSet):
 
     splits = (SELECTION, EIGEN)
     default_split = SELECTION
+    usual_max_depth = 80.0
 
     def list_images(self) -> list[ImageFiles]:
         if self.split == EIGEN:
@@ -33,7 +34,8 @@ class Kitti(FileDataSet):
             depth_name = image.name.replace("_image_", "_groundtruth_depth_", 1)
             depth = root / "groundtruth_depth" / depth_name
             camera = root / "intrinsics" / f"{image.stem}.txt"
-            images.append(ImageFiles(image.stem, image, depth, camera))
+            scene = image.stem.split("_image_")[0]
+            images.append(ImageFiles(image.stem, image, depth, camera, scene=scene))
         return images
 
     def _list_eigen(self) -> list[ImageFiles]:
@@ -50,7 +52,8 @@ class Kitti(FileDataSet):
                 depth = inside(self.path / "val", words[1])
             camera = image.parents[3] / "calib_cam_to_cam.txt"
             drive = words[1].split("/")[0]
-            images.append(ImageFiles(f"{drive}_{image.stem}", image, depth, camera))
+            name = f"{drive}_{image.stem}"
+            images.append(ImageFiles(name, image, depth, camera, scene=drive))
         require(len(images) > 0, f"{listed} lists no image with depth")
         return images
 

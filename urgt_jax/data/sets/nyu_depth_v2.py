@@ -29,6 +29,7 @@ class NyuDepthV2:
 
     default_split = "validation"
     train_split = "train"
+    usual_max_depth = 10.0
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path

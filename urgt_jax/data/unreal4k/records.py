@@ -86,6 +86,10 @@ class Unreal4k:
         name, _ = self.frames[index]
         return name
 
+    def scene(self, index: int) -> str:
+        """The scene of the frame."""
+        return self.name(index).split("_")[0]
+
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, pixels."""
         _, size = self.frames[index]

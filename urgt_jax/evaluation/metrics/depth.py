@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from urgt_jax.evaluation.metrics import tiled
-from urgt_jax.evaluation.metrics.d3r import d3r
+from urgt_jax.evaluation.metrics.d3r import order_scores
 from urgt_jax.evaluation.metrics.protocol import MIN_DEPTH, GroundTruth, check_size
 
 THRESHOLDS = np.linspace(1.05, 1.25, 10)  # depth ratios that count as an edge, Depth Pro's
@@ -13,7 +13,7 @@ THRESHOLDS = np.linspace(1.05, 1.25, 10)  # depth ratios that count as an edge, 
 # stored as an index that counts from level -10.
 LEVELS = 2 * len(THRESHOLDS) + 1
 NO_PAIR = LEVELS**2  # the code of a step with an invalid end
-PIXEL_MEANS = ("abs_rel", "sq_rel", "rmse", "log10", "delta1", "delta2", "delta3")
+PIXEL_MEANS = ("abs_rel", "sq_rel", "mae", "rmse", "log10", "delta1", "delta2", "delta3")
 
 
 def depth_scores(
@@ -24,9 +24,10 @@ def depth_scores(
 ) -> dict[str, float]:
     """All scores of a depth map in metres, as `to_metres` returns it; NaN if no pixel is valid.
 
-    PatchFusion's abs_rel, sq_rel and rmse (metres), log10, rmse_log, silog (percent) and delta1 to
-    delta3 (shares); Depth Pro's boundary_f1, over pairs of valid pixels; SMD-Nets' soft edge error
-    see (metres), only with stereo and 0 without edges; `d3r`.
+    PatchFusion's abs_rel, sq_rel, mae and rmse (metres), log10, rmse_log, silog (percent) and
+    delta1 to delta3 (shares); Depth Pro's boundary_f1, over pairs of pixels with a true depth, sky
+    included; SMD-Nets' soft edge error see (metres), only with stereo and 0 without edges; the
+    `order_scores`.
     """
     check_size(depth, truth)
     sums: dict[str, float] = {}
@@ -55,8 +56,7 @@ def depth_scores(
         scores["see"] = 0.0 if count else nan
         if sums["edge_count"]:
             scores["see"] = sums["edge_error"] / sums["edge_count"]
-    scores["d3r"] = d3r(depth, truth)
-    return scores
+    return scores | order_scores(depth, truth)
 
 
 def log_scores(log_sums: Float[np.ndarray, "T 4"]) -> dict[str, float]:
@@ -82,15 +82,17 @@ def depth_tile(
     numbers: Float[Array, "1"],
 ) -> dict[str, Array]:
     """Sums over each column of a tile, which float32 can hold, and the edges at its pixels."""
-    p = jnp.maximum(jnp.where(valid, pred, 1.0), MIN_DEPTH)
-    g = jnp.where(valid, depth, 1.0)
+    measured = depth > MIN_DEPTH  # sky is infinitely far, holes are 0
+    p = jnp.maximum(jnp.where(measured, pred, 1.0), MIN_DEPTH)
+    g = jnp.where(measured, depth, 1.0)
     inner = (slice(1, -1), slice(1, -1))
-    outputs = pixel_errors(p[inner], g[inner], valid[inner])
+    true_depth = jnp.where(valid, depth, 1.0)
+    outputs = pixel_errors(p[inner], true_depth[inner], valid[inner])
     edge, error = soft_edges(pred, depth, numbers[0])
     edge &= valid[inner]
     outputs["edge_count"] = edge.sum(0)
     outputs["edge_error"] = jnp.where(edge, error, 0).sum(0)
-    outputs["edges"] = jnp.stack([edge_codes(p, g, valid, axis) for axis in (0, 1)])
+    outputs["edges"] = jnp.stack([edge_codes(p, g, measured, axis) for axis in (0, 1)])
     return outputs
 
 
@@ -104,13 +106,15 @@ def pixel_errors(
 
     difference = p - g
     ratio = jnp.maximum(g / p, p / g)
-    log = jnp.log1p(difference / g)  # more accurate than log(p / g) where both are nearly equal
+    # Each is accurate where the other is not: log1p where both are nearly equal, log far below.
+    log = jnp.where(p < g / 2, jnp.log(p / g), jnp.log1p(difference / g))
     count = valid.sum(0)
     centre = column_sums(log).sum() / jnp.maximum(count.sum(), 1)
     return {
         "count": count,
         "abs_rel": column_sums(jnp.abs(difference) / g),
         "sq_rel": column_sums(difference**2 / g),
+        "mae": column_sums(jnp.abs(difference)),
         "rmse": column_sums(difference**2),
         "log10": column_sums(jnp.abs(log) / np.log(10)),
         "delta1": (valid & (ratio < 1.25)).sum(0),
@@ -154,20 +158,20 @@ def soft_edges(
 
 
 def edge_codes(
-    p: Float[Array, "H W"], g: Float[Array, "H W"], valid: Bool[Array, "H W"], axis: int
+    p: Float[Array, "H W"], g: Float[Array, "H W"], measured: Bool[Array, "H W"], axis: int
 ) -> UInt[Array, "h w"]:
     """The true and the predicted edge level from each pixel to the next one, as one number."""
     here = (slice(1, -1), slice(1, -1))
     after = (slice(2, None), slice(1, -1)) if axis == 0 else (slice(1, -1), slice(2, None))
     true_level = edge_level(g[here], g[after]) + len(THRESHOLDS)
     pred_level = edge_level(p[here], p[after]) + len(THRESHOLDS)
-    pair = valid[here] & valid[after]
+    pair = measured[here] & measured[after]
     return jnp.where(pair, true_level * LEVELS + pred_level, NO_PAIR).astype(jnp.uint16)
 
 
 def edge_level(a: Float[Array, "h w"], b: Float[Array, "h w"]) -> Int[Array, "h w"]:
     """The number of thresholds that the depth ratio exceeds, positive where a is farther."""
-    ratio = jnp.maximum(a, b) / jnp.minimum(a, b)
+    ratio = jnp.maximum(a, b) / jnp.minimum(a, b)  # NaN, which exceeds nothing, if both are sky
     count = jnp.zeros(ratio.shape, jnp.int32)
     for threshold in THRESHOLDS:
         count += (ratio > threshold).astype(jnp.int32)

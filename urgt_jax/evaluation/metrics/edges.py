@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from urgt_jax.evaluation.metrics.protocol import MIN_DEPTH, GroundTruth, align, check_size
+from urgt_jax.evaluation.metrics.alignment import align
+from urgt_jax.evaluation.metrics.protocol import MIN_DEPTH, GroundTruth, check_size
 from urgt_jax.images.resize import gaussian_blur
 
 LINES = 480  # lines of the image that lengths refer to

@@ -13,6 +13,7 @@ BINS_PER_DEGREE = 1000  # a counted angle is off by at most half a thousandth of
 LAST_BIN = 180 * BINS_PER_DEGREE  # holds exactly 180 degrees
 UNKNOWN_BIN = LAST_BIN + 1  # holds pixels without a known normal; dropped from the counts
 WINDOW_REACH = 2  # pixels on each side in the window that pseudo-normals are fitted in
+PSEUDO_NORMALS = "least-squares planes of 1/depth in 5 x 5 pixels, those within 5 %"
 THRESHOLDS = (5, 7.5, 11.25, 22.5, 30)  # degrees
 AngleCounts = Int[np.ndarray, "180001"]  # pixels by angle
 
@@ -80,7 +81,10 @@ def true_normals(
     if truth.normal is None:
         return pseudo_normals(truth.depth, truth, devices, tile)
     check_size(truth.normal, truth, (3,))
-    return truth.normal, truth.valid & np.any(truth.normal, -1)
+    known = np.any(truth.normal, -1)
+    if truth.measured.any():  # else the data set has normals only
+        known = known & truth.valid
+    return truth.normal, known
 
 
 def agreement(

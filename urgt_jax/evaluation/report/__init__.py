@@ -10,7 +10,7 @@ from urgt_jax.evaluation.report.layers import (
     write_layers,
     write_thumbnail,
 )
-from urgt_jax.evaluation.report.pages import write_pages
+from urgt_jax.evaluation.report.pages import typical_image, write_pages
 from urgt_jax.evaluation.report.zooms import reduced, zooms
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "remove_layers",
     "sheet",
     "table",
+    "typical_image",
     "write_layers",
     "write_pages",
     "write_thumbnail",

@@ -18,8 +18,9 @@ from urgt_jax.evaluation.report.columns import (
     Scores,
     format_number,
     headings,
+    interval_text,
     measured_columns,
-    ratio,
+    ratios,
     value_of,
 )
 from urgt_jax.evaluation.report.layers import (
@@ -38,13 +39,28 @@ if TYPE_CHECKING:
     import jinja2
 
 PACKAGE = "urgt_jax.evaluation.report"
-ASSETS = ("page.css", "table.js", "slider.js")
-FACTS = ("data", "protocol", "resolution", "patches")  # of a summary, shown above the table
+ASSETS = ("page.css", "table.js", "slider.js", "before_after.js")
+SHEETS = ("examples.png", "zooms.png")  # next to report.html, linked if they are there
+TRAINING_CURVE = "training.svg"  # in report/, shown if it is there
+SAME = 0.01  # a ratio that differs less from 1 is neither better nor worse
+FACTS = (
+    "data",
+    "protocol",
+    "normals",
+    "resolution",
+    "patches",
+)  # of a summary, shown above the table
 KINDS = {
     "depth": "Depth",
     "normal": "Normals, mean over images",
     "pooled": "Normals, all pixels of all images together",
 }
+# The scores of the verdict in words, and what the baselines are called there.
+VERDICT_SCORES = {
+    ("depth", "abs_rel"): "AbsRel",
+    ("normal", "mean"): "Mean error of normals",
+}
+BASELINES = {"coarse": "the coarse map", "smoothed": "a blur of it"}
 GROUPS = {
     "image": "image",
     "depth": "depth",
@@ -61,13 +77,33 @@ class ImageScores(NamedTuple):
     scores: dict[str, Scores]  # candidate -> scores; the last one is the one that matters
 
 
+class Ratio(NamedTuple):
+    """A score of the last candidate over that of another one."""
+
+    text: str
+    verdict: str  # "better", "worse" or "same", of the last candidate; "" if it is not known
+
+
+class BeforeAfter(NamedTuple):
+    """Two maps of one image with a divider between them; links are relative to report.html."""
+
+    name: str
+    page: str
+    before: str
+    before_name: str
+    after: str
+    after_name: str
+    width: int
+    height: int
+
+
 class ScoreRow(NamedTuple):
     """One score of every candidate."""
 
     column: Column
     texts: list[str]
-    ratio: str | None  # the last candidate's score over the first's
-    verdict: str  # "better", "worse" or "", of the last candidate against the first
+    ratios: list[Ratio]  # of the last candidate's score to each other's
+    interval: str  # of the last candidate's mean
 
 
 class RowGroup(NamedTuple):
@@ -102,18 +138,22 @@ class Link(NamedTuple):
     name: str | None
 
 
-def write_pages(folder: Path, summary: dict, scored: list[tuple[str, dict[str, Scores]]]) -> Path:
+def write_pages(
+    folder: Path,
+    summary: dict,
+    scored: list[tuple[str, dict[str, Scores]]],
+    typical: str = "",
+    provenance: dict[str, str] | None = None,
+) -> Path:
     """Write report.html, and a page for each image whose layers are in report/; return the former.
 
     The summary holds the mean scores of each candidate, texts on the data, the protocol, the
-    resolution and the patches, and the images that were skipped with reasons.
+    resolution and the patches, and the images that were skipped with reasons. The report begins
+    with the maps of the image `typical`, and says where the results come from.
     """
     require(bool(scored), "there is nothing to report: no image was scored")
-    home = files.make_folder(folder / HOME)
-    for name in ASSETS:
-        asset = resources.files(PACKAGE) / name
-        files.write_text(home / name, asset.read_text("utf-8"))
-    environment = _environment()
+    write_assets(files.make_folder(folder / HOME))
+    templates = environment()
     images = [ImageScores(name, scores) for name, scores in scored]
     column = _ranking_column(images)
     images.sort(key=lambda image: _rank(image, column))
@@ -121,24 +161,98 @@ def write_pages(folder: Path, summary: dict, scored: list[tuple[str, dict[str, S
     for i, image in enumerate(paged):
         previous = paged[i - 1].name if i > 0 else None
         following = paged[i + 1].name if i + 1 < len(paged) else None
-        page = _image_page(environment, folder, image, previous, following)
+        page = _image_page(templates, folder, image, previous, following)
         files.write_text(image_folder(folder, image.name) / INDEX, page)
     report = folder / "report.html"
-    files.write_text(report, _index_page(environment, folder, summary, images, column))
+    front = _before_after(folder, typical)
+    text = _index_page(templates, folder, summary, images, column, front, provenance or {})
+    files.write_text(report, text)
     return report
 
 
-def _environment() -> "jinja2.Environment":
+def typical_image(scored: list[tuple[str, dict[str, Scores]]]) -> str:
+    """The image whose error is the median: of AbsRel, or of the mean angle without depth."""
+    images = [ImageScores(name, scores) for name, scores in scored]
+    column = _ranking_column(images)
+    images.sort(key=lambda image: _rank(image, column))
+    known = [image for image in images if math.isfinite(value_of(_last(image.scores), column))]
+    ranked = known or images
+    return ranked[(len(ranked) - 1) // 2].name
+
+
+def verdict(summary: dict, names: list[str]) -> str:
+    """How the last candidate compares with the others, in words."""
+    sentences = []
+    for column in COLUMNS:
+        if (column.kind, column.key) not in VERDICT_SCORES:
+            continue
+        values = [value_of(summary[name], column) for name in names]
+        if not math.isfinite(values[-1]):
+            continue
+        parts = []
+        for name, ratio in zip(names[:-1], ratios(values), strict=True):
+            if math.isfinite(ratio):
+                parts.append(f"{_compared(ratio)} {BASELINES.get(name, name)}")
+        title = VERDICT_SCORES[column.kind, column.key]
+        text = ", ".join(parts) or column.text(values[-1])
+        interval = interval_text(summary, names[-1], column)
+        if interval and not parts:
+            text += f" (95 % interval {interval})"
+        sentences.append(f"{title} {text}")
+    return ". ".join(sentences) + "." if sentences else ""
+
+
+def _compared(ratio: float) -> str:
+    if abs(ratio - 1) <= SAME:
+        return "within 1 % of"
+    direction = "lower" if ratio < 1 else "higher"
+    return f"{100 * abs(ratio - 1):.0f} % {direction} than"
+
+
+def _before_after(folder: Path, name: str) -> BeforeAfter | None:
+    """The first and the last candidate's maps of an image, if its layers are there."""
+    if not name or not _has_layers(folder, name):
+        return None
+    home = image_folder(folder, name)
+    contents = json.loads((home / CONTENTS).read_text("utf-8"))
+    for group in ("depth", "normal"):
+        if group in contents["groups"]:
+            before, after = _first_shown(contents["groups"][group])
+            files_of = {"image": "image.png"}
+            link = f"{HOME}/{home.name}"
+            height, width = contents["size"]
+            return BeforeAfter(
+                name=name,
+                page=f"{link}/{INDEX}",
+                before=f"{link}/{files_of.get(before, f'{group}_{before}.png')}",
+                before_name=before,
+                after=f"{link}/{files_of.get(after, f'{group}_{after}.png')}",
+                after_name=after,
+                width=width,
+                height=height,
+            )
+    return None
+
+
+def write_assets(home: Path) -> None:
+    """Write the style and the scripts of the pages."""
+    for name in ASSETS:
+        asset = resources.files(PACKAGE) / name
+        files.write_text(home / name, asset.read_text("utf-8"))
+
+
+def environment() -> "jinja2.Environment":
+    """The templates."""
     jinja2 = import_extra("jinja2", "eval")
-    environment = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader(PACKAGE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {}  # jinja2 would sort the groups of layers
-    return environment
+    templates.policies["json.dumps_kwargs"] = {}  # jinja2 would sort the groups of layers
+    return templates
 
 
 def _has_layers(folder: Path, name: str) -> bool:
@@ -165,24 +279,32 @@ def _last(scores: dict[str, Scores]) -> Scores:
 
 
 def _index_page(
-    environment: "jinja2.Environment",
+    templates: "jinja2.Environment",
     folder: Path,
     summary: dict,
     images: list[ImageScores],
     ranked_by: Column,
+    front: BeforeAfter | None,
+    provenance: dict[str, str],
 ) -> str:
     names = list(images[0].scores)
     title = names[-1] if len(names) == 1 else f"{names[-1]} against {names[0]}"
     columns = measured_columns([scores for image in images for scores in image.scores.values()])
-    return environment.get_template("index.html").render(
+    return templates.get_template("index.html").render(
         home=f"{HOME}/",
         title=title.capitalize(),
         count="1 image" if len(images) == 1 else f"{len(images)} images",
         facts=[(name, summary[name]) for name in FACTS if summary.get(name)],
+        verdict=verdict(summary, names),
+        front=front,
+        provenance=provenance,
+        sheets=[name for name in SHEETS if (folder / name).is_file()],
+        curve=f"{HOME}/{TRAINING_CURVE}" if (folder / HOME / TRAINING_CURVE).is_file() else "",
         skipped=summary.get("skipped") or {},
         names=names,
         headings=headings(names),
-        groups=_row_groups({name: summary[name] for name in names}, KINDS),
+        groups=row_groups({name: summary[name] for name in names}, KINDS, summary),
+        with_intervals=bool(summary.get("intervals")),
         columns=columns,
         ranked_by=ranked_by,
         images=[_image_row(folder, image, columns) for image in images],
@@ -190,29 +312,36 @@ def _index_page(
     )
 
 
-def _row_groups(scores: dict[str, Scores], titles: dict[str, str]) -> list[RowGroup]:
+def row_groups(
+    scores: dict[str, Scores], titles: dict[str, str], summary: dict | None = None
+) -> list[RowGroup]:
     """The scores of all candidates by kind; kinds without a score are left out."""
     columns = measured_columns(list(scores.values()))
     groups = []
     for kind, title in titles.items():
-        rows = [_score_row(column, scores) for column in columns if column.kind == kind]
+        rows = [_score_row(column, scores, summary) for column in columns if column.kind == kind]
         if rows:
             groups.append(RowGroup(title, rows))
     return groups
 
 
-def _score_row(column: Column, scores: dict[str, Scores]) -> ScoreRow:
+def _score_row(column: Column, scores: dict[str, Scores], summary: dict | None) -> ScoreRow:
     values = [value_of(candidate, column) for candidate in scores.values()]
     texts = [column.text(value) for value in values]
-    if len(values) == 1:
-        return ScoreRow(column, texts, None, "")
-    change = values[-1] - values[0]
-    verdict = ""
-    if change > 0:
-        verdict = "better" if column.higher_is_better else "worse"
-    if change < 0:
-        verdict = "worse" if column.higher_is_better else "better"
-    return ScoreRow(column, texts, format_number(ratio(values), 2), verdict)
+    parts = []
+    for value, ratio in zip(values[:-1], ratios(values), strict=True):
+        parts.append(Ratio(format_number(ratio, 2), _verdict_of(values[-1] - value, ratio, column)))
+    interval = interval_text(summary or {}, list(scores)[-1], column)
+    return ScoreRow(column, texts, parts, interval)
+
+
+def _verdict_of(change: float, ratio: float, column: Column) -> str:
+    """Whether a change is for the better."""
+    if abs(ratio - 1) <= SAME:
+        return "same"
+    if math.isnan(change) or change == 0:
+        return ""
+    return "better" if (change > 0) == column.higher_is_better else "worse"
 
 
 def _image_row(folder: Path, image: ImageScores, columns: list[Column]) -> ImageRow:
@@ -220,6 +349,7 @@ def _image_row(folder: Path, image: ImageScores, columns: list[Column]) -> Image
     link = f"{HOME}/{home.name}"
     page = f"{link}/{INDEX}" if _has_layers(folder, image.name) else None
     thumbnail = f"{link}/{THUMBNAIL}" if (home / THUMBNAIL).is_file() else None
+    page = page or thumbnail  # every image can be clicked
     cells = []
     for column in columns:
         values = [value_of(scores, column) for scores in image.scores.values()]
@@ -229,7 +359,7 @@ def _image_row(folder: Path, image: ImageScores, columns: list[Column]) -> Image
 
 
 def _image_page(
-    environment: "jinja2.Environment",
+    templates: "jinja2.Environment",
     folder: Path,
     image: ImageScores,
     previous: str | None,
@@ -243,12 +373,13 @@ def _image_page(
         _link(folder, "previous", "‹ worse", previous),
         _link(folder, "next", "better ›", following),
     ]
-    return environment.get_template("image.html").render(
+    return templates.get_template("image.html").render(
         home="../",
+        index="../../report.html",
         name=image.name,
         links=links,
         headings=headings(list(scores)),
-        groups=_row_groups(scores, {"depth": "Depth", "normal": "Normals"}),
+        groups=row_groups(scores, {"depth": "Depth", "normal": "Normals"}),
         ramp=RAMP.astype(int).tolist(),
         layers=_viewer_layers(contents),
     )
@@ -261,15 +392,19 @@ def _link(folder: Path, link_id: str, label: str, name: str | None) -> Link:
     return Link(link_id, label, page, name)
 
 
-def _viewer_layers(contents: dict) -> dict:
-    """What slider.js shows: for each group its layers, the two shown first, and its legend."""
-    legends = {
+def legends(contents: dict) -> dict[str, list[str]]:
+    """What is written below the layers of each group: a text, or the ends of the colour ramp."""
+    return {
         "image": ["text", "the image"],
         "depth": ["ramp", f"far, {contents['far']}", f"near, {contents['near']}"],
         "normal": ["text", "red: right, green: up, blue: towards the camera; grey: unknown"],
         "depth_error": ["ramp", "no error", f"{DEPTH_LIMIT:.0%} of the true 1/depth, or more"],
         "normal_error": ["ramp", "no error", f"{ANGLE_LIMIT:g}° or more"],
     }
+
+
+def _viewer_layers(contents: dict) -> dict:
+    """What slider.js shows: for each group its layers, the two shown first, and its legend."""
     groups = {}
     for group, names in {"image": [], **contents["groups"]}.items():
         layers = {name: f"{group}_{name}.png" for name in names}
@@ -278,7 +413,7 @@ def _viewer_layers(contents: dict) -> dict:
             "title": GROUPS[group],
             "layers": layers,
             "shown": _first_shown(names),
-            "legend": legends[group],
+            "legend": legends(contents)[group],
         }
     height, width = contents["size"]
     return {"height": height, "width": width, "groups": groups}

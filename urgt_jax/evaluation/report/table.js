@@ -5,7 +5,7 @@ const table = document.getElementById("images");
 const body = table.tBodies[0];
 const heads = [...table.tHead.rows[0].cells];
 const choice = document.getElementById("candidate"); // absent if there is one candidate only
-const candidateCount = choice ? choice.querySelectorAll("input").length - 1 : 1; // last: ratio
+const candidateCount = choice ? Number(choice.dataset.count) : 1; // ratios follow
 
 function shownCandidate() {
   return choice ? Number(choice.querySelector("input:checked").value) : 0;
@@ -13,7 +13,8 @@ function shownCandidate() {
 
 function valueOf(cell, candidate) {
   const values = cell.dataset.values.split(" ").map(Number);
-  return candidate < candidateCount ? values[candidate] : values[candidateCount - 1] / values[0];
+  if (candidate < candidateCount) return values[candidate];
+  return values[candidateCount - 1] / values[candidate - candidateCount];
 }
 
 function keyOf(row, column, candidate) {

@@ -1,0 +1,108 @@
+"""iBims-1."""
+
+import numpy as np
+from etils.epath import Path
+
+from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
+from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
+from urgt_jax.data.sets.files import DepthCamera, find_files, make_sample
+from urgt_jax.errors import require
+from urgt_jax.images.depth_formats import read_mat
+
+SURFACES = ("wall", "table", "floor")  # whose planes are annotated
+SMALLEST_PLANE = 0.05  # share of the image; smaller planes are not scored
+
+
+class Ibims1:
+    """The 100 images of iBims-1 (Koch et al., ECCV workshops 2018), from ibims1_core_mat."""
+
+    default_split = ""
+    train_split = ""
+
+    def __init__(self, path: Path, split: str = ""):
+        self.path = path
+        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
+        require(split == "", f"Ibims1 has no splits. Leave out the split {split!r}")
+        folder = path / "ibims1_core_mat"
+        self.images = find_files(folder if folder.is_dir() else path, "*.mat")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """The name of the file."""
+        return self.images[index].stem
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self._read(index)["rgb"].shape[:2]
+
+    def read(self, index: int, window: Window = WHOLE) -> Sample:
+        """A window of an image with its edges and planes. The whole file is read for it."""
+        path = self.images[index]
+        data = self._read(index)
+        image = data["rgb"]
+        size = image.shape[:2]
+        known = np.ones(size, bool)
+        for name in ("mask_invalid", "mask_transp"):
+            known &= data[name] > 0
+        depth = np.where(known, data["depth"], 0).astype(np.float32)
+        calibration = np.asarray(data["calib"], np.float64)
+        require(
+            calibration.shape == (3, 3) and min(calibration[0, 0], calibration[1, 1]) > 0,
+            f"{path}: calib has shape {calibration.shape}. It must be a camera matrix of 3 x 3",
+        )
+        # The matrix is transposed, and MATLAB's first pixel has the centre (1, 1).
+        fx, fy = calibration[0, 0], calibration[1, 1]
+        cx, cy = calibration[2, 0], calibration[2, 1]
+        intrinsics = np.array([fx, fy, cx - 1, cy - 1]) + TO_HALF_PIXEL_CENTRES
+        sample = make_sample(
+            image, depth[window], DepthCamera(intrinsics), window, WHOLE, str(path)
+        )
+        planes, normals = annotated_planes(data, depth > 0)
+        annotations = Annotations(
+            edges=(data["edges"] > 0)[window], planes=planes[window], plane_normals=normals
+        )
+        return sample._replace(annotations=annotations)
+
+    def _read(self, index: int) -> dict:
+        """The arrays of a file, all maps with the size of the image."""
+        path = self.images[index]
+        data = read_mat(path).get("data")
+        require(isinstance(data, dict), f"{path} has no structure `data`. Download it again")
+        image = data.get("rgb")
+        require(
+            isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype == np.uint8,
+            f"{path} has no image `rgb`. Download it again",
+        )
+        size = image.shape[:2]
+        maps = ["depth", "edges", "mask_invalid", "mask_transp"]
+        maps += [f"mask_{surface}" for surface in SURFACES]
+        for name in maps:
+            values = data.get(name)
+            require(
+                isinstance(values, np.ndarray) and values.shape == size,
+                f"{path}: {name} must be a map of {size}, the size of the image. Download it again",
+            )
+        require("calib" in data, f"{path} has no calib. Download it again")
+        return data
+
+
+def annotated_planes(data: dict, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the plane at each pixel, and the planes' normals; small planes are left out."""
+    planes = np.zeros(known.shape, np.int32)
+    normals = []
+    for surface in SURFACES:
+        parameters = np.atleast_2d(np.asarray(data.get(f"mask_{surface}_paras", []), np.float64))
+        if parameters.shape[1] < 7:  # there is no plane of this kind
+            continue
+        labels = data[f"mask_{surface}"]
+        for number, row in enumerate(parameters, 1):
+            pixels = (labels == number) & known
+            if pixels.mean() < SMALLEST_PLANE:
+                continue
+            # The files have x right, y forward, z up.
+            x, forward, up = row[4:7]
+            normals.append([x, -up, forward])
+            planes[pixels] = len(normals)
+    return planes, np.array(normals, np.float64).reshape(-1, 3)

@@ -1,0 +1,71 @@
+"""Images with mattes of their foreground: DIS-5K, AM-2K and others of their form."""
+
+import numpy as np
+from etils.epath import Path
+
+from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
+from urgt_jax.data.sets.files import find_files
+from urgt_jax.errors import require
+from urgt_jax.images.files import SUFFIXES, image_size, read_image
+
+# Folders of images and of mattes: DIS-5K, AM-2K and P3M-10K.
+FOLDERS = {"im": "gt", "original": "mask", "original_image": "mask"}
+FOREGROUND = 0.1  # smallest share of the foreground, as in Depth Pro
+
+
+class Mattes:
+    """Images in `im` with mattes of the same names in `gt` (DIS-5K), or `original` and `mask`."""
+
+    default_split = ""
+    train_split = ""
+
+    def __init__(self, path: Path, split: str = ""):
+        self.path = path
+        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
+        require(split == "", f"Mattes has no splits. Leave out the split {split!r}")
+        folders = [name for name in FOLDERS if (path / name).is_dir()]
+        expected = ", or ".join(f"{image} and {matte}" for image, matte in FOLDERS.items())
+        require(len(folders) == 1, f"{path} must hold one pair of the folders {expected}")
+        images = [
+            file for file in find_files(path, f"{folders[0]}/*") if file.suffix.lower() in SUFFIXES
+        ]
+        mattes = path / FOLDERS[folders[0]]
+        self.images = [(image, mattes / f"{image.stem}.png") for image in images]
+        missing = [matte for _, matte in self.images if not matte.is_file()]
+        require(len(images) > 0, f"{path / folders[0]} holds no image ({', '.join(SUFFIXES)})")
+        if missing:
+            require(
+                False,
+                f"{missing[0]} is missing ({len(missing)} missing files in all). Unpack all "
+                "archives of the data set",
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """The name of the file."""
+        return self.images[index][0].stem
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return image_size(self.images[index][0])
+
+    def read(self, index: int, window: Window = WHOLE) -> Sample:
+        """A window of an image; its depth is unknown everywhere."""
+        path, matte_path = self.images[index]
+        image = read_image(path)
+        matte = read_image(matte_path)[..., 0]
+        require(
+            matte.shape == image.shape[:2],
+            f"{matte_path} has shape {matte.shape}, but its image has {image.shape[:2]}. A matte "
+            "must have the size of its image",
+        )
+        foreground = matte > FOREGROUND * 255
+        unknown = np.zeros(matte.shape, np.float32)[window]
+        return Sample(
+            image=np.ascontiguousarray(image[window]),
+            depth=unknown,
+            valid=unknown > 0,
+            annotations=Annotations(matte=foreground[window]),
+        )

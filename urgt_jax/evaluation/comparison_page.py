@@ -1,0 +1,161 @@
+"""Two evaluations side by side, as pages that open from disk."""
+
+import json
+import math
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from etils.epath import Path
+
+from urgt_jax import files
+from urgt_jax.evaluation.comparison import Comparison, Difference, Results
+from urgt_jax.evaluation.report import pages
+from urgt_jax.evaluation.report.columns import COLUMNS, format_number, headings, value_of
+from urgt_jax.evaluation.report.layers import CONTENTS, HOME, INDEX, THUMBNAIL, image_folder
+from urgt_jax.images.colour import RAMP
+
+if TYPE_CHECKING:
+    import jinja2
+
+RANKED = COLUMNS[0]  # images are listed by the change of AbsRel
+
+
+def labels(comparison: Comparison) -> tuple[str, str]:
+    """What the two evaluations are called: their folders' names, or the whole paths."""
+    folders = [comparison.first.folder.absolute(), comparison.second.folder.absolute()]
+    if folders[0].name != folders[1].name:
+        return folders[0].name, folders[1].name
+    return str(folders[0]), str(folders[1])
+
+
+def write_page(comparison: Comparison, out: Path) -> Path:
+    """Write compare.html, and a page for each image whose maps both reports have."""
+    home = files.make_folder(out / HOME)
+    pages.write_assets(home)
+    templates = pages.environment()
+    names = labels(comparison)
+    by_change = sorted(comparison.names, key=lambda name: (change_of(comparison, name), name))
+    rows = []
+    for name in by_change:
+        link = write_image_page(templates, comparison, name, out)
+        thumbnail = image_folder(comparison.second.folder, name) / THUMBNAIL
+        rows.append(
+            {
+                "name": name,
+                "page": link,
+                "thumbnail": relative(thumbnail, out) if thumbnail.is_file() else "",
+                "scores": [
+                    RANKED.text(value_of(results.images[name], RANKED))
+                    for results in (comparison.first, comparison.second)
+                ],
+                "change": signed(change_of(comparison, name), RANKED.digits),
+            }
+        )
+    page = out / "compare.html"
+    text = templates.get_template("compare.html").render(
+        home=f"{HOME}/",
+        names=names,
+        settings=comparison.second.settings,
+        unpaired=comparison.unpaired,
+        differences=[difference_row(row) for row in comparison.differences],
+        ranked=RANKED,
+        images=rows,
+        thumbnail_width=pages.THUMBNAIL_WIDTH,
+    )
+    files.write_text(page, text)
+    return page
+
+
+def change_of(comparison: Comparison, name: str) -> float:
+    """By how much the ranked score of an image changes; images without it come last."""
+    first = value_of(comparison.first.images[name], RANKED)
+    second = value_of(comparison.second.images[name], RANKED)
+    change = second - first
+    return math.inf if math.isnan(change) else change
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference for people."""
+    text = format_number(value, digits)
+    return f"+{text}" if value > 0 and text != "–" else text
+
+
+def difference_row(row: Difference) -> dict:
+    """A metric's line of the table."""
+    digits = row.column.digits
+    verdict = "same"
+    if row.certain:
+        verdict = "better" if row.better else "worse"
+    interval = ""
+    if math.isfinite(row.low):
+        interval = f"{signed(row.low, digits)} to {signed(row.high, digits)}"
+    return {
+        "column": row.column,
+        "texts": [row.column.text(row.first), row.column.text(row.second)],
+        "difference": signed(row.difference, digits),
+        "verdict": verdict,
+        "interval": interval,
+        "improved": f"{row.improved:.0f} %",
+    }
+
+
+def write_image_page(
+    templates: "jinja2.Environment", comparison: Comparison, name: str, out: Path
+) -> str:
+    """A page with a divider between the maps of both; its link, or "" if maps are missing."""
+    results = (comparison.first, comparison.second)
+    contents = [read_contents(one, name) for one in results]
+    if None in contents or contents[0]["size"] != contents[1]["size"]:
+        return ""
+    home = files.make_folder(image_folder(out, name))
+    names = labels(comparison)
+    groups = {}
+    legends = pages.legends(contents[1])
+    for group, layers in contents[1]["groups"].items():
+        candidates = [one.candidate for one in results]
+        if candidates[0] not in contents[0]["groups"].get(group, []):
+            continue
+        if candidates[1] not in layers:
+            continue
+        paths = {}
+        for label, one in zip(names, results, strict=True):
+            layer = image_folder(one.folder, name) / f"{group}_{one.candidate}.png"
+            paths[label] = relative(layer, home)
+        second_home = image_folder(comparison.second.folder, name)
+        if "truth" in layers:
+            paths["truth"] = relative(second_home / f"{group}_truth.png", home)
+        paths["image"] = relative(second_home / "image.png", home)
+        groups[group] = {
+            "title": pages.GROUPS[group],
+            "layers": paths,
+            "shown": list(names),
+            "legend": legends[group],
+        }
+    if not groups:
+        return ""
+    height, width = contents[1]["size"]
+    scores = {label: one.images[name] for label, one in zip(names, results, strict=True)}
+    text = templates.get_template("image.html").render(
+        home="../",
+        index="../../compare.html",
+        name=name,
+        links=[],
+        headings=headings(list(names)),
+        groups=pages.row_groups(scores, {"depth": "Depth", "normal": "Normals"}),
+        ramp=RAMP.astype(int).tolist(),
+        layers={"height": height, "width": width, "groups": groups},
+    )
+    files.write_text(home / INDEX, text)
+    return relative(home / INDEX, out)
+
+
+def read_contents(results: Results, name: str) -> dict | None:
+    """What the report of an evaluation has of an image, if it has its maps."""
+    path = image_folder(results.folder, name) / CONTENTS
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def relative(path: Path, start: Path) -> str:
+    """The link from a page in the folder `start` to a file."""
+    return quote(os.path.relpath(path, start).replace(os.sep, "/"))

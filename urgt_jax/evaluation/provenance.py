@@ -1,0 +1,100 @@
+"""Where the results of an evaluation come from: for the report and for provenance.json."""
+
+import dataclasses
+import json
+import platform
+import shlex
+import subprocess
+from datetime import UTC, datetime
+
+import jax
+from etils.epath import Path
+
+import urgt_jax
+from urgt_jax.config import Config
+from urgt_jax.config_files import command_line_options, flatten
+from urgt_jax.errors import import_extra
+from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
+from urgt_jax.evaluation.figures import svg_bytes
+from urgt_jax.evaluation.report.layers import HOME
+from urgt_jax.evaluation.report.pages import TRAINING_CURVE
+from urgt_jax.evaluation.resume import PACKAGE, params_digest, predictions_identity
+from urgt_jax.files import atomic_write, make_folder
+
+GIT_SECONDS = 10  # that git may take
+
+
+def provenance_of(source: CandidateSource, config: Config) -> dict[str, str]:
+    """The checksum of what was scored, the configuration, the program, the date, the machine."""
+    facts = {}
+    if isinstance(source, RefinerCandidates):
+        facts["checksum of the weights"] = params_digest(source.refiner.params)
+    if isinstance(source, SavedPredictions):
+        identity = predictions_identity(source)
+        facts["predictions"] = str(identity["predictions"])
+        facts["checksum of names, sizes and times"] = str(identity["maps"])
+    facts["configuration"] = changed_fields(config)
+    facts["program"] = f"urgt_jax {urgt_jax.__version__}, {commit()}, jax {jax.__version__}"
+    facts["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    device = jax.devices()[0]
+    facts["machine"] = (
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
+        f"{jax.device_count()} x {device.device_kind}"
+    )
+    return facts
+
+
+def changed_fields(config: Config) -> str:
+    """The fields of the configuration that differ from the defaults, as options."""
+    default = flatten(dataclasses.asdict(Config()))
+    fields = flatten(dataclasses.asdict(config))
+    changed = {name: x for name, x in fields.items() if default.get(name) != x}
+    return shlex.join(command_line_options(changed)) or "the defaults"
+
+
+def commit() -> str:
+    """The commit of a checkout, or that this is an installed package."""
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        return "installed"
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "commit unknown"
+    return f"commit {done.stdout.strip()[:12]}" if done.returncode == 0 else "commit unknown"
+
+
+def write_training_curve(log: Path, out: Path) -> None:
+    """Draw the loss in the metrics.jsonl of a run, unless it has none."""
+    points = read_losses(log)
+    if len(points) < 2:
+        return
+    figure = import_extra("matplotlib.figure", "eval").Figure(figsize=(9, 3))
+    axes = figure.subplots()
+    steps, losses = zip(*points, strict=True)
+    axes.plot(steps, losses, color="#2456d6")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_yscale("log" if min(losses) > 0 else "linear")
+    axes.grid(alpha=0.3)
+    with atomic_write(make_folder(out / HOME) / TRAINING_CURVE) as file:
+        file.write(svg_bytes(figure))
+
+
+def read_losses(log: Path) -> list[tuple[int, float]]:
+    """Step and loss of each line of a log that has both; damaged lines are left out."""
+    if not log.is_file():
+        return []
+    points = []
+    for line in log.read_bytes().decode("utf-8", "replace").splitlines():
+        try:
+            values = json.loads(line)
+            points.append((int(values["step"]), float(values["loss"])))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return points
