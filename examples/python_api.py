@@ -14,7 +14,7 @@ import urgt_jax
 from urgt_jax.images.files import read_image
 
 
-def main(image: str, weights: str = "scenes-small", grid: tuple[int, int] = (2, 2)) -> None:
+def main(image: str, weights: str = "scenes", grid: tuple[int, int] = (2, 2)) -> None:
     """Refine the image in two ways, and differentiate one of them."""
     stem = image.rpartition(".")[0]
     maps = (

@@ -13,7 +13,7 @@ import urgt_jax
 from urgt_jax.images.files import SUFFIXES, read_image
 
 
-def main(photos: str, out: str, weights: str = "scenes-small") -> None:
+def main(photos: str, out: str, weights: str = "scenes") -> None:
     """Refine the images one after the other, so that memory does not grow."""
     refiner = urgt_jax.load(weights)
     Path(out).mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def sense(depth: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.clip(np.round(noisy * 1000), 0, 65535).astype(np.uint16)
 
 
-def main(out: str, weights: str = "scenes-small", size: tuple[int, int] = SIZE) -> None:
+def main(out: str, weights: str = "scenes", size: tuple[int, int] = SIZE) -> None:
     """Make the inputs, refine them as the command line does, and compare."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

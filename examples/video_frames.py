@@ -14,7 +14,7 @@ import urgt_jax
 from urgt_jax.images.colour import colour_values
 
 
-def main(video: str, coarse: str, out: str, weights: str = "scenes-small") -> None:
+def main(video: str, coarse: str, out: str, weights: str = "scenes") -> None:
     """Refine frame by frame, then draw the frames."""
     refiner = urgt_jax.load(weights)
     folder = Path(out)

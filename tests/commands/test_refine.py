@@ -51,7 +51,7 @@ def test_refine_uses_shipped_weights_and_a_folder_by_default(scene, monkeypatch,
     monkeypatch.chdir(scene.parent)
     call(main, scene.name)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("weights: scenes-small, shipped with urgt_jax")
+    assert lines[0].startswith("weights: scenes, shipped with urgt_jax")
     assert lines[1] == "photo.png: 67 x 41 pixels, 1 patch"
     assert lines[2] == "  coarse depth: 41 x 67 pixels, disparity"
     assert lines[3].endswith("refined/photo_*")

@@ -91,5 +91,5 @@ def test_refine_alone_without_a_network_says_what_to_fetch(photo):
     assert done.returncode == 2
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "JUGGHM/Metric3D/metric_depth_vit_small_800k.pth" in line
-    assert "cache/weights" in line and "--weights scenes-small works offline" in line
+    assert "cache/weights" in line and "--weights scenes works offline" in line
     assert not (photo.parent / "refined").exists()

@@ -179,7 +179,7 @@ def test_load_takes_the_stored_settings_by_default(weights, micro, params):
 
 
 def test_load_finds_shipped_weights_by_name():
-    assert isinstance(urgt_jax.load("scenes-small"), urgt_jax.Refiner)
+    assert isinstance(urgt_jax.load("scenes"), urgt_jax.Refiner)
 
 
 def test_load_rejects_prior_networks_and_names_their_option(tmp_path):

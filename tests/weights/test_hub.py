@@ -80,7 +80,7 @@ def test_obtain_says_in_one_line_what_to_do_without_a_network(cache, monkeypatch
     for name in ("urgt", "depth_anything_s", "metric3d_s"):
         assert f"{PUBLISHED[name].host}/{PUBLISHED[name].file}" in message
     assert str(cache) in message
-    assert "--weights scenes-small works offline" in message
+    assert "--weights scenes works offline" in message
     assert len(message.replace(str(cache), "~/.cache/urgt/weights")) <= 340
 
 

@@ -82,10 +82,10 @@ def test_initialize_from_dinov2_replaces_the_encoder_alone(tmp_path, micro, regi
 
 
 def test_locate_weights_finds_shipped_weights_and_suggests_them():
-    assert locate_weights("scenes-small") == shipped_weights()["scenes-small"]
-    with pytest.raises(UserError, match="no weights at scene-small; did you mean scenes-small"):
-        locate_weights("scene-small")
-    with pytest.raises(UserError, match="no weights at missing.*scenes-small"):
+    assert locate_weights("scenes") == shipped_weights()["scenes"]
+    with pytest.raises(UserError, match="no weights at scene; did you mean scenes"):
+        locate_weights("scene")
+    with pytest.raises(UserError, match="no weights at missing.*scenes"):
         locate_weights("missing")
 
 
@@ -97,8 +97,8 @@ def test_list_misfits_names_every_problem_once():
 
 
 def test_shipped_refiner_is_small_and_improves_scenes_unlike_those_it_was_trained_on():
-    assert shipped_weights()["scenes-small"].stat().length < 25e6
-    refiner = urgt_jax.load("scenes-small")
+    assert shipped_weights()["scenes"].stat().length < 25e6
+    refiner = urgt_jax.load("scenes")
     ratios = []
     for seed in range(4):
         view = render(sample_scene(seed, "other"), 224, 392)

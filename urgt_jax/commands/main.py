@@ -91,7 +91,7 @@ def help_text() -> str:
         "",
         "examples:",
         "  urgt scene --out images",
-        "  urgt refine images/scene0.png --weights scenes-small --out refined",
+        "  urgt refine images/scene0.png --weights scenes --out refined",
         "  urgt train tiny --workdir runs/tiny",
         "  urgt eval --workdir runs/tiny",
     ]

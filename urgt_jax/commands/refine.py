@@ -15,8 +15,9 @@ from urgt_jax.config import DTYPES
 from urgt_jax.data.priors.given import SEVERAL, DepthUnit, axis_signs, parse_depth_unit
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork, PriorNetwork
 from urgt_jax.errors import UserError, require
+from urgt_jax.evaluation.verdict import Maps, verdict
 from urgt_jax.files import make_folder
-from urgt_jax.images.files import load_image, read_header
+from urgt_jax.images.files import load_image, read_header, read_map
 from urgt_jax.images.map_files import MapFile, read_map_file, read_mask
 from urgt_jax.inference.coarse_maps import (
     NO_NORMALS,
@@ -215,9 +216,8 @@ def _refine_image(
         strips = coarse.restore(check_finite(strips, args.weights), wanted)
         focal = statement.focal_length(header)
         prefix = out / path.stem
-        save_result(
-            strips, Target(prefix, tuple(args.save), image, coarse, wanted, focal, args.axes)
-        )
+        target = Target(prefix, tuple(args.save), image, coarse, wanted, focal, args.axes)
+        save_result(strips, target)
         if args.save_coarse:
             save_coarse(coarse.depth, coarse.normal, out / f"{path.stem}_coarse", wanted == "depth")
     taken = format_duration(time.monotonic() - start)
@@ -225,6 +225,23 @@ def _refine_image(
     if compiled:
         taken += f", {compiled}"
     print(f"{path}: refined in {taken}, {prefix}_*", flush=True)
+    if "npy" in args.save and args.axes == "opencv":
+        _print_verdict(path, target)
+    if "compare" in args.save:
+        print(f"  before and after: {target.named('compare.html').absolute().as_uri()}", flush=True)
+
+
+def _print_verdict(path: Path, target: Target) -> None:
+    """Print how close to the truth the maps are, if it lies beside the image."""
+    coarse = Maps(target.coarse.depth, target.coarse.normal, target.weights_unit == "depth")
+    refined = Maps(
+        read_map(target.named("depth.npy"), "refined depth"),
+        read_map(target.named("normal.npy"), "refined normal"),
+        target.is_metric,
+    )
+    words = verdict(path, coarse, refined)
+    if words:
+        print(f"  against the true maps beside it: {words}", flush=True)
 
 
 def _print_plan(path: Path, image: Image, count: int, pool: int) -> None:

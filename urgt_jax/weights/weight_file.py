@@ -22,7 +22,7 @@ from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import Tensor, TensorFile
 
 CONFIG_KEY = "urgt_jax"  # the metadata entry with the configuration
-DEFAULT_WEIGHTS = "scenes-small"  # of the shipped ones, where nobody names any
+DEFAULT_WEIGHTS = "scenes"  # of the shipped ones, where nobody names any
 SHIPPED = Path(__file__).parents[1] / "shipped"
 MOST_NAMES = 8  # of each kind of misfit in an error
 LONGEST_LIST = 220  # characters
