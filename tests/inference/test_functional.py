@@ -96,6 +96,24 @@ def test_batch_has_gradients_and_passes_through_jit(micro, params):
     assert 0 < largest < jnp.inf
 
 
+def test_apply_exported_as_stablehlo_gives_the_same_maps(micro, params):
+    batch = urgt_jax.patchify(*image_with_coarse_maps(SIZE), (1, 2), model=micro.model)
+    names = ("image", "coarse_depth", "coarse_normal", "origins")
+    arrays = {name: jnp.asarray(batch[name]) for name in names}
+    apply = jax.jit(partial(_apply_to, micro.model))
+    exported = jax.export.export(apply)(params, arrays)
+    assert "stablehlo.dot_general" in exported.mlir_module()
+    maps = exported.call(params, arrays)
+    expected = apply(params, arrays)
+    assert set(maps) == set(expected)
+    for name in maps:
+        close(maps[name], expected[name])
+
+
+def _apply_to(model, params, arrays):
+    return urgt_jax.apply(params, model, arrays)
+
+
 def test_patchify_rejects_maps_that_do_not_fit_the_image(micro):
     image, depth, normal = image_with_coarse_maps(SIZE)
     with pytest.raises(UserError, match=r"coarse depth has shape \(40, 67\)"):
