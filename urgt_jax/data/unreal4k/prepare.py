@@ -280,6 +280,9 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
         )
     # TFDS writes its files in place: elsewhere first, so that they are complete or absent.
     with tempfile.TemporaryDirectory(prefix=METADATA, dir=out) as folder:
+        stand_ins = [Path(folder) / shard.path.name for shard in shards]
+        for path in stand_ins:
+            path.touch()  # TFDS looks at the names of the records there
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
             features=tile_features(),
@@ -291,7 +294,7 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
             homepage=HOMEPAGE,
             disable_shuffling=True,
         )
-        for path in list(Path(folder).iterdir()):
+        for path in set(Path(folder).iterdir()) - set(stand_ins):
             os.replace(path, out / path.name)
     write_text(out / INDEX, json.dumps(seal(index)) + "\n")
     return skipped
