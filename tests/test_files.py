@@ -13,6 +13,7 @@ from urgt_jax.files import (
     inside,
     make_folder,
     open_to_append,
+    parse_json,
     read_json_object,
     read_text,
     read_words,
@@ -145,3 +146,9 @@ def test_open_to_append_does_not_follow_a_link(tmp_path):
 def test_write_text_takes_names_that_are_not_utf_8(tmp_path):
     write_text(tmp_path / "a", "photo\udcff.png")
     assert (tmp_path / "a").read_text() == "photo?.png"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "", "{", "\ud800"])
+def test_parse_json_raises_one_kind_of_error(text):
+    with pytest.raises(ValueError):
+        parse_json(text)

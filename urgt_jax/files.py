@@ -58,9 +58,17 @@ def read_words(path: Path, what: str) -> list[list[str]]:
 def read_json_object(path: Path) -> dict:
     """The content of a JSON file that holds one object."""
     with reporting_read_errors(path, "JSON"):
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = parse_json(path.read_bytes().decode("utf-8-sig"))
     require(isinstance(content, dict), f"{path} must hold one JSON object, {{...}}")
     return content
+
+
+def parse_json(text: str | bytes) -> object:
+    """The value in a JSON text; a ValueError if it is none, also if it is nested absurdly deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def checksum(data: bytes | np.ndarray, start: int = 0) -> str:

@@ -27,7 +27,15 @@ from urgt_jax.errors import (
     reason,
     require,
 )
-from urgt_jax.files import find_paths, make_folder, read_json_object, seal, unseal, write_text
+from urgt_jax.files import (
+    find_paths,
+    make_folder,
+    parse_json,
+    read_json_object,
+    seal,
+    unseal,
+    write_text,
+)
 from urgt_jax.progress import Progress
 from urgt_jax.workers import end_with_parent
 
@@ -69,7 +77,7 @@ class Shard(NamedTuple):
     def is_complete(self) -> bool:
         """Whether the file holds all its frames. Frames that were skipped are tried again."""
         try:
-            note = unseal(json.loads(self.note.read_text()))
+            note = unseal(parse_json(self.note.read_text()))
             return not note["skipped"] and self.path.stat().length == note["bytes"]
         except (OSError, ValueError, KeyError):
             return False

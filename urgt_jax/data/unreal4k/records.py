@@ -4,7 +4,6 @@ A frame is stored as 16 records, the 4 x 4 windows that GridMix takes its blocks
 not compressed: docs/log.md says what zstd would save and cost.
 """
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from jaxtyping import Float, UInt8
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.data.tfds import Records, open_builder
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import inside, unseal
+from urgt_jax.files import inside, parse_json, unseal
 from urgt_jax.images.grid import Grid, cover_image
 
 SIDE = 4  # rows and columns of tiles, as in GridMix
@@ -140,7 +139,7 @@ def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
         f"{path} holds no prepared data set: {INDEX} is missing. Run urgt prepare unreal4k first",
     )
     try:
-        frames = unseal(json.loads(index.read_text()))
+        frames = unseal(parse_json(index.read_text()))
         require(split in frames, f"{path} has no split {split!r}. It has {', '.join(frames)}")
         for name, _ in frames[split]:
             inside(path, name)  # coarse maps and predictions are files of that name
