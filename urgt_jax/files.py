@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from etils.epath import Path
 
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, one_line, require
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `atomic_write` chooses
 LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which nobody writes it
@@ -31,7 +31,7 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # numpy and Pillow raise many kinds of errors on damaged files
-        reason = str(error) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         raise UserError(
             f"{path} cannot be read. Save or download the {what} again: {reason}"
         ) from error

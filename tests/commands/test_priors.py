@@ -107,6 +107,6 @@ def test_priors_rejects_sources_that_do_not_exist_or_go_together(
 
 
 def test_priors_stops_at_the_limit_of_skipped_images(tmp_path):
-    options = [*write_maps(tmp_path / "maps"), "--max-skipped", 1]
+    options = write_maps(tmp_path / "maps") | {"--max-skipped": 1}
     with pytest.raises(UserError, match="stopped: 2 were skipped, and --max-skipped allows 1"):
         run_priors(options, tmp_path, source=RandomImages(broken=[0, 1]))

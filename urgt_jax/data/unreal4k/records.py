@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.data.tfds import Records, open_builder
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, reason, require
 from urgt_jax.files import inside, parse_json, unseal
 from urgt_jax.images.grid import Grid, cover_image
 
@@ -155,9 +155,7 @@ def open_tiles(path: Path, split: str) -> Records:
     except UserError as error:
         raise UserError(f"{error}: prepare it again") from error
     except Exception as error:  # TFDS has no error of its own for damaged or missing files
-        raise UserError(
-            f"TFDS cannot open {path} ({type(error).__name__}: {error}): prepare it again"
-        ) from error
+        raise UserError(f"TFDS cannot open {path} ({reason(error)}): prepare it again") from error
 
 
 def tiles_of_window(grid: Grid, rows: Span, columns: Span) -> list[int]:
