@@ -10,7 +10,10 @@ from urgt_jax.errors import UserError
 from urgt_jax.files import (
     atomic_write,
     find_paths,
+    inside,
     make_folder,
+    open_to_append,
+    parse_json,
     read_json_object,
     read_text,
     read_words,
@@ -117,3 +120,35 @@ def test_read_json_object_rejects_other_json(tmp_path):
         read_json_object(tmp_path / "list.json")
     (tmp_path / "object.json").write_text('{"a": 1}')
     assert read_json_object(tmp_path / "object.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "a/../../b", "../a", "a\0b"])
+def test_inside_rejects_names_that_lead_out_of_the_folder(tmp_path, name):
+    with pytest.raises(UserError, match="leads out of"):
+        inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b.png", "..a", "-rf", "a..b"])
+def test_inside_takes_other_names(tmp_path, name):
+    assert inside(tmp_path, name) == tmp_path / name
+
+
+def test_open_to_append_does_not_follow_a_link(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    link = tmp_path / "log"
+    os.symlink(precious, link)
+    with pytest.raises(UserError, match="log is a link"):
+        open_to_append(link)
+    assert precious.read_text() == "mine"
+
+
+def test_write_text_takes_names_that_are_not_utf_8(tmp_path):
+    write_text(tmp_path / "a", "photo\udcff.png")
+    assert (tmp_path / "a").read_text() == "photo?.png"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "", "{", "\ud800"])
+def test_parse_json_raises_one_kind_of_error(text):
+    with pytest.raises(ValueError):
+        parse_json(text)

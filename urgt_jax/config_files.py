@@ -11,7 +11,7 @@ from etils.epath import Path, PathLike
 
 from urgt_jax.config import Config
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import find_paths
+from urgt_jax.files import find_paths, parse_json
 
 PACKAGE = Path(__file__).parent
 # In a wheel the configurations lie in the package, in a checkout beside it.
@@ -136,8 +136,8 @@ def to_json(config) -> str:
 def from_json(kind: type, text: str, where: str):
     """The configuration of a type that `to_json` wrote; `where` names the file in errors."""
     try:
-        return _from_dict(kind, json.loads(text), where)
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        return _from_dict(kind, parse_json(text), where)
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{where} holds no valid configuration: {error}") from error
 
 

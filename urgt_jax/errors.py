@@ -10,7 +10,13 @@ CUT = " ... "  # stands for what is left out of a line
 
 
 class UserError(Exception):
-    """Wrong input, described in one line: what is wrong, where, and what to do."""
+    """Wrong input, described in one line: what is wrong, where, and what to do.
+
+    Names from data and messages of libraries may be part of it: it becomes one printable line.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class NegativeResult(UserError):
@@ -35,7 +41,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as error:
-        print(f"error: {shorten(one_line(str(error)))}", file=sys.stderr)
+        print(f"error: {shorten(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, NegativeResult) else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -62,8 +68,9 @@ def printable(text: str) -> str:
 
 def reason(error: Exception) -> str:
     """Why one of many items failed, in one line."""
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return one_line(text)
+    if isinstance(error, UserError):
+        return str(error)
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def check_skipped(skipped: int, limit: int | None, last: str) -> None:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from etils.epath import Path
 
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, one_line, require
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `atomic_write` chooses
 LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which nobody writes it
@@ -36,7 +36,7 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # numpy and Pillow raise many kinds of errors on damaged files
-        reason = str(error) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         raise UserError(
             f"{path} cannot be read. Save or download the {what} again: {reason}"
         ) from error
@@ -63,9 +63,17 @@ def read_words(path: Path, what: str) -> list[list[str]]:
 def read_json_object(path: Path) -> dict:
     """The content of a JSON file that holds one object."""
     with reporting_read_errors(path, "JSON"):
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = parse_json(path.read_bytes().decode("utf-8-sig"))
     require(isinstance(content, dict), f"{path} must hold one JSON object, {{...}}")
     return content
+
+
+def parse_json(text: str | bytes) -> object:
+    """The value in a JSON text; a ValueError if it is none, also if it is nested absurdly deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def checksum(data: bytes | np.ndarray, start: int = 0) -> str:

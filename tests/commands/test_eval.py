@@ -1,6 +1,7 @@
 """`urgt eval` on the command line."""
 
 import json
+import re
 import shutil
 from functools import partial
 
@@ -100,6 +101,32 @@ def test_eval_prints_what_it_skipped_and_ignored(photos, maps, tmp_path, capsys)
     assert "1 prediction files belong to no image, such as other_depth.npy" in printed
     last = printed.splitlines()[-1]
     assert last == "1 of 2 images could not be scored; the first one is view0"
+
+
+def test_eval_ends_with_status_1_if_images_were_skipped(photos, maps, tmp_path, capsys):
+    words = ["--predictions", maps, "--kind", "depth", "--data", "folder", photos]
+    words += ["--out", tmp_path / "out"]
+    words = [str(word) for word in words]
+    assert main(words) == 0
+    (maps / "view1_depth.npy").write_bytes(b"damaged")
+    assert main([*words, "--max-skipped", "1"]) == 1
+    capsys.readouterr()
+    with pytest.raises(UserError, match="stopped: 1 were skipped, .* allows 0.*view1"):
+        main([*words, "--max-skipped", "0"])
+
+
+@pytest.mark.parametrize(
+    "scale,message",
+    [
+        (1000, "warning: the depth of predicted is .* probably not in metres but in millimetres"),
+        (0.001, "warning: the depth of predicted is almost 0: it is probably not in metres"),
+    ],
+)
+def test_eval_names_predictions_in_another_unit(photos, maps, tmp_path, capsys, scale, message):
+    for file in maps.iterdir():
+        np.save(file, np.load(file) * np.float32(scale))
+    call("--predictions", maps, "--kind", "depth", "--data", "folder", photos, "--out", tmp_path)
+    assert re.search(message, capsys.readouterr().out)
 
 
 def test_eval_ends_with_status_1_if_no_image_can_be_scored(photos, maps, tmp_path, capsys):

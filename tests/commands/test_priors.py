@@ -36,10 +36,10 @@ def test_priors_reports_a_folder_that_cannot_be_made(tmp_path):
         run_priors(write_maps(tmp_path / "maps"), tmp_path / "file" / "out")
 
 
-def test_priors_exits_with_status_2_when_images_were_skipped(tmp_path, capsys):
+def test_priors_exits_with_status_1_when_images_were_skipped(tmp_path, capsys):
     options = write_maps(tmp_path / "maps")
     source = RandomImages(broken=[1])
-    assert exit_status(lambda: run_priors(options, tmp_path, source=source)) == 2
+    assert exit_status(lambda: run_priors(options, tmp_path, source=source)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: 1 of 3 images were skipped")
 
@@ -104,3 +104,9 @@ def test_priors_rejects_sources_that_do_not_exist_or_go_together(
     with pytest.raises(UserError, match=message):
         run_priors(options, tmp_path)
     assert not (tmp_path / "all").exists()
+
+
+def test_priors_stops_at_the_limit_of_skipped_images(tmp_path):
+    options = write_maps(tmp_path / "maps") | {"--max-skipped": 1}
+    with pytest.raises(UserError, match="stopped: 2 were skipped, and --max-skipped allows 1"):
+        run_priors(options, tmp_path, source=RandomImages(broken=[0, 1]))

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from urgt_jax.config import Config, Data
 from urgt_jax.config_files import with_changes
 from urgt_jax.data.samples import WHOLE, crop_intrinsics, valid_depth
 from urgt_jax.data.sources import (
+    DataSetSource,
     SceneSource,
+    check_depth_range,
     default_split,
     open_prior_source,
     open_source,
@@ -85,3 +88,34 @@ def test_default_split_is_used_where_none_is_named():
 def test_priors_folder_is_in_the_data_set_unless_another_is_named():
     assert str(priors_folder("set", "")) == "set/priors/all"
     assert str(priors_folder("set", "val", "maps")) == "maps/val"
+
+
+def write_photos(folder, scale: float):
+    """Three images whose depth is 1 to 5 metres times a scale."""
+    depth = np.linspace(1, 5, 16 * 24, dtype=np.float32).reshape(16, 24)
+    for number in range(3):
+        Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(folder / f"photo{number}.png")
+        np.save(folder / f"photo{number}_depth.npy", depth * scale)
+    return DataSetSource(open_source("folder", folder), None, 80.0)
+
+
+@pytest.mark.parametrize(
+    "scale,message",
+    [
+        (1000, "its depth is 1000 to 5000 m. It is probably in millimetres: divide it by 1000"),
+        (90, "its depth is 90 to 450 m. Raise --data.max_depth"),
+    ],
+)
+def test_depth_in_another_unit_is_named(tmp_path, scale, message):
+    source = write_photos(tmp_path, scale)
+    with pytest.raises(UserError, match="image photo0 has no depth below data.max_depth 80 m"):
+        source.read(0)
+    with pytest.raises(UserError, match=message):
+        check_depth_range(source)
+
+
+def test_depth_of_a_few_images_may_be_out_of_range(tmp_path):
+    source = write_photos(tmp_path, 1)
+    np.save(tmp_path / "photo0_depth.npy", np.full((16, 24), 100, np.float32))
+    check_depth_range(source)
+    assert not source.read(0, (slice(0, 8), slice(0, 8))).valid.any()

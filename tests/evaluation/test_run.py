@@ -144,3 +144,24 @@ def test_run_evaluation_names_a_missing_package_before_it_scores(
     with pytest.raises(UserError, match=r'jinja2 is not installed. Run: pip install "urgt-jax'):
         evaluate(maps, photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_run_evaluation_skips_an_image_that_raises_an_unforeseen_error(
+    photos, maps, tmp_path, monkeypatch
+):
+    read_depth = SavedPredictions.read_depth
+
+    def failing(self, name):
+        if name == "view0":
+            raise ZeroDivisionError("of some\nlibrary")
+        return read_depth(self, name)
+
+    monkeypatch.setattr(SavedPredictions, "read_depth", failing)
+    scores = scores_of(maps, photos, tmp_path / "out")
+    assert scores["images"] == 1
+    assert scores["skipped"] == {"view0": "ZeroDivisionError: of some library"}
+
+
+def test_run_evaluation_reads_predictions_with_upper_case_endings(photos, maps, tmp_path):
+    (maps / "view0_depth.npy").rename(maps / "view0_depth.NPY")
+    assert scores_of(maps, photos, tmp_path / "out")["images"] == 2

@@ -22,7 +22,14 @@ from urgt_jax.data.priors import stored
 from urgt_jax.data.sources import default_split, priors_folder
 from urgt_jax.errors import printable
 from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
-from urgt_jax.files import find_paths, open_to_append, reporting_write_errors, seal, unseal
+from urgt_jax.files import (
+    find_paths,
+    open_to_append,
+    parse_json,
+    reporting_write_errors,
+    seal,
+    unseal,
+)
 from urgt_jax.weights.weight_file import flatten_params
 
 JOURNAL = "scored.jsonl"
@@ -120,7 +127,7 @@ def parse_entry(line: bytes) -> JournalEntry:
     """The entry in a line; fails if a part of it is missing or damaged."""
     if not line.endswith(b"\n"):
         raise ValueError("the line has no end")
-    entry = JournalEntry(**unseal(json.loads(line)))
+    entry = JournalEntry(**unseal(parse_json(line)))
     for text in entry.angle_counts.values():
         unpack_counts(text)
     return entry._replace(size=tuple(entry.size))
@@ -129,7 +136,7 @@ def parse_entry(line: bytes) -> JournalEntry:
 def header_difference(header: bytes, expected: bytes) -> str:
     """How the identity in a journal differs from the expected one, in words."""
     try:
-        content = json.loads(header)
+        content = parse_json(header)
     except ValueError:
         return "its first line is damaged"
     if not isinstance(content, dict):

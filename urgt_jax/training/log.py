@@ -9,7 +9,7 @@ from typing import BinaryIO
 from etils.epath import Path
 
 from urgt_jax.distributed import report
-from urgt_jax.files import open_to_append, seal, unseal, write_text
+from urgt_jax.files import open_to_append, parse_json, seal, unseal, write_text
 
 
 class MetricsLog:
@@ -82,7 +82,7 @@ def _read(path: Path, step: int, logged: int) -> list[dict]:
 def _parse(text: bytes) -> dict | None:
     """The values of a line; None if it is damaged."""
     try:
-        values = unseal(json.loads(text))
+        values = unseal(parse_json(text))
     except ValueError:  # also for bytes that are not UTF-8
         return None
     if isinstance(values.get("step"), int) and isinstance(values.get("line"), int):

@@ -12,7 +12,7 @@ from etils.epath import Path
 from safetensors import SafetensorError, safe_open
 
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import atomic_write, checksum
+from urgt_jax.files import atomic_write, checksum, parse_json
 from urgt_jax.progress import Progress
 from urgt_jax.weights.tensors import (
     DTYPES,
@@ -105,7 +105,7 @@ def _stored_checksums(path: Path, metadata: Mapping[str, str]) -> dict[str, str]
     if not ours:
         return None
     try:
-        checksums = json.loads(metadata[CHECKSUMS])
+        checksums = parse_json(metadata[CHECKSUMS])
         intact = checksums.pop(METADATA) == _metadata_checksum(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_file_error(path, "its checksums are missing") from error

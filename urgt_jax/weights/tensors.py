@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 from etils.epath import Path
 
+from urgt_jax import errors
 from urgt_jax.errors import UserError
 
 # The number types that weights may have, by their names in safetensors.
@@ -51,10 +52,7 @@ def damaged_file_error(path: Path, reason: str) -> UserError:
 
 def printable(text: str) -> str:
     """At most 100 letters of a text from a file, safe to print on a terminal."""
-    letters = []
-    for letter in text[:100]:
-        letters.append(letter if letter.isprintable() else "?")
-    return "".join(letters) or "(no name)"
+    return errors.printable(text[:100]) or "(no name)"
 
 
 def find_dtype(path: Path, name: str, type_name: str, table: Mapping[str, np.dtype]) -> np.dtype:

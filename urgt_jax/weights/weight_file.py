@@ -15,7 +15,7 @@ from urgt_jax.config import Config
 from urgt_jax.config_files import from_json
 from urgt_jax.distributed import is_first_process
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import find_paths
+from urgt_jax.files import find_paths, parse_json
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
@@ -156,7 +156,7 @@ def read_config(file: TensorFile, path: Path) -> tuple[str, FileConfig]:
             f"Convert official weights first: urgt convert {path} NEW.safetensors"
         )
     try:
-        fields = json.loads(file.metadata[CONFIG_KEY])
+        fields = parse_json(file.metadata[CONFIG_KEY])
         kind = fields.pop("kind")
         family = registry.FAMILIES[kind]
     except (ValueError, KeyError, AttributeError, TypeError) as error:

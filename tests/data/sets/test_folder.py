@@ -8,6 +8,7 @@ from helpers.public_sets import SIZE, assert_rejected, write_folder, write_photo
 from PIL import Image
 
 from urgt_jax.data.sets.folder import Folder
+from urgt_jax.errors import UserError
 
 WINDOW = (slice(3, 11), slice(5, 16))
 
@@ -195,3 +196,32 @@ def test_folder_rejects_two_images_of_one_name(tmp_path):
     write_folder(tmp_path)
     write_photo(tmp_path / "kitchen.jpg")
     assert_rejected("folder", tmp_path, "two images", "kitchen")
+
+
+def test_folder_opens_although_one_image_has_no_depth_map(tmp_path):
+    write_folder(tmp_path)
+    write_photo(tmp_path / "hall.jpg")
+    folder = Folder(tmp_path)
+    assert [folder.name(i) for i in range(len(folder))] == ["hall", "kitchen"]
+    with pytest.raises(UserError, match="hall.jpg has no depth map"):
+        folder.read(0)
+    assert folder.read(1).valid.any()
+
+
+def test_folder_takes_upper_case_endings_and_a_leading_dash(tmp_path):
+    for number, (suffix, content) in enumerate(((".npy", NPY), (".pfm", PFM))):
+        write_photo(tmp_path / f"-{number}.png")
+        (tmp_path / f"-{number}.png").rename(tmp_path / f"-{number}.PNG")
+        (tmp_path / f"-{number}_depth{suffix.upper()}").write_bytes(content)
+    folder = Folder(tmp_path)
+    assert [folder.name(i) for i in range(len(folder))] == ["-0", "-1"]
+    for index in range(2):
+        assert (folder.read(index).depth == 1).all()
+
+
+def test_folder_reads_a_pfm_file_with_comments(tmp_path):
+    write_photo(tmp_path / "a.png")
+    comment = b"# written by a program" + b" with a long name" * 20 + b"\n"
+    header = b"Pf\n" + comment + b"17 12\n" + comment + b"-1\n"
+    (tmp_path / "a_depth.pfm").write_bytes(header + np.ones(SIZE, "<f4").tobytes())
+    assert (Folder(tmp_path).read(0).depth == 1).all()

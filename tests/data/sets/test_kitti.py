@@ -1,5 +1,6 @@
 """KITTI: both splits, and damaged files."""
 
+import pytest
 from helpers.public_sets import assert_rejected, replace_text, write_kitti, write_kitti_eigen
 
 
@@ -22,3 +23,12 @@ def test_kitti_eigen_rejects_a_list_without_depth_maps(tmp_path):
     assert_rejected("kitti", tmp_path, str(file), "IMAGE DEPTH FOCAL", split="eigen")
     file.write_text("a/b/image_02/data/1.png None 7\n")
     assert_rejected("kitti", tmp_path, str(file), "no image with depth", split="eigen")
+
+
+@pytest.mark.parametrize(
+    "line", ["../x.png a.png 721", "/etc/x.png a.png 1", "x.png ../../a.png 1"]
+)
+def test_kitti_eigen_rejects_a_list_that_leads_out_of_the_folder(tmp_path, line):
+    write_kitti_eigen(tmp_path)
+    (tmp_path / "eigen_test_files_with_gt.txt").write_text(line + "\n")
+    assert_rejected("kitti", tmp_path, "leads out of", split="eigen")

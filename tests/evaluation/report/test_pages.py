@@ -169,6 +169,11 @@ def test_write_pages_escapes_text(tmp_path):
     assert not {"b", "u"} & page.tags
 
 
+def test_write_pages_takes_names_that_are_not_utf_8(tmp_path):
+    scored = [("photo\udcff", scores_of_both(0.1, 0.2))]
+    assert "photo?" in Page(write_report(tmp_path, scored, with_layers=[])).text
+
+
 def test_write_pages_rejects_a_report_without_images(tmp_path):
     with pytest.raises(UserError, match="no image was scored"):
         report.write_pages(tmp_path, {}, [])

@@ -18,7 +18,7 @@ from urgt_jax.config_files import flatten
 from urgt_jax.data.priors.units import DisparityFit, PriorUnit, fit_disparity, to_network_unit
 from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import file_checksum, inside, seal, unseal, write_text
+from urgt_jax.files import file_checksum, inside, parse_json, seal, unseal, write_text
 from urgt_jax.images.files import write_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.resize import resize_window
@@ -158,7 +158,7 @@ class StoredPriors:
 
 def _load_json(path: Path) -> dict[str, Any]:
     try:
-        return unseal(json.loads(path.read_text()))
+        return unseal(parse_json(path.read_text()))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): {REMEDY}") from error
 

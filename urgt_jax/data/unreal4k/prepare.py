@@ -27,7 +27,15 @@ from urgt_jax.errors import (
     reason,
     require,
 )
-from urgt_jax.files import find_paths, make_folder, read_json_object, seal, unseal, write_text
+from urgt_jax.files import (
+    find_paths,
+    make_folder,
+    parse_json,
+    read_json_object,
+    seal,
+    unseal,
+    write_text,
+)
 from urgt_jax.progress import Progress
 from urgt_jax.workers import end_with_parent
 
@@ -69,7 +77,7 @@ class Shard(NamedTuple):
     def is_complete(self) -> bool:
         """Whether the file holds all its frames. Frames that were skipped are tried again."""
         try:
-            note = unseal(json.loads(self.note.read_text()))
+            note = unseal(parse_json(self.note.read_text()))
             return not note["skipped"] and self.path.stat().length == note["bytes"]
         except (OSError, ValueError, KeyError):
             return False
@@ -280,6 +288,9 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
         )
     # TFDS writes its files in place: elsewhere first, so that they are complete or absent.
     with tempfile.TemporaryDirectory(prefix=METADATA, dir=out) as folder:
+        stand_ins = [Path(folder) / shard.path.name for shard in shards]
+        for path in stand_ins:
+            path.touch()  # TFDS looks at the names of the records there
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
             features=tile_features(),
@@ -291,7 +302,7 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
             homepage=HOMEPAGE,
             disable_shuffling=True,
         )
-        for path in list(Path(folder).iterdir()):
+        for path in set(Path(folder).iterdir()) - set(stand_ins):
             os.replace(path, out / path.name)
     write_text(out / INDEX, json.dumps(seal(index)) + "\n")
     return skipped

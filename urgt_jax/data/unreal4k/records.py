@@ -4,7 +4,6 @@ A frame is stored as 16 records, the 4 x 4 windows that GridMix takes its blocks
 not compressed: docs/log.md says what zstd would save and cost.
 """
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ from jaxtyping import Float, UInt8
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.data.tfds import Records, open_builder
-from urgt_jax.errors import UserError, require
-from urgt_jax.files import inside, unseal
+from urgt_jax.errors import UserError, reason, require
+from urgt_jax.files import inside, parse_json, unseal
 from urgt_jax.images.grid import Grid, cover_image
 
 SIDE = 4  # rows and columns of tiles, as in GridMix
@@ -144,7 +143,7 @@ def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
         f"{path} holds no prepared data set: {INDEX} is missing. Run urgt prepare unreal4k first",
     )
     try:
-        frames = unseal(json.loads(index.read_text()))
+        frames = unseal(parse_json(index.read_text()))
         require(split in frames, f"{path} has no split {split!r}. It has {', '.join(frames)}")
         for name, _ in frames[split]:
             inside(path, name)  # coarse maps and predictions are files of that name
@@ -160,9 +159,7 @@ def open_tiles(path: Path, split: str) -> Records:
     except UserError as error:
         raise UserError(f"{error}: prepare it again") from error
     except Exception as error:  # TFDS has no error of its own for damaged or missing files
-        raise UserError(
-            f"TFDS cannot open {path} ({type(error).__name__}: {error}): prepare it again"
-        ) from error
+        raise UserError(f"TFDS cannot open {path} ({reason(error)}): prepare it again") from error
 
 
 def tiles_of_window(grid: Grid, rows: Span, columns: Span) -> list[int]:

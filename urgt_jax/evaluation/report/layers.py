@@ -80,7 +80,7 @@ def write_layers(folder: Path, name: str, layers: Layers) -> None:
         "near": _format_metres(near),
         "far": _format_metres(far),
     }
-    files.write_text(home / CONTENTS, json.dumps(contents))
+    files.write_text(home / CONTENTS, json.dumps(files.seal(contents)))
 
 
 def remove_layers(folder: Path, name: str) -> None:

@@ -3,7 +3,6 @@
 The templates are beside this module; jinja2 escapes all text in them.
 """
 
-import json
 import math
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from etils.epath import Path
 
 from urgt_jax import files
-from urgt_jax.errors import import_extra, require
+from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.evaluation.report.columns import (
     COLUMNS,
     Column,
@@ -366,7 +365,13 @@ def _image_page(
     following: str | None,
 ) -> str:
     """A page with a divider between two layers of the image."""
-    contents = json.loads((image_folder(folder, image.name) / CONTENTS).read_text("utf-8"))
+    path = image_folder(folder, image.name) / CONTENTS
+    try:
+        contents = files.unseal(files.read_json_object(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove {folder / HOME} and run urgt eval again"
+        ) from error
     visible = {name for group in contents["groups"].values() for name in group}
     scores = {name: scores for name, scores in image.scores.items() if name in visible}
     links = [
