@@ -2,7 +2,7 @@
 
 import json
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from helpers.command import call
@@ -21,10 +21,11 @@ SCORES = {
 }
 
 
-class FakeHub:
+class FakeHub(ModuleType):
     """Stands for huggingface_hub, and keeps what would be uploaded."""
 
     def __init__(self):
+        super().__init__("huggingface_hub")
         self.files = {}
         self.created = []
 
