@@ -2,7 +2,8 @@
 
 An analytic scene stands for the photograph. Its true depth, reduced to the 256 x 192 pixels of a
 phone's LiDAR, with noise, holes and 16-bit millimetres, stands for the sensor. The script prints
-the errors of both, and writes them side by side as a picture.
+the errors of the sensor's map, its holes filled, and of the refined map. It writes a picture of
+both.
 """
 
 import sys
@@ -42,15 +43,15 @@ def main(out: str, weights: str = "scenes", size: tuple[int, int] = SIZE) -> Non
     sensor = sense(truth)
     cv2.imwrite(str(folder / "lidar.png"), sensor)
     words = f"{image} --coarse-depth {folder}/lidar.png --depth-unit millimetres --fov 60"
-    refine([*words.split(), "--weights", weights, "--out", out])
+    refine([*words.split(), "--weights", weights, "--out", out, "--save-coarse"])
+    # The coarse map has no holes and the size of the image. It is in the unit of the weights.
+    coarse = 1 / np.load(folder / "photo_coarse_depth.npy")
     refined = np.load(folder / "photo_depth.npy")
-    enlarged = cv2.resize(sensor / np.float32(1000), size[::-1], interpolation=cv2.INTER_LINEAR)
     known = np.isfinite(truth) & (truth < 80)
-    for name, depth in (("sensor", np.maximum(enlarged, 0.001)), ("refined", refined)):
-        error = np.abs(depth - truth)[known] / truth[known]
-        median, mean = 100 * np.median(error), 100 * error.mean()
-        print(f"{name}: median error {median:.2f} %, mean {mean:.2f} %")
-    maps = [draw_depth(depth, metric=True) for depth in (np.maximum(enlarged, 0.3), refined)]
+    for name, depth in (("sensor", coarse), ("refined", refined)):
+        error = 100 * np.abs(depth - truth)[known] / truth[known]
+        print(f"{name}: median error {np.median(error):.2f} %, mean {error.mean():.2f} %")
+    maps = [draw_depth(depth, metric=True) for depth in (coarse, refined)]
     write_image(folder / "sensor.png", np.concatenate([read_image(image), *maps], 1))
 
 

@@ -157,6 +157,31 @@ def test_refine_takes_the_small_16_bit_depth_of_a_sensor_with_holes(
     assert len(list(out.iterdir())) == 5
 
 
+def test_refine_saves_what_other_programs_open(weights, scene, tmp_path):
+    out = tmp_path / "out"
+    formats = ["npz", "png16", "glb", "ply", "camera", "compare", "confidence", "mask"]
+    call(main, scene, "--weights", weights, "--out", out, "--fov", 60, "--save", *formats)
+    assert {path.name.removeprefix("photo") for path in out.iterdir()} == {
+        ".npz",
+        ".glb",
+        ".ply",
+        "_depth16.png",
+        "_depth16.json",
+        "_normal16.png",
+        "_normal16.json",
+        "_camera.json",
+        "_compare.html",
+        "_depth_confidence.npy",
+        "_normal_confidence.npy",
+        "_mask.png",
+    }
+    call(main, scene, "--weights", weights, "--out", tmp_path / "npy")
+    with np.load(out / "photo.npz") as archive:
+        for kind in ("depth", "normal"):
+            expected = np.load(tmp_path / "npy" / f"photo_{kind}.npy")
+            np.testing.assert_array_equal(archive[kind], expected)
+
+
 def test_refine_says_that_a_map_is_in_the_orientation_of_the_sensor(weights, scene, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -296,6 +321,10 @@ def test_refine_looks_at_the_maps_before_it_decodes_a_large_image(weights, scene
         (["--depth-unit", "feet"], "--depth-unit: the depth unit 'feet' is none of metres"),
         (["--normal-axes", "xyz"], "the axes 'xyz' are neither opencv, opengl, nor three letters"),
         (["--fov", 200], "the field of view 200.0 is out of range"),
+        (["--save", "npy", "glb"], "photo.png: --save glb needs the camera, .* Pass --fov DEGREES"),
+        (["--save", "obj"], "invalid choice: 'obj'"),
+        (["--axes", "up"], "the axes 'up' are neither opencv, opengl, nor three letters"),
+        (["--bits", "7"], "--bits: invalid choice: 7"),
         (["--mask", "nowhere.png"], "no coarse mask map at nowhere.png"),
         (["--depth-size", 518], "--depth-size needs --depth-weights"),
         (["--depth-size", 13, "--depth-weights", "w"], "--depth-size: must be at least 14 pixels"),

@@ -21,6 +21,7 @@ TASKS = {
         "train": "train a refiner, or resume its training",
         "priors": "make the coarse maps of a whole data set",
         "prepare": "convert UnrealStereo4K into the form that training reads",
+        "push": "publish the weights of a run on the Hugging Face hub",
         "scene": "write an analytic scene with true and coarse maps",
     },
     "Evaluate and study": {

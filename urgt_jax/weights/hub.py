@@ -6,7 +6,7 @@ cache. An official file that was put there by hand is converted too.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from etils.epath import Path
@@ -160,3 +160,22 @@ def _find_file(hub, repository: Repository) -> str:
             f"hf://{repository.name}/FILE",
         )
     raise UserError(f"{repository.name} holds no weights ({', '.join(WEIGHT_SUFFIXES)})")
+
+
+def upload(repository: str, files: Mapping[str, Path], private: bool) -> str:
+    """Upload files by name to a repository, which is created if it is missing; its address."""
+    hub = import_extra("huggingface_hub", "hub")
+    api = hub.HfApi()
+    try:
+        address = str(api.create_repo(repository, private=private, exist_ok=True))
+        operations = []
+        for name, path in files.items():
+            operations.append(hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)))
+        # One commit, so that nobody sees weights without their card.
+        api.create_commit(repository, operations, commit_message="Weights and card by urgt push")
+    except Exception as error:  # of the network, of the hub, or of the user's rights
+        reason = f"{type(error).__name__}: {one_line(str(error))[:150]}"
+        raise UserError(
+            f"cannot publish {repository} ({reason}). Is this machine logged in (hf auth login)?"
+        ) from error
+    return address

@@ -1,0 +1,74 @@
+"""`urgt push`: publishes the weights of a run on the Hugging Face hub."""
+
+import argparse
+import tempfile
+
+from etils.epath import Path
+
+from urgt_jax.commands.parser import Parser
+from urgt_jax.errors import require
+from urgt_jax.evaluation.model_card import model_card
+from urgt_jax.files import read_json_object
+from urgt_jax.weights import hub
+from urgt_jax.weights.tensor_files import open_tensors
+from urgt_jax.weights.weight_file import locate_weights, read_config
+
+PICTURE = "examples.png"  # what urgt eval writes
+EPILOG = """\
+Uploads the weights with a model card: data, protocol and metrics of `urgt eval`, the licence, and
+the sheet of held-out images. Log in first: hf auth login.
+
+example:
+  urgt push runs/small me/urgt-small --licence apache-2.0
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    args = _parser().parse_args(arguments)
+    weights = locate_weights(args.run)
+    _, config = read_config(open_tensors(weights), weights)
+    repository = hub.parse_repository(f"hf://{args.repository}")
+    require(
+        repository.file is None and repository.revision is None,
+        f"{args.repository} is no repository. Write ORG/REPOSITORY",
+    )
+    scores = None
+    if (weights.parent / "metrics.json").is_file():
+        scores = read_json_object(weights.parent / "metrics.json")
+    files = {hub.USUAL_NAME: weights}
+    picture = None
+    if (weights.parent / PICTURE).is_file():
+        picture = PICTURE
+        files[PICTURE] = weights.parent / PICTURE
+    card = model_card(args.repository, config, args.licence, scores, picture)
+    if scores is None:
+        print("the card has no metrics: run urgt eval first to have them")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "README.md").write_text(card)
+        address = hub.upload(
+            args.repository, files | {"README.md": Path(folder) / "README.md"}, args.private
+        )
+    print(f"published: {address}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="urgt push",
+        usage="urgt push RUN ORG/REPOSITORY --licence NAME [--private]",
+        description="Publish the weights of a run on the Hugging Face hub.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="work directory, or a weight file")
+    parser.add_argument("repository", metavar="ORG/REPOSITORY", help="repository on the hub")
+    parser.add_argument(
+        "--licence",
+        required=True,
+        help="licence of the weights, as the hub spells it, such as apache-2.0; data and initial "
+        "weights may demand one",
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="make a new repository private (default: public)"
+    )
+    return parser
