@@ -51,6 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs `urgt eval`; the status is 1 if images were skipped."""
     args, fields = make_parser().parse_known_args(arguments)
     if args.compare:
+        others = (args.data, args.kind, args.scale, args.axes, args.degrade)
+        require(
+            not fields and all(option is None for option in others),
+            "--compare reads finished evaluations: it can only be used with --out",
+        )
         print_comparison(args)
         return 0
     compile_cache.start(args.cache)

@@ -69,10 +69,12 @@ def commit() -> str:
     return f"commit {done.stdout.strip()[:12]}" if done.returncode == 0 else "commit unknown"
 
 
-def write_training_curve(log: Path, out: Path) -> None:
-    """Draw the loss in the metrics.jsonl of a run, unless it has none."""
-    points = read_losses(log)
+def write_training_curve(log: Path | None, out: Path) -> None:
+    """Draw the loss in the metrics.jsonl of a run; without one, remove an earlier curve."""
+    path = make_folder(out / HOME) / TRAINING_CURVE
+    points = read_losses(log) if log is not None else []
     if len(points) < 2:
+        path.unlink(missing_ok=True)
         return
     figure = import_extra("matplotlib.figure", "eval").Figure(figsize=(9, 3))
     axes = figure.subplots()
@@ -82,7 +84,7 @@ def write_training_curve(log: Path, out: Path) -> None:
     axes.set_ylabel("loss")
     axes.set_yscale("log" if min(losses) > 0 else "linear")
     axes.grid(alpha=0.3)
-    with atomic_write(make_folder(out / HOME) / TRAINING_CURVE) as file:
+    with atomic_write(path) as file:
         file.write(svg_bytes(figure))
 
 

@@ -82,8 +82,7 @@ def run_evaluation(
         write_typical_layers(source, images, names.index(typical), scoring, out)
     provenance = provenance_of(source, config) | (provenance or {})
     write_text(out / "provenance.json", json.dumps(provenance, indent=1) + "\n")
-    if log is not None:
-        write_training_curve(log, out)
+    write_training_curve(log, out)
     page = report.write_pages(out, summary, tally.images, typical, provenance)
     written = [out / "metrics.json", out / "metrics.csv", page, *examples_written]
     journal.remove()

@@ -114,7 +114,7 @@ def test_data_set_names_a_damaged_file(tmp_path, name, damage):
             type(data_set)(tmp_path, getattr(data_set, "split", "")).read(0)
         except UserError as error:
             message = str(error)
-            named = path.name in message or f"*{path.suffix}" in message
+            named = path.name in message or "has no files" in message
             assert named and "\n" not in message, (path, message)
             assert len(message) < 400 + 3 * len(str(path)), message
         else:

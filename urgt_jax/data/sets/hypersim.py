@@ -12,7 +12,7 @@ from urgt_jax.data.sets.files import (
     find_files,
     toward_camera,
 )
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
 from urgt_jax.files import read_text
 from urgt_jax.images.depth_formats import read_hdf5
 
@@ -52,10 +52,12 @@ class Hypersim(FileDataSet):
                     scene=scene,
                 )
             )
-        require(
-            len(images) > 0,
-            f"{self.path / SPLITS_FILE} lists no image of {self.split} that is here",
-        )
+        if not images:
+            scene, camera, number = min(wanted)
+            raise UserError(
+                f"{self.path} has none of {len(wanted)} images of {self.split} in {SPLITS_FILE}, "
+                f"such as {scene}/images/scene_{camera}_final_preview/frame.{number:04}.tonemap.jpg"
+            )
         return images
 
     def _listed(self) -> set[tuple[str, str, int]] | None:
@@ -77,6 +79,7 @@ class Hypersim(FileDataSet):
         for row in rows:
             if row["split_partition_name"] == self.split and (row["frame_id"] or "").isdigit():
                 listed.add((row["scene_name"], row["camera_name"], int(row["frame_id"])))
+        require(len(listed) > 0, f"{path} lists no image of {self.split}. Download it again")
         return listed
 
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:

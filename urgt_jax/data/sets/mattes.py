@@ -5,7 +5,7 @@ from etils.epath import Path
 
 from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
 from urgt_jax.data.sets.files import find_files
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
 from urgt_jax.images.files import SUFFIXES, image_size, read_image
 
 # Folders of images and of mattes: DIS-5K, AM-2K and P3M-10K.
@@ -34,10 +34,9 @@ class Mattes:
         missing = [matte for _, matte in self.images if not matte.is_file()]
         require(len(images) > 0, f"{path / folders[0]} holds no image ({', '.join(SUFFIXES)})")
         if missing:
-            require(
-                False,
+            raise UserError(
                 f"{missing[0]} is missing ({len(missing)} missing files in all). Unpack all "
-                "archives of the data set",
+                "archives of the data set"
             )
 
     def __len__(self) -> int:

@@ -42,13 +42,8 @@ ASSETS = ("page.css", "table.js", "slider.js", "before_after.js")
 SHEETS = ("examples.png", "zooms.png")  # next to report.html, linked if they are there
 TRAINING_CURVE = "training.svg"  # in report/, shown if it is there
 SAME = 0.01  # a ratio that differs less from 1 is neither better nor worse
-FACTS = (
-    "data",
-    "protocol",
-    "normals",
-    "resolution",
-    "patches",
-)  # of a summary, shown above the table
+# The texts of a summary that are shown above the table.
+FACTS = ("data", "protocol", "normals", "resolution", "patches")
 KINDS = {
     "depth": "Depth",
     "normal": "Normals, mean over images",
@@ -217,15 +212,17 @@ def _before_after(folder: Path, name: str) -> BeforeAfter | None:
     for group in ("depth", "normal"):
         if group in contents["groups"]:
             before, after = _first_shown(contents["groups"][group])
-            files_of = {"image": "image.png"}
+            layers = {"image": "image.png"}
+            for layer in contents["groups"][group]:
+                layers[layer] = f"{group}_{layer}.png"
             link = f"{HOME}/{home.name}"
             height, width = contents["size"]
             return BeforeAfter(
                 name=name,
                 page=f"{link}/{INDEX}",
-                before=f"{link}/{files_of.get(before, f'{group}_{before}.png')}",
+                before=f"{link}/{layers[before]}",
                 before_name=before,
-                after=f"{link}/{files_of.get(after, f'{group}_{after}.png')}",
+                after=f"{link}/{layers[after]}",
                 after_name=after,
                 width=width,
                 height=height,
