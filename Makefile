@@ -53,6 +53,9 @@ test: $(VENV)/ready ## run the tests, eight minutes on two cores the first time,
 test-slow: $(VENV)/ready ## run the tests that take longer than a minute each
 	$(RUN) -m pytest -q -m slow
 
+test-hard: $(VENV)/ready ## kill, damage and watch everything, half an hour (docs/reliability.md)
+	JAX_PLATFORMS=cpu $(RUN) -m tests.hard
+
 PLATFORM = cuda
 SIZE = large
 gpu-check: $(VENV)/ready ## check and measure everything on a GPU, in eight minutes (PLATFORM=cpu SIZE=tiny to try)
@@ -77,4 +80,4 @@ package: $(VENV)/ready ## build wheel and sdist, and refine an image with the wh
 	! $(PACKAGE)/bin/python -m pip list 2>/dev/null | grep -iE "pytest|xdist|tensorflow"
 	@ls -l dist
 
-.PHONY: help demo shipped trained test test-slow gpu-check lint package
+.PHONY: help demo shipped trained test test-slow test-hard gpu-check lint package
