@@ -54,6 +54,9 @@ SCENES = scenes
 scenes-train: $(VENV)/ready ## train a sharper model on a GPU, or continue (SCENES=scenes_cpu: the shipped one, on a CPU)
 	$(URGT) train $(SCENES) --workdir runs/$(SCENES)
 
+test-hard: $(VENV)/ready ## kill, damage and watch everything, half an hour (docs/reliability.md)
+	JAX_PLATFORMS=cpu $(RUN) -m tests.hard
+
 PLATFORM = cuda
 SIZE = large
 gpu-check: $(VENV)/ready ## check and measure everything on a GPU, in eight minutes (PLATFORM=cpu SIZE=tiny to try)
@@ -78,4 +81,4 @@ package: $(VENV)/ready ## build wheel and sdist, and refine an image with the wh
 	! $(PACKAGE)/bin/python -m pip list 2>/dev/null | grep -iE "pytest|xdist|tensorflow"
 	@ls -l dist
 
-.PHONY: help demo shipped trained test test-slow scenes-train gpu-check lint package
+.PHONY: help demo shipped trained test test-slow test-hard scenes-train gpu-check lint package

@@ -1,0 +1,79 @@
+"""Watches the memory of long work."""
+
+import os
+import subprocess
+import sys
+import time
+
+from etils.epath import Path
+from helpers import miniature_sets
+from helpers.command import config_file
+
+from tests.hard.kills import CONFIG, ROOT
+from urgt_jax.config_files import with_changes
+
+MAX_GROWTH = 0.05  # of the memory in the second quarter, until the last
+INTERVAL = 0.5  # seconds between two readings
+
+
+def resident_bytes(process: int) -> float:
+    """The memory of a process; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")]
+    return float(sum(sizes))
+
+
+def watch(words: list) -> tuple[list[float], str]:
+    """Run a command; its memory over time, and what it printed if it failed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "urgt_jax", *[str(word) for word in words]],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    sizes = []
+    while process.poll() is None:
+        sizes.append(resident_bytes(process.pid))
+        time.sleep(INTERVAL)
+    errors = process.stderr.read()
+    return [size for size in sizes if size], errors if process.returncode else ""
+
+
+def row(name: str, words: list) -> tuple[tuple[str, str, str], list[str]]:
+    """The row of a command, and what is wrong with it."""
+    sizes, errors = watch(words)
+    if errors:
+        return ("memory", name, "failed"), [f"{name}: {errors[-300:]}"]
+    quarter = max(len(sizes) // 4, 1)
+    early = sum(sizes[quarter : 2 * quarter]) / quarter
+    late = sum(sizes[-quarter:]) / quarter
+    text = f"{early / 1e6:.0f} MB in the second quarter, {late / 1e6:.0f} MB in the last"
+    problems = [f"{name}: {text}"] if late > early * (1 + MAX_GROWTH) else []
+    return ("memory", name, text), problems
+
+
+def run(folder: Path, steps: int, images: int) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Rows for the table, and what went wrong."""
+    config = with_changes(CONFIG, {"optim.steps": steps, "train.save_every": 500})
+    photos = folder / "photos"
+    photos.mkdir()
+    miniature_sets.measured(photos, 1, (120, 160))
+    for number in range(1, images):
+        for ending in (".png", "_depth.npy"):
+            os.link(photos / f"view0{ending}", photos / f"view{number}{ending}")
+    maps = miniature_sets.perfect_predictions(photos, folder / "maps")
+    train = ["train", config_file(config, folder), "--workdir", folder / "run"]
+    data = ["--data", "folder", photos]
+    score = ["eval", "--predictions", maps, "--kind", "depth", *data, "--out", folder / "scores"]
+    rows = []
+    problems = []
+    for name, words in ((f"train, {steps} steps", train), (f"eval, {images} images", score)):
+        own_row, own_problems = row(name, words)
+        rows.append(own_row)
+        problems += own_problems
+    return rows, problems

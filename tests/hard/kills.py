@@ -1,0 +1,217 @@
+"""Kills commands at random moments, and compares their files in the end with a run left alone."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+from etils.epath import Path
+from helpers import miniature_sets
+from helpers.command import config_file
+
+from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Prior, Train, Vit
+from urgt_jax.data.scenes.export import write_scene
+from urgt_jax.training.step import initial_params
+from urgt_jax.weights.weight_file import save_weights
+
+ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = 5  # every fifth kill of training is one of two processes
+TIMEOUT = 600  # seconds that a command may take
+CONFIG = Config(
+    model=Model(
+        Vit(width=16, depth=1, num_heads=2, pretrain_size=42),
+        num_heads=2,
+        depth=2,
+        dpt_layers=(0, 0, 1, 1),
+        patch_size=(28, 42),
+        dpt_features=8,
+        dpt_channels=(8, 8, 8, 8),
+    ),
+    data=Data(size=(48, 72), scenes=6, batch=2, mix=(0.0, 1.0, 0.0, 0.0)),
+    optim=Optim(steps=60),
+    train=Train(save_every=3, log_every=4),
+    eval=Eval(images=2),
+    mesh=Mesh(data=1),
+)
+# Files that differ between two runs left alone: they hold times, or belong to a process.
+VOLATILE = (".lock", "metrics.jsonl", "compiled", "checkpoints", "provenance")
+
+
+class Command(NamedTuple):
+    """A command that is killed, and where it writes."""
+
+    name: str
+    words: list  # of the command line, without the folder
+    option: str  # that names the folder
+    processes: int = 1
+
+
+class Outcome(NamedTuple):
+    """How often a command was killed, and how often inside a write."""
+
+    kills: int
+    inside_writes: int
+    problems: list[str]
+
+
+def commands(folder: Path) -> list[Command]:
+    """All commands, with their data."""
+    train = ["train", config_file(CONFIG, folder)]
+    source = miniature_sets.unreal4k(folder / "source", (270, 480), frames=9)
+    photos = folder / "photos"
+    photos.mkdir()
+    miniature_sets.measured(photos, 24, (120, 160))
+    maps = miniature_sets.perfect_predictions(photos, folder / "maps")
+    weights = folder / "weights.safetensors"
+    save_weights(weights, jax.device_get(initial_params(CONFIG.model, 0)), CONFIG)
+    images = folder / "images"
+    images.mkdir()
+    for number in range(12):
+        write_scene(images, f"photo{number}", number, "test", (96, 140), Prior())
+    data = ["--data", "folder", photos]
+    return [
+        Command("train", train, "--workdir"),
+        Command("train, two processes", train, "--workdir", processes=2),
+        Command("prepare", ["prepare", "unreal4k", "--workers", 2, "--source", source], "--out"),
+        Command("priors", ["priors", *data, "--degrade", "middle"], "--out"),
+        Command("eval", ["eval", "--predictions", maps, "--kind", "depth", *data], "--out"),
+        Command("refine", ["refine", images, "--weights", weights], "--out"),
+    ]
+
+
+def start(command: Command, out: Path) -> list[subprocess.Popen]:
+    """The processes of a command; one that is killed does not take its workers with it."""
+    words = [str(word) for word in [*command.words, command.option, out]]
+    options = [[] for _ in range(command.processes)]
+    if command.processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        for number, more in enumerate(options):
+            more += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(command.processes)]
+            more += ["--process", str(number)]
+    started = []
+    for more in options:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "urgt_jax", *words, *more],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+    return started
+
+
+def finish(command: Command, out: Path) -> tuple[str, float]:
+    """Run a command to its end; returns what it printed if it failed, and the seconds it took."""
+    begin = time.monotonic()
+    processes = start(command, out)
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+    failed = any(process.returncode for process in processes)
+    return "".join(outputs) if failed else "", time.monotonic() - begin
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """The files that a command has written, by name."""
+    found = {}
+    for folder, folders, files in os.walk(out):
+        folders[:] = [name for name in folders if not name.startswith(VOLATILE)]
+        for name in files:
+            if not name.startswith(VOLATILE):
+                path = Path(folder) / name
+                found[str(path.relative_to(out))] = path.read_bytes()
+    return found
+
+
+def is_writing(out: Path) -> bool:
+    """Whether a file or a checkpoint is half-written now."""
+    for _, folders, files in os.walk(out):
+        if any("tmp" in name for name in [*folders, *files]):
+            return True
+    return False
+
+
+def kill_once(
+    command: Command, out: Path, seconds: float, draw: random.Random, inside: bool
+) -> tuple[bool, bool, str]:
+    """Start and kill a command: whether it was killed, inside a write, and what went wrong."""
+    processes = start(command, out)
+    deadline = time.monotonic() + draw.uniform(0.3, 1.1) * seconds
+    writing = False
+    while time.monotonic() < deadline and processes[0].poll() is None:
+        if inside and is_writing(out) and draw.random() < 0.2:
+            writing = True
+            break
+        time.sleep(0.002)
+    victim = draw.choice(processes)
+    victim.kill()
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
+    killed = victim.returncode == -signal.SIGKILL
+    problem = ""
+    if killed and len(processes) == 2:
+        other = outputs[1 - processes.index(victim)]
+        if "error: " not in other or "Traceback" in other or "@ 0x" in other.replace("  ", " "):
+            problem = f"the other process ended without one clear line: {other[-300:]}"
+    for output in outputs:
+        if "Traceback" in output:
+            problem = f"a traceback: {output[-300:]}"
+    return killed, writing, problem
+
+
+def try_command(command: Command, folder: Path, kills: int, draw: random.Random) -> Outcome:
+    """Kill a command that often, let it end each time it has come far, and compare the files."""
+    reference = folder / "reference"
+    failure, seconds = finish(command, reference)
+    if failure:
+        return Outcome(0, 0, [f"{command.name} fails by itself: {failure[-300:]}"])
+    expected = contents(reference)
+    problems = []
+    count = inside_writes = 0
+    out = folder / "killed"
+    while count < kills:
+        killed, writing, problem = kill_once(command, out, seconds, draw, inside=count % 2 == 0)
+        count += killed
+        inside_writes += killed and writing
+        if problem:
+            problems.append(f"{command.name}: {problem}")
+        if killed and count < kills and draw.random() < 0.7:
+            continue  # kill what it resumes, too
+        failure, _ = finish(command, out)
+        if failure:
+            problems.append(f"{command.name} does not resume: {failure[-300:]}")
+        found = contents(out)
+        names = [name for name in expected | found if expected.get(name) != found.get(name)]
+        if names:
+            problems.append(f"{command.name}: these files differ: {names[:5]}")
+        shutil.rmtree(out)
+    shutil.rmtree(reference)
+    return Outcome(count, inside_writes, problems)
+
+
+def run(
+    folder: Path, kills: int, others: int, seed: int
+) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Rows for the table, and what went wrong."""
+    rows = []
+    problems = []
+    for command in commands(folder):
+        share = others
+        if command.name == "train":
+            share = kills - kills // TWO_PROCESSES
+        if command.processes > 1:
+            share = kills // TWO_PROCESSES
+        outcome = try_command(command, folder, share, random.Random(seed))
+        problems += outcome.problems
+        text = f"{len(outcome.problems)} problems" if outcome.problems else "all files the same"
+        tried = f"{outcome.kills} of {command.name}, {outcome.inside_writes} inside a write"
+        rows.append(("SIGKILL", tried, text))
+        print(f"{tried}: {text}", file=sys.stderr, flush=True)
+    return rows, problems
