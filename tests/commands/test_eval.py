@@ -67,7 +67,7 @@ def test_eval_prints_the_protocol_and_the_data(photos, maps, capsys):
     call("--predictions", maps, "--kind", "depth", "--data", "folder", photos)
     printed = capsys.readouterr().out
     assert "mean over 2 images of folder\n" in printed
-    assert "depth in metres, no alignment, 0.001 to 80 m; at the size of the ground tr" in printed
+    assert "no alignment, 0.001 to 80 m, holes count as errors; at the size of the gr" in printed
     out = maps.with_name("maps_scores")
     assert f"wrote {out / 'metrics.json'}, {out / 'metrics.csv'}, {out / 'report.html'}" in printed
 

@@ -104,3 +104,20 @@ def test_html_of_a_table_without_values_has_no_columns():
 
 def test_latex_text_escapes_commands_and_symbols():
     assert paper_tables.latex_text("a_b & 5 % < 30° ±") == r"a\_b \& 5 \% $<$ 30$^{\circ}$ $\pm$"
+
+
+def test_run_experiment_aligns_as_the_paper_does_and_changes_what_the_row_changes(
+    monkeypatch, tmp_path
+):
+    commands = []
+    monkeypatch.setattr(paper_tables, "run_command", commands.append)
+    experiment = Experiment("overlap", {}, {"eval.overlap": 0.5}, "plain", ())
+    fields = ["--eval.overlap", "0.25", "--optim.steps", "2"]
+    paper_tables.run_experiment(experiment, "tiny", tmp_path, 0, fields)
+    (words,) = commands
+    assert words[:3] == ["eval", "--workdir", str(tmp_path / "plain-seed0")]
+    assert words[-6:] == [
+        *("--eval.align_pixels", "all"),
+        *("--eval.overlap", "0.25"),
+        *("--eval.overlap", "0.5"),  # the last one wins
+    ]

@@ -33,6 +33,7 @@ from urgt_jax.weights.weight_file import save_weights
 ROOT = Path(__file__).parents[2]
 SIZE = (40, 56)
 ERRORS = (0.1, 0.3, 0.05, 0.4, 0.0, 0.2, 0.02)  # of each image's predicted depth; 0: no map
+TYPICAL = "view5"  # with which the report begins: it is scored again at the end
 
 
 class Killed(BaseException):
@@ -199,8 +200,8 @@ def test_evaluation_does_not_score_journal_entries_again(words, tmp_path, monkey
     call(*words, out=out)
     printed = capsys.readouterr().out
     assert f"resuming after 4 of 7 images: {out / 'scored.jsonl'}" in printed
-    # Two for the sheets, one that was skipped, and those that were not reached.
-    assert calls == ["view0", "view1", "view4", "view5", "view6"]
+    # Two for the sheets, one that was skipped, those that were not reached, and the typical one.
+    assert calls == ["view0", "view1", "view4", "view5", "view6", TYPICAL]
     assert "1 skipped" in printed and "belong to no image" not in printed
 
 
@@ -208,7 +209,7 @@ def test_evaluation_starts_over_after_it_finished(words, tmp_path, monkeypatch, 
     call(*words, out=tmp_path)
     calls = record_names(monkeypatch, SavedPredictions)
     call(*words, out=tmp_path)
-    assert len(calls) == len(ERRORS) and "resuming" not in capsys.readouterr().out
+    assert calls[len(ERRORS) :] == [TYPICAL] and "resuming" not in capsys.readouterr().out
 
 
 def test_evaluation_retries_skipped_images(words, tmp_path, monkeypatch):
@@ -273,7 +274,7 @@ def test_journal_of_another_evaluation_is_not_used(
     call(*words, out=out)
     printed = capsys.readouterr().out
     assert f"belongs to another evaluation (differs in {what}): starting over" in printed
-    assert len(calls) == len(ERRORS)
+    assert len(calls) == len(ERRORS) + 1  # and a typical one again
     assert_same_files(out, call(*words, out=tmp_path / "whole"))
 
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.public_sets import WRITERS
 from PIL import Image
 
 from urgt_jax.config import Config, Data, Prior
@@ -117,6 +118,34 @@ def test_run_evaluation_scores_normals_of_the_images_that_have_some(photos, maps
         "normals against pseudo-normals of the true depth (least-squares planes of 1/depth in 5 x "
         "5 pixels, those within 5 %)"
     )
+
+
+def test_run_evaluation_scores_normals_of_a_set_without_depth(tmp_path):
+    miniature = WRITERS["scannet_normals"](tmp_path / "set")
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / f"maps/{miniature.name}_normal.npy", miniature.normal.astype(np.float32))
+    np.save(tmp_path / f"maps/{miniature.name}_depth.npy", np.ones((12, 17), np.float32))
+    config = Config(
+        data=Data(source="scannet_normals", path=str(tmp_path / "set")), prior=Prior(kind="depth")
+    )
+    maps = SavedPredictions(tmp_path / "maps", 256.0)
+    summary = run_evaluation(maps, config, tmp_path / "out").summary
+    assert summary["predicted"]["normal"]["mean"] < 0.01
+    assert summary["predicted"]["depth"] == {}
+    assert summary["normals"] == "normals against true normals"
+    assert list(summary["scenes"]) == ["scene0001_01"]
+
+
+def test_run_evaluation_scores_the_boundaries_of_mattes(tmp_path):
+    WRITERS["mattes"](tmp_path / "set")
+    disparity = np.full((12, 17), 0.2, np.float32)
+    disparity[3:9, 4:12] = 1  # the foreground, nearer than the rest
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps/bench.npy", disparity)
+    config = Config(data=Data(source="mattes", path=str(tmp_path / "set")))
+    maps = SavedPredictions(tmp_path / "maps", 256.0)
+    scores = run_evaluation(maps, config, tmp_path / "out").summary["predicted"]["depth"]
+    assert scores == {"boundary_recall": pytest.approx(1)}
 
 
 def test_run_evaluation_skips_images_without_maps_and_names_unused_files(photos, maps, tmp_path):

@@ -171,9 +171,10 @@ def stretched_depths(pred, depth, valid):
     true_disparity = 1 / g / np.nanmax(1 / g)
     low = np.nanmin(true_disparity)
     disparity = 1 / pred.astype(float)
-    disparity = (disparity - disparity.min()) / (disparity.max() - disparity.min())
+    seen = disparity[depth > 0]
+    disparity = (disparity - seen.min()) / (seen.max() - seen.min())
     stretched = 1 / (low + (1 - low) * disparity)
-    stretched = (stretched - stretched.min()) / (stretched.max() - stretched.min())
+    stretched = (stretched - 1) / (1 / low - 1)
     true = (g - np.nanmin(g)) / (np.nanmax(g) - np.nanmin(g))
     return stretched + 1e-15, np.where(valid, true, 1) + 1e-15, valid & (true > 0)
 

@@ -173,8 +173,9 @@ def run_experiment(
         options = [*fields, *command_line_options(experiment.changes), "--seed", str(seed)]
         run_command(["train", str(base), "--workdir", str(workdir), *options])
     if not (out / "metrics.json").is_file():
-        evaluation = PAPER_SCORING | experiment.evaluation
-        options = [*command_line_options(evaluation), *scoring_options(fields)]
+        options = command_line_options(PAPER_SCORING)
+        options += scoring_options(fields)
+        options += command_line_options(experiment.evaluation)  # the last of two wins
         run_command(["eval", "--workdir", str(workdir), "--out", str(out), *options])
 
 

@@ -86,15 +86,19 @@ def stretch(
     depth: Float[np.ndarray, "H W"],
     truth: GroundTruth,
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """True and predicted depth of some points, stretched to [0, 1] over the whole image."""
+    """True and predicted depth of some points, stretched to [0, 1] over the image.
+
+    The prediction's extremes are those of the pixels with a true depth, sky included.
+    """
     known = truth.known
     if not known.any():
         return true, predicted
     nearest = float(truth.depth[known].min())
     farthest = float(truth.depth[known].max())
     smallest_disparity = nearest / farthest  # of the truth, as a share of the largest
-    low = 1 / float(depth.max())
-    high = 1 / float(depth.min())
+    measured = depth[truth.measured]
+    low = 1 / float(measured.max())
+    high = 1 / float(measured.min())
     share = (1 / predicted - low) / max(high - low, 1e-12)
     disparity = smallest_disparity + (1 - smallest_disparity) * share
     span = max(1 / smallest_disparity - 1, 1e-12)

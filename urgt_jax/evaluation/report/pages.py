@@ -168,10 +168,11 @@ def typical_image(scored: list[tuple[str, dict[str, Scores]]]) -> str:
     """The image whose error is the median: of AbsRel, or of the mean angle without depth."""
     images = [ImageScores(name, scores) for name, scores in scored]
     column = _ranking_column(images)
-    images.sort(key=lambda image: _rank(image, column))
-    known = [image for image in images if math.isfinite(value_of(_last(image.scores), column))]
-    ranked = known or images
-    return ranked[(len(ranked) - 1) // 2].name
+    errors = [(value_of(_last(image.scores), column), image.name) for image in images]
+    known = [error for error in errors if math.isfinite(error[0])]
+    ranked = sorted(known) or errors
+    _, name = ranked[len(ranked) // 2]
+    return name
 
 
 def verdict(summary: dict, names: list[str]) -> str:
