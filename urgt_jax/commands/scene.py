@@ -4,6 +4,7 @@ import argparse
 
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.parser import Parser, add_size
 from urgt_jax.config import Prior
 from urgt_jax.data.priors.degrade import STRENGTHS
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         min(args.size) >= SMALLEST,
         f"--size {height} {width} is too small: the least is {SMALLEST} {SMALLEST}",
     )
+    compile_cache.start(args.cache)
     prior = STRENGTHS.get(args.degrade, Prior())
     name = f"scene{args.seed}"
     out = make_folder(args.out)
@@ -65,4 +67,5 @@ def make_parser() -> argparse.ArgumentParser:
         help="strength of the degradation of the coarse maps (default: as the demo, "
         "configs/tiny.py, trains with)",
     )
+    compile_cache.add_option(parser)
     return parser

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -204,7 +205,7 @@ def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[d
     flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nothing else parses
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     try:
-        yield from batches.mp_prefetch(options)
+        yield from batches.mp_prefetch(options, worker_init_fn=use_cpu)
     except RuntimeError as error:  # Grain has no error class for it
         if "terminated unexpectedly" not in str(error):
             raise
@@ -212,3 +213,8 @@ def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[d
             "a worker process that prepares batches was killed, perhaps because memory ran out: "
             "lower --data.workers"
         ) from error
+
+
+def use_cpu(worker: int, workers: int) -> None:
+    """Keeps JAX in a worker process on the CPU: the accelerator belongs to the training process."""
+    jax.config.update("jax_platforms", "cpu")
