@@ -110,7 +110,7 @@ def _compressed(pixels: Float[Array, "side side 3"], quality: Int[Array, ""]):
     half = SIDE // 2
     chroma = chroma.reshape(2, half, 2, half, 2).mean((2, 4))
     chroma = jnp.stack([_quantised(part, CHROMINANCE, quality) for part in chroma])
-    chroma = jax.image.resize(chroma, (2, SIDE, SIDE), "linear", precision="highest")
+    chroma = jax.image.resize(chroma, (2, SIDE, SIDE), "linear")
     red = luma + 1.402 * chroma[1]
     blue = luma + 1.772 * chroma[0]
     green = (luma - 0.299 * red - 0.114 * blue) / 0.587

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from urgt_jax.data.scenes.rays import length
 from urgt_jax.data.scenes.textures import CELLS, LEVELS, SIDE
@@ -32,7 +32,7 @@ class Pattern(NamedTuple):
 
     mask: Pixels  # share of the foreground, 0 to 1
     cell: Pixels  # random number in [0, 1) of the cell, which chooses its colour
-    mean: Pixels | float  # mean of the mask, to which it fades
+    mean: Pixels | float  # mean of the mask, to which it fades where a pixel covers much
 
 
 def random(
@@ -253,20 +253,27 @@ def paint(looks, owner: Int[Array, "P"], shown, tables, x: Pixels, y: Pixels, pi
     fine = pixel * look.cells_per_metre
     warp = _warp(tables, look.pattern, cell_x, cell_y, fine)
     spot = Spot(cell_x, cell_y, fine, look.share, warp)
-    nothing = jnp.zeros_like(fine)
-    state = Pattern(nothing, nothing, nothing)
+    mask, cell = jnp.zeros_like(fine), jnp.zeros_like(fine)
+    present = any_of(jnp.where(shown, look.pattern, 0))
     for number, pattern in enumerate(PATTERNS.values()):
-        if pattern is not _plain:  # which leaves the state as it is
-            state = _drawn(pattern, shown & (look.pattern == number), spot, tables, state)
-    mask = state.mean + (state.mask - state.mean) * jnp.clip(1.5 - fine * 2, 0, 1)
-    pick = 1 + jnp.minimum((state.cell * (look.count - 1)).astype(jnp.int32), look.count - 2)
+        if pattern is not _plain:  # which has no foreground
+
+            def draw(mask=mask, cell=cell, number=number, pattern=pattern):
+                drawn = pattern(spot, tables)
+                faded = drawn.mean + (drawn.mask - drawn.mean) * jnp.clip(1.5 - fine * 2, 0, 1)
+                own = look.pattern == number
+                return jnp.where(own, faded, mask), jnp.where(own, drawn.cell, cell)
+
+            kept = (mask, cell)
+            mask, cell = jax.lax.cond(present[number], draw, lambda kept=kept: kept)
+    pick = 1 + jnp.minimum((cell * (look.count - 1)).astype(jnp.int32), look.count - 2)
     pick = jnp.maximum(pick, 1)
     grain = 1 + _grain(look, tables, x, y, pixel)
     colours = looks.colours.reshape(-1, 3)
     count = looks.colours.shape[1]
     painted = []
     for channel in range(3):
-        back = look.colours[0, channel]
+        back = _read(colours[:, channel], owner * count)
         front = _read(colours[:, channel], owner * count + pick)
         painted.append((back + (front - back) * mask) * grain)
     return tuple(painted)
@@ -281,6 +288,12 @@ def of_pixels(fields, owner: Int[Array, "P"]):
     return jax.tree.map(read, fields)
 
 
+def any_of(numbers: Int[Array, "P"]) -> Bool[Array, "32"]:
+    """Which of the numbers 0 to 31 some pixels have. One pass, not one for each number."""
+    bits = jax.lax.reduce(1 << numbers, jnp.int32(0), jax.lax.bitwise_or, (0,))
+    return (bits >> jnp.arange(32, dtype=jnp.int32)) & 1 == 1
+
+
 def _warp(tables, pattern: Int[Array, "P"], x: Pixels, y: Pixels, fine: Pixels) -> Pixels:
     """The noise of patterns that are bent by it."""
     scales = np.zeros((3, len(PATTERNS)), np.float32)
@@ -292,16 +305,6 @@ def _warp(tables, pattern: Int[Array, "P"], x: Pixels, y: Pixels, fine: Pixels) 
         return noise(tables, x * across, y * down, fine * size)
 
     return jax.lax.cond(jnp.any(size > 0), bend, lambda: jnp.zeros_like(x))
-
-
-def _drawn(pattern, shown, spot: Spot, tables, state: Pattern) -> Pattern:
-    """The state with a pattern where it is shown; nothing is computed if it is shown nowhere."""
-
-    def draw():
-        drawn = pattern(spot, tables)
-        return Pattern(*(jnp.where(shown, new, old) for new, old in zip(drawn, state, strict=True)))
-
-    return jax.lax.cond(jnp.any(shown), draw, lambda: state)
 
 
 def _grain(look, tables, x: Pixels, y: Pixels, pixel: Pixels) -> Pixels:

@@ -1,8 +1,8 @@
 """Rays meet solids: distances and normals, compiled.
 
-Everything is computed in the local frame of a solid, for many rays and one solid. A point or
-direction is a tuple of its x, y and z: pixels are then the only axis of every array, and loops over
-them have no gaps.
+Everything is computed in the local frame of a solid, for many rays and one solid (a
+`arrays.SolidArrays` without its first axis). A point or direction is a tuple of its x, y and z:
+pixels are then the only axis of every array, and loops over them have no gaps.
 """
 
 from collections.abc import Callable, Sequence

@@ -120,11 +120,12 @@ def _cast(
     zeros = jnp.zeros_like(points[0])
     hits = Hits(zeros + limit, jnp.full(zeros.shape, -1, jnp.int32), (zeros, zeros, zeros))
     box = _box_around(points, own)
+    solids, starts = _entry(tile.solids, stage), _entry(tile.starts, stage)
     for number, kind in enumerate(KINDS):
 
         def add(i, hits, kind=kind):
-            solid_number = tile.solids[stage, i]
-            solid = jax.tree.map(lambda field: field[solid_number], scene.solids)
+            solid_number = _entry(solids, i)
+            solid = jax.tree.map(lambda field: _entry(field, solid_number), scene.solids)
 
             def meet_solid():
                 found = _meet(kind, solid, solid_number, points, direction, hits)
@@ -136,9 +137,13 @@ def _cast(
             possible = (stage == 0) | _can_meet(solid, box, first_direction, limit)
             return jax.lax.cond(possible, meet_solid, lambda: hits)
 
-        first, end = tile.starts[stage, number], tile.starts[stage, number + 1]
-        hits = jax.lax.fori_loop(first, end, add, hits)
+        hits = jax.lax.fori_loop(starts[number], starts[number + 1], add, hits)
     return hits
+
+
+def _entry(field: Array, number: Int[Array, ""]) -> Array:
+    """An entry of a field, without checks of the number, which every kind would compile again."""
+    return field.at[number].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _meet(kind: str, solid: SolidArrays, number, points: Vector, direction: Vector, hits: Hits):
