@@ -73,10 +73,12 @@ def test_shapes_have_the_normals_of_their_depth(shape, other):
     kinds = {}
     for solid in solids:
         kinds.setdefault(solid.kind, solid)
+    c, s = np.cos(0.6), np.sin(0.6)
+    from_above = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     for solid in kinds.values():
-        near = replace(solid, centre=np.array([0.01, 0.02, 6.0]))
+        near = replace(solid, centre=np.array([0.01, 0.02, 6.0]), axes=solid.axes @ from_above.T)
         width = np.sort(solid.half)[1]
-        check_normals(render(scene_of([near], view=2 * np.arctan(1.5 * width / 6)), 56, 56))
+        check_normals(render(scene_of([near], view=2 * np.arctan(1.5 * width / 6)), 168, 168))
 
 
 def test_bumpy_ground_has_the_normals_of_its_depth():

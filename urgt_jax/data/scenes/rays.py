@@ -18,7 +18,7 @@ WAVES = 5  # of bumpy ground
 VASE_WAVES = 2
 BALLS = 5  # of a blob, at most
 
-Pixels = Float[Array, "*B"]
+Pixels = Float[Array, "..."]  # usually one axis: pixels
 Vector = tuple[Pixels, Pixels, Pixels]
 
 
@@ -118,9 +118,9 @@ def _hull(solid, origin: Vector, direction: Vector):
 
     def cut(k, interval):
         enter, leave = interval
-        face = solid.shape[k]
+        face, distance = tuple(solid.shape[k, :3]), solid.shape[k, 3]
         slope = dot(face, direction)
-        t = (face[3] - dot(face, origin)) / _safe(slope)
+        t = (distance - dot(face, origin)) / _safe(slope)
         enter = jnp.where(slope < 0, jnp.maximum(enter, t), enter)
         leave = jnp.where(slope < 0, leave, jnp.minimum(leave, t))
         return enter, leave
@@ -135,8 +135,8 @@ def hull_normal(solid, p: Vector) -> Vector:
 
     def compare(k, best):
         most, normal = best
-        face = solid.shape[k]
-        beyond = dot(face, p) - face[3]
+        face, distance = tuple(solid.shape[k, :3]), solid.shape[k, 3]
+        beyond = dot(face, p) - distance
         closer = beyond > most
         normal = tuple(jnp.where(closer, face[i], normal[i]) for i in range(3))
         return jnp.where(closer, beyond, most), normal
