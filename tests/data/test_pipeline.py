@@ -169,6 +169,14 @@ def test_workers_agree_on_the_replacements_of_a_damaged_image(micro, photos, wor
         assert_same(expected, batch)
 
 
+def test_workers_render_on_the_cpu_whatever_device_the_run_has(micro, monkeypatch):
+    expected = Batches(micro)[0]
+    # Read by the worker process alone: here JAX has started already.
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    config = with_changes(micro, {"data.workers": 1})
+    assert_same(next(batch_iterator(config, start=0)), expected)
+
+
 def test_batch_iterator_reports_a_killed_worker_in_one_line(micro, photos):
     others = set(multiprocessing.active_children())  # of earlier tests
     config = with_changes(micro, {"data.workers": 1})

@@ -4,6 +4,7 @@ import argparse
 
 from etils.epath import Path
 
+from urgt_jax import compile_cache
 from urgt_jax.commands.parser import Parser, add_size
 from urgt_jax.data.priors.degrade import STRENGTHS
 from urgt_jax.data.scenes import SPLITS
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         min(args.size) >= SMALLEST,
         f"--size {height} {width} is too small: the least is {SMALLEST} {SMALLEST}",
     )
+    compile_cache.start(args.cache)
     prior = STRENGTHS[args.degrade]
     name = f"scene{args.seed}"
     out = make_folder(args.out)
@@ -65,4 +67,5 @@ def make_parser() -> argparse.ArgumentParser:
         help="whose errors the coarse maps have: a good network's, an older one's, or a phone's "
         "depth sensor's (default: %(default)s)",
     )
+    compile_cache.add_option(parser)
     return parser

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -205,7 +206,7 @@ def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[d
     flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which nothing else parses
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     try:
-        yield from batches.mp_prefetch(options, worker_init_fn=end_with_parent)
+        yield from batches.mp_prefetch(options, worker_init_fn=start_worker)
     except RuntimeError as error:  # Grain has no error class for it
         if "terminated unexpectedly" not in str(error):
             raise
@@ -213,3 +214,13 @@ def _prefetch_in_workers(batches: grain.IterDataset, workers: int) -> Iterator[d
             "a worker process that prepares batches was killed, perhaps because memory ran out: "
             "lower --data.workers"
         ) from error
+
+
+def start_worker(worker: int, workers: int) -> None:
+    """Prepares a worker process; called first in it.
+
+    It ends with its parent, and its JAX stays on the CPU: the accelerator belongs to the training
+    process.
+    """
+    end_with_parent()
+    jax.config.update("jax_platforms", "cpu")

@@ -1,11 +1,8 @@
-"""A camera model: blur, exposure, gamma, noise and compression."""
+"""The camera of a scene, as the host draws it. `develop.py` takes the image."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
 
 F = np.float32
 LINES = 448  # image height that `blur` refers to, pixels
@@ -41,42 +38,3 @@ def sample_camera(rng: np.random.Generator) -> Camera:
         quality=int(rng.integers(40, 96)) if rng.random() < 0.15 else 0,
         seed=int(rng.integers(2**31)),
     )
-
-
-def take(camera: Camera, light: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The image that the camera takes of the light of a whole view."""
-    size = light.shape[:2]
-    sigma = camera.blur * size[0] / LINES
-    gain = camera.balance * F(camera.exposure / max(light[::4, ::4].mean(), 1e-3))
-    light = np.stack([_blurred(light[..., i] * gain[i], sigma) for i in range(3)], -1)
-    if camera.vignette:
-        y, x = ((np.arange(n, dtype=F) + F(0.5)) / n * 2 - 1 for n in size)
-        light *= (1 - F(camera.vignette / 2) * (x[None] ** 2 + y[:, None] ** 2))[..., None]
-    pixels = np.maximum(light, 0, out=light) ** F(camera.gamma)
-    noise = np.random.default_rng(camera.seed).standard_normal(pixels.shape, F)
-    noise *= F(camera.read) + F(camera.shot) * np.sqrt(np.minimum(pixels, 1))
-    pixels += noise
-    pixels = (np.clip(pixels, 0, 1) * 255 + F(0.5)).astype(np.uint8)
-    return _compressed(pixels, camera.quality) if camera.quality else pixels
-
-
-def _blurred(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of a [H, W] map with repeated borders."""
-    reach = int(2.5 * sigma + 0.5)
-    if reach == 0:
-        return x
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(F)
-    taps /= taps.sum()
-    for axis in (0, 1):
-        pad = np.pad(x, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], "edge")
-        x = np.zeros_like(x)
-        for i, tap in enumerate(taps):
-            part = pad[i : i + x.shape[0]] if axis == 0 else pad[:, i : i + x.shape[1]]
-            x += tap * part
-    return x
-
-
-def _compressed(pixels: np.ndarray, quality: int) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return np.array(Image.open(file))

@@ -7,7 +7,7 @@ import numpy as np
 
 from urgt_jax.data.scenes.builder import FLOORS, UP, WALLS, Builder, sample_palette
 from urgt_jax.data.scenes.camera import sample_camera
-from urgt_jax.data.scenes.render import Scene
+from urgt_jax.data.scenes.scene import Scene
 from urgt_jax.data.scenes.shapes_heldout import HELDOUT
 from urgt_jax.data.scenes.shapes_train import LARGE, SMALL, THIN, tumble
 from urgt_jax.data.scenes.shapes_varied import BENT, mound

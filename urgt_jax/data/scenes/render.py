@@ -1,202 +1,154 @@
-"""Ray casting in numpy. Each solid is intersected and shaded in its own window of the image.
+"""Renders scenes: cuts images into tiles, runs the compiled programs, and joins their results.
 
-It runs in data workers, which must not use an accelerator.
+The programs take tiles and blocks of fixed sizes, so that images of all sizes share them.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from urgt_jax.data.scenes.camera import Camera, take
-from urgt_jax.data.scenes.solids import (
-    NEAREST,
-    Solid,
-    corners,
-    local,
-    meet,
-    meet_rays,
-    normals,
-    surface,
-)
-from urgt_jax.data.scenes.textures import Tables, paint
+from urgt_jax.data.scenes import develop, tiles
+from urgt_jax.data.scenes.arrays import CameraArrays, SceneArrays, pack, pack_camera
+from urgt_jax.data.scenes.camera import Camera
+from urgt_jax.data.scenes.develop import Block, reach
+from urgt_jax.data.scenes.scene import Scene, View
+from urgt_jax.data.scenes.shading import Maps, render_tile
+from urgt_jax.data.scenes.tiles import Tile, make_tiles
 
-FAR = 80.0  # metres; everything beyond is sky
-BAND = 96  # rows that are rendered at a time, so that buffers fit into the cache
-FLAT = ("plane", "bumps")  # kinds of ground and walls, which cast no shadow
+TILES_IN_TURN = 32  # tiles per call on the CPU
+TILES_TOGETHER = 256  # tiles per call on an accelerator
+BLOCKS = 8  # blocks of the camera per call
+MARGIN = 16  # the margin around the camera's blocks is a multiple of this, pixels
 F = np.float32
 
 
-@dataclass(frozen=True)
-class View:
-    """A rendered window of a scene."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    depth: Float[np.ndarray, "h w"]  # metres along the optical axis, 0 in the sky
-    normal: Float[np.ndarray, "h w 3"]  # unit, towards the camera, 0 in the sky
-    valid: Bool[np.ndarray, "h w"]
-    intrinsics: Float[np.ndarray, "4"]  # fx, fy, cx, cy in pixels, of this window
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Solids, light and camera."""
-
-    solids: tuple[Solid, ...]
-    view: float  # vertical field of view, radians
-    lights: np.ndarray  # [n, 3] unit, towards distant lights
-    strengths: np.ndarray  # [n, 3] colours of the lights
-    ambient: np.ndarray  # [3] colour of the ambient light
-    shadow: float  # length of shadows, metres; 0 is none
-    sky: np.ndarray  # [2, 3] colours at the horizon and above
-    haze: float  # share of light that fog scatters per metre
-    up: np.ndarray  # [3] unit
-    tables: Tables
-    camera: Camera | None  # None: the image is the light itself
-
-
-def render(
-    scene: Scene,
-    height: int,
-    width: int,
-    window: tuple[int, int, int, int] | None = None,
-    workers: int = 1,
-) -> View:
-    """Renders a scene at a resolution, or the window (top, left, height, width) of that image.
-
-    Only whole images are taken by the camera; the image of a window is the light itself.
-    """
-    top, left, h, w = window or (0, 0, height, width)
+def render(scene: Scene, height: int, width: int, workers: int = 1) -> View:
+    """Renders a scene at a resolution, with that many calls of the programs at a time."""
     focal = height / 2 / np.tan(scene.view / 2)
-    pinhole = np.array([focal, focal, width / 2 - left, height / 2 - top])
-    bands = [(start, min(start + BAND, h)) for start in range(0, h, BAND)]
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(lambda band: _band(scene, pinhole, band, w), bands))
-    image, depth, normal = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    if scene.camera is None or window is not None:
-        image = (np.clip(image, 0, 1) * 255 + F(0.5)).astype(np.uint8)
+    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    maps = _render_maps(scene, intrinsics, height, width, workers)
+    if scene.camera is None:
+        image = (np.clip(maps.light, 0, 1) * 255 + F(0.5)).astype(np.uint8)
     else:
-        image = take(scene.camera, image)
-    return View(image, depth, normal, depth > 0, pinhole.astype(F))
+        image = take(scene.camera, maps.light, workers)
+    return View(image, maps.depth, maps.normal, maps.depth > 0, intrinsics.astype(F))
 
 
-def _band(scene: Scene, pinhole: np.ndarray, band: tuple[int, int], w: int):
-    """Light, depth and normals of some rows."""
-    fx, fy, cx, cy = pinhole
-    u = ((np.arange(w) + 0.5 - cx) / fx).astype(F)
-    v = ((np.arange(*band) + 0.5 - cy) / fy).astype(F)
-    ray = np.stack([*np.broadcast_arrays(u[None], v[:, None]), np.ones((len(v), w), F)], -1)
-    depth = np.full(ray.shape[:2], FAR, F)
-    owner = np.full(ray.shape[:2], -1, np.int16)
-    spans = [_span(solid, pinhole, band, w) for solid in scene.solids]
-    for number, (solid, span) in enumerate(zip(scene.solids, spans, strict=True)):
-        if span is None:
-            continue
-        t = meet_rays(solid, ray[span])
-        nearer = (t > NEAREST) & (t < depth[span])
-        depth[span][nearer] = t[nearer]
-        owner[span][nearer] = number
-    lit = _lit(scene, pinhole, band, ray, depth, owner)
-    normal, image = np.zeros_like(ray), np.zeros_like(ray)
-    image[owner < 0] = _sky(scene, ray[owner < 0])
-    for number, (solid, span) in enumerate(zip(scene.solids, spans, strict=True)):
-        if span is None:
-            continue
-        seen = owner[span] == number
-        if seen.any():
-            n, colour = _shade(
-                scene, solid, ray[span][seen], depth[span][seen], lit[span][seen], fy
-            )
-            normal[span][seen], image[span][seen] = n, colour
-    depth[owner < 0] = 0
-    return image, depth, normal
+def _render_maps(
+    scene: Scene, intrinsics: Float[np.ndarray, "4"], height: int, width: int, workers: int
+) -> Maps:
+    """Light, depth and normals of a whole image."""
+    arrays = pack(scene)
+    all_tiles = make_tiles(scene, intrinsics, height, width)
+    on_cpu = jax.default_backend() == "cpu"
+    calls = list(_calls(len(all_tiles.corner), TILES_IN_TURN if on_cpu else TILES_TOGETHER))
+
+    def draw(call: tuple[np.ndarray, int]) -> Maps:
+        numbers, count = call
+        chosen = jax.tree.map(lambda field: field[numbers], all_tiles)
+        if on_cpu:
+            maps = render_in_turn(arrays, chosen, count)
+        else:
+            maps = render_together(arrays, chosen)
+        return jax.tree.map(np.asarray, maps)
+
+    light = np.empty((height, width, 3), F)
+    depth = np.empty((height, width), F)
+    normal = np.empty((height, width, 3), F)
+    with ThreadPoolExecutor(workers) as pool:
+        for (numbers, count), maps in zip(calls, pool.map(draw, calls), strict=True):
+            corners = all_tiles.corner[numbers[:count]]
+            _paste(light, maps.light, corners)
+            _paste(depth, maps.depth, corners)
+            _paste(normal, maps.normal, corners)
+    return Maps(light, depth, normal)
 
 
-def _span(solid: Solid, pinhole: np.ndarray, band: tuple[int, int], w: int):
-    """The rows and columns of a band in which a solid can be seen; None if there are none."""
-    everything = (slice(0, band[1] - band[0]), slice(0, w))
-    return everything if solid.kind == "plane" else _around(corners(solid), pinhole, band, w)
+def _calls(total: int, most: int) -> Iterator[tuple[Int[np.ndarray, "most"], int]]:
+    """The numbers for each call of a program that takes `most` of them, and how many are wanted."""
+    for start in range(0, total, most):
+        numbers = np.arange(start, start + most)
+        yield np.minimum(numbers, total - 1), min(most, total - start)
 
 
-def _around(points: np.ndarray, pinhole: np.ndarray, band: tuple[int, int], w: int):
-    """The rows and columns of a band around the projections of points."""
-    if points[:, 2].max() < NEAREST:
-        return None
-    if points[:, 2].min() < NEAREST:
-        return (slice(0, band[1] - band[0]), slice(0, w))
-    fx, fy, cx, cy = pinhole
-    u = points[:, 0] / points[:, 2] * fx + cx
-    v = points[:, 1] / points[:, 2] * fy + cy - band[0]
-    rows = max(int(v.min()) - 1, 0), min(int(v.max()) + 2, band[1] - band[0])
-    cols = max(int(u.min()) - 1, 0), min(int(u.max()) + 2, w)
-    return None if rows[0] >= rows[1] or cols[0] >= cols[1] else (slice(*rows), slice(*cols))
+def _paste(whole: np.ndarray, parts: np.ndarray, corners: Int[np.ndarray, "N 2"]) -> None:
+    """Copies square parts into an image; the first ones, and what of them is inside the image."""
+    side = parts.shape[1]
+    for part, (top, left) in zip(parts, corners, strict=False):
+        target = whole[top : top + side, left : left + side]
+        target[:] = part[: target.shape[0], : target.shape[1]]
 
 
-def _lit(scene: Scene, pinhole, band, ray, depth, owner) -> np.ndarray:
-    """The pixels that the first light reaches."""
-    lit = owner >= 0
-    if not scene.shadow:
-        return lit
-    light, points = scene.lights[0].astype(F), ray * depth[..., None]
-    for number, solid in enumerate(scene.solids):
-        if solid.kind in FLAT or solid.flat:
-            continue
-        box = corners(solid)
-        span = _around(
-            np.concatenate([box, box - light * scene.shadow]), pinhole, band, ray.shape[1]
+@jax.jit
+def render_in_turn(scene: SceneArrays, chosen: Tile, count: Int[Array, ""]) -> Maps:
+    """The first `count` tiles, one after the other, so that each tries only its own solids."""
+
+    def draw(i, maps: Maps) -> Maps:
+        tile = jax.tree.map(lambda field: field[i], chosen)
+        drawn = render_tile(scene, tile)
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), maps, drawn)
+
+    shape = (len(chosen.corner), tiles.SIDE, tiles.SIDE)
+    empty = Maps(jnp.zeros((*shape, 3), F), jnp.zeros(shape, F), jnp.zeros((*shape, 3), F))
+    return jax.lax.fori_loop(0, count, draw, empty)
+
+
+# All tiles at once, which keeps an accelerator busy.
+render_together = jax.jit(jax.vmap(render_tile, in_axes=(None, 0)))
+
+
+def take(
+    camera: Camera, light: Float[np.ndarray, "H W 3"], workers: int = 1
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image that the camera takes of the light of a whole view."""
+    height, width = light.shape[:2]
+    margin = -(-max(reach(camera.blur, height), 1) // MARGIN) * MARGIN
+    rows, columns = -(-height // develop.SIDE), -(-width // develop.SIDE)
+    below, right = rows * develop.SIDE - height, columns * develop.SIDE - width
+    padded = np.pad(light, [(margin, margin + below), (margin, margin + right), (0, 0)], "edge")
+    corners = np.stack(np.divmod(np.arange(rows * columns), columns), 1) * develop.SIDE
+    gain = F(camera.exposure / max(light[::4, ::4].mean(), 1e-3))
+    size = np.array([height, width], np.int32)
+    arrays = pack_camera(camera)
+    padded_side = develop.SIDE + 2 * margin
+
+    def draw(call: tuple[np.ndarray, int]) -> np.ndarray:
+        numbers, count = call
+        parts = []
+        for top, left in corners[numbers]:
+            parts.append(padded[top : top + padded_side, left : left + padded_side])
+        blocks = Block(
+            number=numbers.astype(np.int32),
+            corner=corners[numbers].astype(np.int32),
+            light=np.stack(parts),
         )
-        if span is None:
-            continue
-        t = meet(solid, local(solid, points[span]), solid.axes.astype(F) @ light)
-        lit[span] &= ~((t > 1e-3) & (t < scene.shadow) & (owner[span] != number))
-    return lit
+        return np.asarray(develop_in_turn(arrays, gain, size, blocks, count))
+
+    image = np.empty((height, width, 3), np.uint8)
+    calls = list(_calls(len(corners), BLOCKS))
+    with ThreadPoolExecutor(workers) as pool:
+        for (numbers, count), blocks in zip(calls, pool.map(draw, calls), strict=True):
+            _paste(image, blocks, corners[numbers[:count]])
+    return image
 
 
-def _sky(scene: Scene, rays: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """A sky with a vertical gradient and clouds."""
-    up = rays @ scene.up.astype(F) / np.linalg.norm(rays, axis=-1)
-    clouds = scene.tables.noise(rays[:, :2] * F(20), np.full(len(rays), 0.1, F))
-    clouds = np.clip(clouds * F(0.4), 0, 1) * np.clip(up * 5, 0, 1)
-    share = np.clip(up * 2, 0, 1)[:, None]
-    sky = scene.sky.astype(F)
-    sky = sky[0] * (1 - share) + sky[1] * share
-    return sky + (1 - sky) * clouds[:, None]
+@jax.jit
+def develop_in_turn(
+    camera: CameraArrays,
+    gain: Float[Array, ""],
+    size: Int[Array, "2"],
+    blocks: Block,
+    count: Int[Array, ""],
+) -> UInt8[Array, "N side side 3"]:
+    """The first `count` blocks of an image, one after the other."""
 
+    def draw(i, image):
+        block = jax.tree.map(lambda field: field[i], blocks)
+        return image.at[i].set(develop.develop(camera, gain, size, block))
 
-def _shade(scene: Scene, solid: Solid, rays, t, lit, focal):
-    """Normals and light of the pixels that show a solid."""
-    axes = solid.axes.astype(F)
-    points = rays * t[:, None]
-    place = local(solid, points)
-    inward = normals(solid, place)
-    n = inward @ axes
-    facing = (n * rays).sum(-1)
-    n = np.where((facing > 0)[:, None], -n, n)
-    slant = np.maximum(np.abs(facing), F(0.05))
-    pixel = t / (F(focal) * slant)
-    colour = paint(solid.look, scene.tables, surface(solid, place, inward), pixel)
-    colour = colour * _light(scene, n, lit)
-    if solid.look.gloss:
-        colour = colour + _highlight(scene, solid, n, rays, lit)
-    if scene.haze:
-        haze = (1 - np.exp(-t * F(scene.haze)))[:, None]
-        colour = colour * (1 - haze) + scene.sky[0].astype(F) * haze
-    return n, colour
-
-
-def _light(scene: Scene, n: np.ndarray, lit: np.ndarray) -> np.ndarray:
-    """The light that falls on surfaces, by colour."""
-    cosine = np.maximum(n @ scene.lights.astype(F).T, 0)
-    cosine[:, 0] *= lit
-    sides = 1 - F(0.2) * (1 - n @ scene.up.astype(F))  # less light comes from below
-    return cosine @ scene.strengths.astype(F) + sides[:, None] * scene.ambient.astype(F)
-
-
-def _highlight(scene: Scene, solid: Solid, n: np.ndarray, rays: np.ndarray, lit) -> np.ndarray:
-    """The first light's reflection (Blinn's half vector)."""
-    view = -rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-    half = view + scene.lights[0].astype(F)
-    half /= np.maximum(np.linalg.norm(half, axis=-1, keepdims=True), F(1e-6))
-    shine = np.maximum((n * half).sum(-1), 0) ** F(solid.look.power) * lit
-    return F(solid.look.gloss) * shine[:, None] * scene.strengths[0].astype(F)
+    empty = jnp.zeros((len(blocks.number), develop.SIDE, develop.SIDE, 3), jnp.uint8)
+    return jax.lax.fori_loop(0, count, draw, empty)
