@@ -222,7 +222,7 @@ def test_death_of_a_process_is_one_line_in_every_phase(phase, victim):
     start = time.monotonic()
     other = processes[1 - victim]
     line = other.stderr.readline()
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 60
     assert line.startswith("error: ") and "has died or does not answer" in line
     assert "Start all of them again with the same command" in line
     assert other.communicate(timeout=60)[1] == ""
