@@ -170,6 +170,76 @@ def test_when_one_process_dies_the_other_ends_and_both_can_resume(
     np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(one_process), rtol=1e-5)
 
 
+WAITS = """
+import argparse, sys, time
+from urgt_jax import distributed
+distributed.TIMEOUTS["heartbeat_timeout_seconds"] = 3
+distributed.CONNECT_TIMEOUT = 6
+parser = argparse.ArgumentParser()
+distributed.add_options(parser)
+parser.add_argument("phase")
+args = parser.parse_args()
+def command():
+    distributed.wait_for_all("start")
+    print("ready", flush=True)
+    if args.phase == "compiling" or args.process == 1:
+        time.sleep(99)  # without a word to the others
+    distributed.wait_for_all("end")
+def main():
+    distributed.connect(args)
+    return distributed.run(command)
+from urgt_jax.errors import exit_status
+sys.exit(exit_status(main))
+"""
+
+
+def _start_waiting(phase: str, numbers: list[int]) -> list[subprocess.Popen]:
+    """Some of two processes that wait for each other, or that are busy for long."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", phase]
+    processes = []
+    for number in numbers:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WAITS, *options, "--process", str(number)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+    return processes
+
+
+@pytest.mark.parametrize("phase,victim", [("compiling", 0), ("compiling", 1), ("barrier", 1)])
+def test_death_of_a_process_is_one_line_in_every_phase(phase, victim):
+    processes = _start_waiting(phase, [0, 1])
+    for process in processes:
+        _read_until(process, "ready")
+    processes[victim].kill()
+    start = time.monotonic()
+    other = processes[1 - victim]
+    line = other.stderr.readline()
+    assert time.monotonic() - start < 60
+    assert line.startswith("error: ") and "has died or does not answer" in line
+    assert "Start all of them again with the same command" in line
+    assert other.communicate(timeout=60)[1] == ""
+    assert other.returncode not in (0, 2)
+    error = processes[victim].communicate(timeout=60)[1]
+    assert error.startswith(f"error: process {victim} was killed. ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_process_that_never_comes_is_one_line(number):
+    (process,) = _start_waiting("barrier", [number])
+    _, error = process.communicate(timeout=100)
+    assert process.returncode not in (0, 2)
+    assert error.startswith("error: not all 2 processes connected to 127.0.0.1:")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_every_process_prepares_its_part_of_the_same_batch(short, hosts):
     whole = pipeline.Batches(short)[4]
