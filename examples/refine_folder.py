@@ -5,9 +5,9 @@ loaded once, and images of one size share its compiled programs.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 
 import urgt_jax
 from urgt_jax.images.files import SUFFIXES, read_image

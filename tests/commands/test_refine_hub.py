@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from urgt_jax.weights import detect
-detect.METRIC3D_INPUT = (56, 98)
+detect.METRIC3D_INPUT = (56, 112)
 from urgt_jax.commands import main
 sys.exit(main.main())
 """

@@ -99,6 +99,19 @@ def test_prepare_notices_the_other_unit_by_the_normals(micro, kind):
         )
 
 
+def test_prepare_doubts_the_axes_of_normals_only_where_nobody_has_said_what_they_are(micro):
+    x = np.linspace(0, 1, 64, dtype=np.float32)
+    y = np.linspace(0, 1, 48, dtype=np.float32)[:, None]
+    depth = MapFile(3 - x - y, unit="disparity")  # farther to the right and downwards
+    normal = np.broadcast_to(np.float32([0.48, -0.48, -0.73]), (48, 64, 3))  # y points up
+    with pytest.raises(UserError, match="only with one of x and y reversed"):
+        prepare_coarse_maps(depth, MapFile(normal), None, HEADER, Statement(), micro)
+    network = MapFile(normal, axes="opencv")
+    prepare_coarse_maps(depth, network, None, HEADER, Statement(), micro)
+    stated = Statement(normal_axes="opencv")
+    prepare_coarse_maps(depth, MapFile(normal), None, HEADER, stated, micro)
+
+
 @pytest.mark.parametrize("fov", [0, 180, -3])
 def test_statement_rejects_a_field_of_view_that_does_not_exist(fov):
     with pytest.raises(UserError, match="field of view .* is out of range"):

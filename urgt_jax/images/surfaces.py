@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from etils.epath import Path
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt
 from PIL import Image
 
 from urgt_jax.files import atomic_write
 from urgt_jax.images.colour import RGB
+from urgt_jax.images.rows import LazyMap
 
 JUMP = 0.05  # relative difference of depth between neighbours at which a surface is cut
 LARGEST_TEXTURE = 4096  # pixels of a side, which every program can show
@@ -31,7 +32,7 @@ class Surface(NamedTuple):
 
 def make_surface(
     depth: Float[np.ndarray, "H W"],
-    normals: Float[np.ndarray, "H W 3"],
+    normals: Float[np.ndarray, "H W 3"] | LazyMap,
     image: RGB,
     focal: float,
     most: int,
@@ -66,7 +67,7 @@ def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs(a - b) > JUMP * np.minimum(a, b)
 
 
-def triangles(depth: Float[np.ndarray, "H W"]) -> Int[np.ndarray, "F 3"]:
+def triangles(depth: Float[np.ndarray, "H W"]) -> UInt[np.ndarray, "F 3"]:
     """Indices of the pixels of each triangle between neighbours, without those across a jump.
 
     They run counterclockwise as the camera sees them.

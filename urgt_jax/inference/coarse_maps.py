@@ -112,7 +112,7 @@ def prepare_coarse_maps(
         notes.append(f"normals from depth, with a field of view of {fov:.1f} degrees")
         if unit == DISPARITY:
             notes.append("they are right only if a disparity of 0 is infinitely far")
-    elif not statement.normal_axes:
+    elif not (statement.normal_axes or normal.axes):
         _check_y_axis(coarse.values, normals)
 
     height, width = depth.values.shape
