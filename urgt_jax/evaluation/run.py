@@ -162,7 +162,8 @@ def score_image(
     scores = {}
     for candidate_name, candidate in source(name, sample).items():
         scores[candidate_name] = score(candidate, truth, scoring)
-    entry = journal_entry(name, truth, scores, images.scene(index))
+    scene = images.scene(index) if hasattr(images, "scene") else ""
+    entry = journal_entry(name, truth, scores, scene)
     return ScoredImage(entry, sample.image, truth, scores)
 
 

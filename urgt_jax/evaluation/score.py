@@ -203,7 +203,7 @@ def consistency_scores(
     if protocol.kind == "disparity":
         scores["ce_disparity"] = metrics.consistency(values, origins, np.inf)
     if protocol.align != "none":
-        fit = protocol.fit(depth, truth)
+        fit = protocol.fit(metrics.resize_prediction(depth, truth.depth.shape, protocol), truth)
         values = np.stack([protocol.apply(fit, window, largest) for window in values])
     cap = protocol.max_depth if protocol.cap_consistency else np.inf
     scores["ce"] = metrics.consistency(values, origins, cap)

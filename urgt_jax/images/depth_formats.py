@@ -97,7 +97,7 @@ def read_hdf5(path: Path, name: str, part: int | None = None) -> np.ndarray:
         return np.asarray(values[()] if part is None else values[part])
 
 
-def read_mat(path: Path) -> dict[str, np.ndarray]:
+def read_mat(path: Path) -> dict:
     """The variables of a MATLAB file of version 5; structures have their fields as names."""
     scipy_io = import_extra("scipy.io", "data")
     with reporting_read_errors(path, "MATLAB file"), path.open("rb") as file:
