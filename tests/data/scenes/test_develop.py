@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
+from urgt_jax.data.scenes.arrays import pack_camera
 from urgt_jax.data.scenes.camera import LINES, Camera
-from urgt_jax.data.scenes.render import take
+from urgt_jax.data.scenes.develop import Block
+from urgt_jax.data.scenes.render import develop_in_turn, develop_together, take
 
 PERFECT = Camera(
     exposure=0.25,
@@ -86,3 +88,15 @@ def test_compression_loses_what_jpeg_loses(light, quality):
     compressed = take(replace(camera, quality=quality), light).astype(int)
     lost = np.abs(jpeg - exact).mean()
     assert lost > 0.5 and np.abs(compressed - jpeg).mean() < 0.5 * lost
+
+
+def test_blocks_developed_together_are_those_developed_in_turn():
+    light = np.random.default_rng(1).uniform(0, 1, (8, 144, 144, 3)).astype(np.float32)
+    numbers = np.arange(8, dtype=np.int32)
+    blocks = Block(number=numbers, corner=np.stack([numbers, numbers], 1) * 112, light=light)
+    camera = pack_camera(replace(PERFECT, gamma=0.6, blur=0.5, shot=0.03, vignette=0.2, quality=75))
+    arguments = (camera, np.float32(0.5), np.array([896, 896], np.int32), blocks)
+    in_turn = np.asarray(develop_in_turn(*arguments, 8)).astype(int)
+    together = np.asarray(develop_together(*arguments)).astype(int)
+    # Rounding may move a coefficient of JPEG by a step here and there.
+    assert (np.abs(in_turn - together) > 1).mean() < 1e-3 and in_turn.std() > 5

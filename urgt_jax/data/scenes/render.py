@@ -19,9 +19,11 @@ from urgt_jax.data.scenes.scene import Scene, View
 from urgt_jax.data.scenes.shading import Maps, render_tile
 from urgt_jax.data.scenes.tiles import Tile, make_tiles
 
-TILES_IN_TURN = 32  # tiles per call on the CPU
-TILES_TOGETHER = 256  # tiles per call on an accelerator
-BLOCKS = 8  # blocks of the camera per call
+# Tiles and blocks of the camera per call, on the CPU and on an accelerator.
+TILES_IN_TURN = 32
+TILES_TOGETHER = 256
+BLOCKS_IN_TURN = 8
+BLOCKS_TOGETHER = 64
 MARGIN = 16  # the margin around the camera's blocks is a multiple of this, pixels
 F = np.float32
 
@@ -44,7 +46,7 @@ def _render_maps(
     """Light, depth and normals of a whole image."""
     arrays = pack(scene)
     all_tiles = make_tiles(scene, intrinsics, height, width)
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = _on_cpu()
     calls = list(_calls(len(all_tiles.corner), TILES_IN_TURN if on_cpu else TILES_TOGETHER))
 
     def draw(call: tuple[np.ndarray, int]) -> Maps:
@@ -66,6 +68,11 @@ def _render_maps(
             _paste(depth, maps.depth, corners)
             _paste(normal, maps.normal, corners)
     return Maps(light, depth, normal)
+
+
+def _on_cpu() -> bool:
+    """Whether programs run on the CPU, where working on one part after the other is quicker."""
+    return jax.default_backend() == "cpu"
 
 
 def _calls(total: int, most: int) -> Iterator[tuple[Int[np.ndarray, "most"], int]]:
@@ -115,6 +122,8 @@ def take(
     size = np.array([height, width], np.int32)
     arrays = pack_camera(camera)
     padded_side = develop.SIDE + 2 * margin
+    on_cpu = _on_cpu()
+    calls = list(_calls(len(corners), BLOCKS_IN_TURN if on_cpu else BLOCKS_TOGETHER))
 
     def draw(call: tuple[np.ndarray, int]) -> np.ndarray:
         numbers, count = call
@@ -126,10 +135,11 @@ def take(
             corner=corners[numbers].astype(np.int32),
             light=np.stack(parts),
         )
-        return np.asarray(develop_in_turn(arrays, gain, size, blocks, count))
+        if on_cpu:
+            return np.asarray(develop_in_turn(arrays, gain, size, blocks, count))
+        return np.asarray(develop_together(arrays, gain, size, blocks))
 
     image = np.empty((height, width, 3), np.uint8)
-    calls = list(_calls(len(corners), BLOCKS))
     with ThreadPoolExecutor(workers) as pool:
         for (numbers, count), blocks in zip(calls, pool.map(draw, calls), strict=True):
             _paste(image, blocks, corners[numbers[:count]])
@@ -152,3 +162,6 @@ def develop_in_turn(
 
     empty = jnp.zeros((len(blocks.number), develop.SIDE, develop.SIDE, 3), jnp.uint8)
     return jax.lax.fori_loop(0, count, draw, empty)
+
+
+develop_together = jax.jit(jax.vmap(develop.develop, in_axes=(None, None, None, 0)))
