@@ -20,7 +20,7 @@ from urgt_jax.errors import UserError, exit_status, printable, require
 # Seconds of silence after which a process counts as dead, and seconds that the others wait for it
 # at the end. Together they bound the time in which all processes end after one has failed.
 # Heartbeats are sent by a thread of JAX that neither Python nor the compiler delays.
-TIMEOUTS = {"heartbeat_timeout_seconds": 10, "shutdown_timeout_seconds": 45}
+TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 45}
 CONNECT_TIMEOUT = 300  # seconds that the first processes wait for the last one
 RESTART = "Start all of them again with the same command to resume from the last checkpoint."
 LOST_PROCESS = f"another process has died or does not answer (see its own output). {RESTART}"
