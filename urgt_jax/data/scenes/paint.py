@@ -4,6 +4,8 @@ Detail finer than a pixel is faded out. Every array has one axis, the pixels; th
 are those of the solid that each pixel shows, with the pixels as their last axis.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -256,16 +258,10 @@ def paint(looks, owner: Int[Array, "P"], shown, tables, x: Pixels, y: Pixels, pi
     mask, cell = jnp.zeros_like(fine), jnp.zeros_like(fine)
     present = any_of(jnp.where(shown, look.pattern, 0))
     for number, pattern in enumerate(PATTERNS.values()):
-        if pattern is not _plain:  # which has no foreground
-
-            def draw(mask=mask, cell=cell, number=number, pattern=pattern):
-                drawn = pattern(spot, tables)
-                faded = drawn.mean + (drawn.mask - drawn.mean) * jnp.clip(1.5 - fine * 2, 0, 1)
-                own = look.pattern == number
-                return jnp.where(own, faded, mask), jnp.where(own, drawn.cell, cell)
-
-            kept = (mask, cell)
-            mask, cell = jax.lax.cond(present[number], draw, lambda kept=kept: kept)
+        if pattern is _plain:  # which has no foreground
+            continue
+        draw = partial(_draw, pattern, look.pattern == number, spot, tables)
+        mask, cell = jax.lax.cond(present[number], draw, _keep, mask, cell)
     pick = 1 + jnp.minimum((cell * (look.count - 1)).astype(jnp.int32), look.count - 2)
     pick = jnp.maximum(pick, 1)
     grain = 1 + _grain(look, tables, x, y, pixel)
@@ -277,6 +273,17 @@ def paint(looks, owner: Int[Array, "P"], shown, tables, x: Pixels, y: Pixels, pi
         front = _read(colours[:, channel], owner * count + pick)
         painted.append((back + (front - back) * mask) * grain)
     return tuple(painted)
+
+
+def _draw(pattern: Callable, own: Bool[Array, "P"], spot: Spot, tables, mask: Pixels, cell: Pixels):
+    """Masks and cells with those of a pattern in its own pixels."""
+    drawn = pattern(spot, tables)
+    faded = drawn.mean + (drawn.mask - drawn.mean) * jnp.clip(1.5 - spot.fine * 2, 0, 1)
+    return jnp.where(own, faded, mask), jnp.where(own, drawn.cell, cell)
+
+
+def _keep(mask: Pixels, cell: Pixels) -> tuple[Pixels, Pixels]:
+    return mask, cell
 
 
 def of_pixels(fields, owner: Int[Array, "P"]):
