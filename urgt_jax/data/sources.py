@@ -176,7 +176,8 @@ class DataSetSource:
         """A window of the image and of its coarse maps."""
         sample = self.source.read(index, window)
         valid = valid_depth(sample.depth, sample.valid, self.max_depth)
-        if window == WHOLE and not valid.any():
+        only_depth = sample.normal is None and sample.annotations is None
+        if window == WHOLE and only_depth and not valid.any():
             raise DepthOutOfRange(depth_out_of_range(self.name(index), sample, self.max_depth))
         coarse_depth = None
         coarse_normal = None

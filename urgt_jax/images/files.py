@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from etils.epath import Path
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from urgt_jax.errors import UserError, import_extra, require
@@ -116,7 +116,9 @@ def _load_float_colours(path: Path) -> LoadedImage:
     return LoadedImage(np.ascontiguousarray(pixels), notes)
 
 
-def _turn_upright(pixels: RGB, orientation: int | None) -> RGB:
+def _turn_upright(
+    pixels: UInt8[np.ndarray, "h w 3"], orientation: int | None
+) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels as they are seen, given the orientation of EXIF.
 
     Pillow's own function rewrites the EXIF data, which fails where a camera wrote odd numbers.

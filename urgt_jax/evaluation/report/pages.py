@@ -209,7 +209,7 @@ def _before_after(folder: Path, name: str) -> BeforeAfter | None:
     if not name or not _has_layers(folder, name):
         return None
     home = image_folder(folder, name)
-    contents = json.loads((home / CONTENTS).read_text("utf-8"))
+    contents = _read_contents(folder, name)
     for group in ("depth", "normal"):
         if group in contents["groups"]:
             before, after = _first_shown(contents["groups"][group])
@@ -250,6 +250,17 @@ def environment() -> "jinja2.Environment":
     )
     templates.policies["json.dumps_kwargs"] = {}  # jinja2 would sort the groups of layers
     return templates
+
+
+def _read_contents(folder: Path, name: str) -> dict:
+    """What is written about the layers of an image; a UserError if it is damaged."""
+    path = image_folder(folder, name) / CONTENTS
+    try:
+        return files.unseal(files.read_json_object(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove {folder / HOME} and run urgt eval again"
+        ) from error
 
 
 def _has_layers(folder: Path, name: str) -> bool:
@@ -363,13 +374,7 @@ def _image_page(
     following: str | None,
 ) -> str:
     """A page with a divider between two layers of the image."""
-    path = image_folder(folder, image.name) / CONTENTS
-    try:
-        contents = files.unseal(files.read_json_object(path))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Remove {folder / HOME} and run urgt eval again"
-        ) from error
+    contents = _read_contents(folder, image.name)
     visible = {name for group in contents["groups"].values() for name in group}
     scores = {name: scores for name, scores in image.scores.items() if name in visible}
     links = [
