@@ -36,6 +36,7 @@ config = with_changes(
         "data.size": (1008, 1792),
         "data.workers": 14,
         "prior.lines": (252, 1008),
+        "prior.displace": (0.4, 1.2),
         "optim.learning_rate": 5e-4,
         "optim.steps": 2000,
         "train.save_every": 500,

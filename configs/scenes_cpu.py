@@ -19,18 +19,20 @@ config = Config(
         jitter=1.0,
         train_split="varied",
     ),
-    prior=Prior(lines=(56, 224), exact=0.08, from_depth=0.2),
+    prior=Prior(
+        lines=(100, 224), displace=(0.2, 1.2), drift=(0.0, 0.06), exact=0.15, from_depth=0.2
+    ),
     loss=Loss(
-        depth=5.0,
+        depth=10.0,
         depth_error="relative",
-        gradient=0.75,
+        gradient=1.5,
         normal=4.0,
         normal_error="distance",
         alignment=0.0,
         normal_target="exact",
         confidence=0.05,
     ),
-    optim=Optim(learning_rate=1e-3, steps=9500, warmup=0.05, ema_decay=0.998),
+    optim=Optim(learning_rate=6e-4, steps=3000, warmup=0.02, ema_decay=0.998),
     train=Train(save_every=100, log_every=20),
     eval=Eval(images=64, grid=(0, 0), max_patches=64, overlap=0.3),
 )

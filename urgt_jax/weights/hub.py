@@ -5,6 +5,7 @@ cache. An official file that was put there by hand is converted too.
 """
 
 import json
+import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -78,17 +79,25 @@ def _download(name: str, missing: list[str]) -> None:
     except ImportError as error:
         raise UserError(f'{_by_hand(missing)} Or run: pip install "urgt-jax[hub]"') from error
     except Exception as error:  # the network libraries raise dozens of their own
-        reason = f"no download ({type(error).__name__})"
-        raise UserError(f"{reason}. {_by_hand(missing)}") from error
+        raise UserError(f"no download. {_by_hand(missing)}") from error
 
 
 def _by_hand(names: list[str]) -> str:
     """Which files to get from where, in one line."""
     files = " ".join(f"{PUBLISHED[name].host}/{PUBLISHED[name].file}" for name in names)
     return (
-        f"Put these files of huggingface.co into {weights_folder()}: {files}. "
-        f"--weights {DEFAULT_WEIGHTS} works offline with coarse maps"
+        f"Put into {_short(weights_folder())}, from huggingface.co: {files}. "
+        f"--weights {DEFAULT_WEIGHTS} works offline"
     )
+
+
+def _short(path: Path) -> str:
+    """The path from the current folder or from the user's home, if it is inside one of them."""
+    local = pathlib.Path(path)
+    for base, start in ((pathlib.Path.cwd(), ""), (pathlib.Path.home(), "~/")):
+        if local.is_relative_to(base):
+            return f"{start}{local.relative_to(base)}"
+    return str(path)
 
 
 def _converted(name: str) -> Path:

@@ -114,7 +114,7 @@ def test_clear_removes_the_report_and_no_file_of_the_user(tmp_path):
         path.write_text("mine")
     report.clear(tmp_path)
     left = {path for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()} - set(user_files)
-    assert {path.name for path in left} <= {"page.css", "table.js", "slider.js"}
+    assert {path.name for path in left} <= {"page.css", "table.js", "slider.js", "before_after.js"}
     assert all(path.read_text() == "mine" for path in user_files)
     assert not image_folder(tmp_path, "one").exists()
 
