@@ -223,7 +223,9 @@ def test_death_of_a_process_is_one_line_in_every_phase(phase, victim):
     other = processes[1 - victim]
     line = other.stderr.readline()
     assert time.monotonic() - start < 60
-    assert line.startswith("error: ") and "has died or does not answer" in line
+    assert line.startswith("error: ") and "has died or does not answer" in line, (
+        line + other.stderr.read()
+    )
     assert "Start all of them again with the same command" in line
     assert other.communicate(timeout=60)[1] == ""
     assert other.returncode not in (0, 2)
@@ -236,8 +238,11 @@ def test_process_that_never_comes_is_one_line(number):
     (process,) = _start_waiting("barrier", [number])
     _, error = process.communicate(timeout=100)
     assert process.returncode not in (0, 2)
-    assert error.startswith("error: not all 2 processes connected to 127.0.0.1:")
-    assert error.count("\n") == 1
+    lines = error.splitlines()
+    if len(lines) > 1:  # on a slow machine it is said that the others are missing
+        assert lines.pop(0).startswith("waiting for all 2 processes")
+    assert len(lines) == 1
+    assert lines[0].startswith("error: not all 2 processes connected to 127.0.0.1:")
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

@@ -149,7 +149,9 @@ def run(command: Callable[[], None]) -> int:
     except Exception as error:
         if not _monitors:
             raise
-        if isinstance(error, jax.errors.JaxRuntimeError) and OTHER_PROCESS.search(str(error)):
+        # A lost connection in a barrier is a ValueError.
+        of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
+        if of_jax and OTHER_PROCESS.search(str(error)):
             print(f"error: {_first_line(error)}: {LOST_PROCESS}", file=sys.stderr)
             status = 3
         else:
