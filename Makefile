@@ -21,7 +21,7 @@ $(VENV)/ready: requirements.txt
 	$(PIP) -r requirements.txt
 	touch $@
 
-demo: shipped trained ## refine a 4K image with the shipped model, then train a small one (ten minutes)
+demo: shipped trained ## refine a 4K image with the shipped model, then train it further (ten minutes)
 
 shipped: $(DEMO)/scene20.png ## refine a 3840 x 2160 image with the shipped model (two minutes)
 	$(URGT) refine $(DEMO)/scene20.png --weights scenes --out $(DEMO)/refined --save npy png compare
@@ -29,14 +29,14 @@ shipped: $(DEMO)/scene20.png ## refine a 3840 x 2160 image with the shipped mode
 	@echo "$(DEMO)/scene20.png is a scene unlike those of training. Its coarse maps imitate a network"
 	@echo "that sees 384 lines. Next, a photograph of your own: $(VENV)/bin/urgt refine photo.jpg"
 
-trained: $(TINY)/metrics.json ## train and score a small model
+trained: $(TINY)/metrics.json ## train the shipped model further, for coarser maps, and score it
 	@echo
-	@echo "trained from scratch:"
+	@echo "trained further from the shipped model:"
 	@echo "  $(TINY)/weights.safetensors   the trained refiner"
 	@echo "  $(TINY)/report.html           coarse, refined and true maps of held-out scenes, with scores"
 
 $(TINY)/weights.safetensors: | $(VENV)/ready
-	$(URGT) train tiny --workdir $(TINY)
+	$(URGT) train tiny --workdir $(TINY) --init scenes
 
 $(TINY)/metrics.json: $(TINY)/weights.safetensors
 	$(URGT) eval --workdir $(TINY)
