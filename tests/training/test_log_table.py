@@ -18,11 +18,11 @@ VALUES = {
 
 def test_log_table_has_one_heading_and_aligned_rows_of_at_most_100_letters():
     table = LogTable(40000)
-    *legend, heading, first = "\n".join(table.lines(20, VALUES, 245)).split("\n")
+    *legend, heading, first = table.lines(20, VALUES, 245)
     second = table.lines(40000, VALUES, 0)
     assert len(second) == 1
     assert len(heading) == len(first) == len(second[0]) <= 100
-    assert max(len(line) for line in legend) <= 100
+    assert max(len(line) for line in legend) <= 100 and all(line.isprintable() for line in legend)
     assert heading.split() == [column.heading for column in COLUMNS] + ["left"]
     assert first.split()[:4] == ["step", "20/40000", "0.462", "0.00361"]
     assert first.split()[-4:] == ["41%", "12.3", "2%", "4:05"]

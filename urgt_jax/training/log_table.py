@@ -27,9 +27,8 @@ COLUMNS = (
     Column("waited", "waited", 7, ".0%"),
 )
 LEGEND = (
-    "depth, gradient, angular, alignment: the terms of the loss. norm: of the gradient. "
-    "waited: share\n"
-    "of the time, for data, the compiler or a checkpoint. All of it: metrics.jsonl, docs/train.md"
+    "depth, gradient, angular, alignment: the terms of the loss. norm: of the gradient. waited:",
+    "share of the time, for data, the compiler or a checkpoint. All of it: metrics.jsonl",
 )
 
 
@@ -47,7 +46,7 @@ class LogTable:
         if not self.columns:
             self.columns = [column for column in COLUMNS if column.name in values]
             headings = [column.heading.rjust(column.width) for column in self.columns]
-            lines += [LEGEND, "".join([" " * self.first_width, *headings, "left".rjust(8)])]
+            lines += [*LEGEND, "".join([" " * self.first_width, *headings, "left".rjust(8)])]
         row = f"step {step}/{self.steps}".ljust(self.first_width)
         for column in self.columns:
             value = values.get(column.name)
