@@ -19,7 +19,7 @@ from urgt_jax.images.rows import row_slices
 MAX_ASPECT_ERROR = 0.03  # relative; networks and sensors round the sides of their maps
 MAX_LENGTH_ERROR = 0.05  # of normals that are read from 0..1
 COMPARED = 128  # pixels of the longer side at which depth is compared with normals
-CLEAR = 0.15  # agreement of slopes and normals, from -1 to 1, that is not an accident
+CLEAR = 0.3  # agreement of slopes and normals, from -1 to 1, that is not an accident
 SEVERAL = "metres, millimetres, disparity, inverse (1/metres), or the metres per unit"
 
 
