@@ -93,6 +93,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_that_prepare_batches_end_with_a_killed_run(micro, tmp_path):
     config = with_changes(micro, {"data.workers": 2})
     program = tmp_path / "batches.py"
@@ -109,6 +110,7 @@ def test_workers_that_prepare_batches_end_with_a_killed_run(micro, tmp_path):
     assert_all_end(process)
 
 
+@pytest.mark.slow
 def test_workers_of_prepare_end_with_it(tmp_path):
     source = miniature_sets.unreal4k(Path(tmp_path) / "source", (540, 960), frames=20)
     out = Path(tmp_path) / "out"

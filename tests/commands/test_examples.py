@@ -37,6 +37,7 @@ def test_refine_folder(weights, scene, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("photo.png: depth from ")
 
 
+@pytest.mark.slow
 def test_sensor_depth(weights, tmp_path, capsys):
     example("sensor_depth").main(str(tmp_path / "out"), str(weights), size=(48, 64))
     lines = capsys.readouterr().out.splitlines()
@@ -45,6 +46,7 @@ def test_sensor_depth(weights, tmp_path, capsys):
     assert Image.open(tmp_path / "out/sensor.png").size == (3 * 64, 48)
 
 
+@pytest.mark.slow
 def test_video_frames(weights, scene, tmp_path, capsys):
     video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (66, 40))
     coarse = tmp_path / "coarse"
@@ -62,6 +64,7 @@ def test_video_frames(weights, scene, tmp_path, capsys):
     assert {path.name for path in out.glob("*.png")} == {"00000.png", "00001.png"}
 
 
+@pytest.mark.slow
 def test_export_mesh(scene, tmp_path):
     trimesh = pytest.importorskip("trimesh")
     truth = scene.with_name("photo_true_depth.npy")

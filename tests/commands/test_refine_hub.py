@@ -54,6 +54,7 @@ def refine(photo: Path, hub: str, *options) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_refine_alone_downloads_converts_and_keeps(photo, tmp_path):
     pytest.importorskip("huggingface_hub")
     files = {}
