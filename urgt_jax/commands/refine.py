@@ -235,8 +235,9 @@ def _print_verdict(path: Path, target: Target) -> None:
     """Print how close to the truth the maps are, if it lies beside the image."""
     coarse = Maps(target.coarse.depth, target.coarse.normal, target.weights_unit == "depth")
     refined = Maps(
-        read_map(target.named("depth.npy"), "refined depth"),
-        read_map(target.named("normal.npy"), "refined normal"),
+        # Mapped, because they are not needed where no truth lies beside the image.
+        read_map(target.named("depth.npy"), "refined depth", mapped=True),
+        read_map(target.named("normal.npy"), "refined normal", mapped=True),
         target.is_metric,
     )
     words = verdict(path, coarse, refined)

@@ -1,9 +1,9 @@
 """Degrades true depth and normals into coarse maps with the errors of depth networks.
 
-Real coarse maps of six pictures with measured depth were compared with their truth (docs/priors.md
-has the figures). They have no grain. Their edges are a network's pixel or two wide and about one
-pixel off. Thin things are missing or fat. Most of the error is broad: scale and shift drift from
-surface to surface, and planes are smooth but tilted.
+Real networks' maps of four pictures were compared with measured depth (docs/priors.md has the
+figures). They have no grain. Their edges are a network's pixel or two wide and about one pixel off.
+Thin things are missing or fat. Most of the error is broad: scale and shift drift from surface to
+surface, and planes are smooth but tilted.
 """
 
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def _degrade(
 def normals_of_disparity(
     disparity: Float[np.ndarray, "h w"], intrinsics: Float[np.ndarray, "4"]
 ) -> Float[np.ndarray, "h w 3"]:
-    """Normals of any length towards the camera: 1/Z of a plane is a u + b v + c in pixels."""
+    """Unit normals towards the camera: 1/Z of a plane is a u + b v + c in pixels."""
     fx, fy, cx, cy = intrinsics
     height, width = disparity.shape
     b, a = np.gradient(blur(disparity, 1.0))
