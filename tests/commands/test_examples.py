@@ -76,6 +76,7 @@ def test_export_mesh(scene, tmp_path):
     assert -3 * np.median(depth) <= mesh.bounds[0, 2] <= mesh.bounds[1, 2] <= -depth.min() + 1e-5
 
 
+@pytest.mark.slow
 def test_python_api(weights, scene, capsys):
     example("python_api").main(str(scene), str(weights))
     first, second = capsys.readouterr().out.splitlines()

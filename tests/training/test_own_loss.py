@@ -1,5 +1,6 @@
 """Losses of one's own: the configured loss as a function, and another one in its place."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -24,6 +25,7 @@ def batch(depth_only, mesh):
     return sharding.put_on_mesh(Batches(depth_only)[0], mesh)
 
 
+@pytest.mark.slow
 def test_losses_gives_the_loss_of_the_training_step(depth_only, mesh, first_state, batch):
     config = replace(depth_only, optim=replace(depth_only.optim, accumulate=1))
     maps = urgt_jax.apply(first_state.params, config.model, batch)
@@ -34,6 +36,7 @@ def test_losses_gives_the_loss_of_the_training_step(depth_only, mesh, first_stat
         assert float(term) == pytest.approx(float(metrics[name]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_own_loss_is_what_a_step_minimises_and_logs(depth_only, mesh, first_state, batch):
     maps = urgt_jax.apply(first_state.params, depth_only.model, batch)
     expected, _ = squared_error(maps, batch)
@@ -48,7 +51,11 @@ def test_own_loss_is_what_a_step_minimises_and_logs(depth_only, mesh, first_stat
 def test_train_with_an_own_loss_logs_its_terms(depth_only, tmp_path):
     config = replace(depth_only, optim=replace(depth_only.optim, steps=2))
     urgt_jax.train(config, tmp_path, loss=squared_error)
-    assert '"own_error": ' in (tmp_path / "metrics.jsonl").read_text()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for metrics in map(json.loads, lines):
+        assert metrics["loss"] == pytest.approx(3 * metrics["own_error"], rel=1e-5)
+        assert metrics["own_error"] > 0 and "gradient" not in metrics
+    assert len(lines) == 2
 
 
 def test_init_draws_the_parameters_that_training_starts_from(depth_only, first_state):

@@ -14,6 +14,7 @@ from urgt_jax.training.loop import train
 from urgt_jax.training.step import abstract_state, train_step
 
 
+@pytest.mark.slow
 def test_train_profile_holds_the_steps_that_were_asked_for(tmp_path, depth_only, capsys):
     optim = replace(depth_only.optim, steps=5)
     settings = replace(depth_only.train, profile=(2, 3))
