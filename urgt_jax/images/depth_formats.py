@@ -11,7 +11,7 @@ from urgt_jax.errors import import_extra, require
 from urgt_jax.files import reporting_read_errors
 from urgt_jax.images.files import open_image
 
-DPT_TAG = np.float32(202021.25).tobytes()
+SINTEL_TAG = np.float32(202021.25).tobytes()  # begins the depth and camera files of MPI Sintel
 # Some programs write comments between the parts of the header, as in other netpbm files.
 PFM_HEADER = re.compile(
     rb"P[fF]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+(?:#[^\n]*\n\s*)*([-+.\deE]+)(?:\r\n|\s)"
@@ -80,7 +80,7 @@ def open_dpt(path: Path) -> Float[np.ndarray, "H W"]:
     with reporting_read_errors(path, ".dpt map"), path.open("rb") as file:
         header = file.read(12)
     require(
-        len(header) == 12 and header[:4] == DPT_TAG,
+        len(header) == 12 and header[:4] == SINTEL_TAG,
         f"{path} is not a .dpt file. It must begin with the number 202021.25",
     )
     width, height = np.frombuffer(header, "<i4", 2, 4).tolist()

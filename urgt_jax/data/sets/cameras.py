@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import read_text, read_words, reporting_read_errors
+from urgt_jax.images.depth_formats import SINTEL_TAG
 
 # From pixel centres at integers, as in OpenCV and MATLAB, to pixel centres at one half.
 TO_HALF_PIXEL_CENTRES = np.array([0, 0, 0.5, 0.5])
@@ -89,7 +90,7 @@ def read_sintel_camera(path: Path) -> Calibration:
     with reporting_read_errors(path, "camera file"):
         content = path.read_bytes()
     require(
-        len(content) == 4 + 8 * 21 and content[:4] == np.float32(202021.25).tobytes(),
+        len(content) == 4 + 8 * 21 and content[:4] == SINTEL_TAG,
         f"{path} is not a .cam file of 172 bytes. Download it again",
     )
     return Calibration(path, {"K": np.frombuffer(content, "<f8", 9, 4).tolist()})

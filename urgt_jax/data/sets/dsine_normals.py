@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from urgt_jax.data.samples import WHOLE, Sample, Window, crop_intrinsics
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
-from urgt_jax.data.sets.files import find_files, known_normals
+from urgt_jax.data.sets.files import check_choice, find_files, known_normals, sample_without_depth
 from urgt_jax.errors import require
 from urgt_jax.images.depth_formats import open_npy
 from urgt_jax.images.files import image_size, read_image
@@ -21,8 +21,7 @@ class DsineNormals:
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path
-        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
-        require(split == "", f"{type(self).__name__} has no splits. Leave out the split {split!r}")
+        check_choice(type(self).__name__, path, split)
         self.images = find_files(path, self.pattern)
 
     def __len__(self) -> int:
@@ -56,13 +55,10 @@ class DsineNormals:
         )
         intrinsics = np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]])
         intrinsics = intrinsics + TO_HALF_PIXEL_CENTRES
-        unknown = np.zeros(size, np.float32)[window]
-        return Sample(
-            image=np.ascontiguousarray(image[window]),
-            depth=unknown,
-            valid=unknown > 0,
+        sample = sample_without_depth(image, window)
+        return sample._replace(
             intrinsics=crop_intrinsics(intrinsics, window, size),
-            normal=known_normals(normal[window], np.ones(unknown.shape, bool)),
+            normal=known_normals(normal[window], np.ones(sample.valid.shape, bool)),
         )
 
     def _read_normal(self, path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:

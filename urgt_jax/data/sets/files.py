@@ -1,5 +1,6 @@
 """What all data sets of image files share."""
 
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +47,7 @@ class FileDataSet:
     def __init__(self, path: Path, split: str = ""):
         self.path = path
         self.split = split or self.default_split
-        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
-        self._check_split()
+        check_choice(type(self).__name__, path, self.split, self.splits)
         self.problems: dict[str, str] = {}  # by image: why it cannot be read
         self.images = self.list_images()
         self._check_files()
@@ -115,26 +115,31 @@ class FileDataSet:
         """The part of an image that is scored; the depth around it counts as unknown."""
         return WHOLE
 
-    def _check_split(self) -> None:
-        if self.split == "" or self.split in self.splits:
-            return
-        name = type(self).__name__
-        require(len(self.splits) > 0, f"{name} has no splits. Leave out the split {self.split!r}")
-        raise UserError(f"{name} has no split {self.split!r}. It has {', '.join(self.splits)}")
-
     def _check_files(self) -> None:
-        missing = []
+        paths = []
         for files in self.images:
-            if files.name in self.problems:
-                continue
-            for path in (files.image, files.depth, files.camera, files.normal, files.mask):
-                if path is not None and not path.exists():
-                    missing.append(path)
-        if missing:
-            raise UserError(
-                f"{missing[0]} is missing ({len(missing)} missing files in all). "
-                "Unpack all archives of the data set"
-            )
+            if files.name not in self.problems:
+                paths += [files.image, files.depth, files.camera, files.normal, files.mask]
+        check_files(path for path in paths if path is not None)
+
+
+def check_choice(name: str, path: Path, split: str, splits: Collection[str] = ()) -> None:
+    """Fail unless the path is a folder, and the split one of those of the data set of that name."""
+    require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
+    if split == "" or split in splits:
+        return
+    require(len(splits) > 0, f"{name} has no splits. Leave out the split {split!r}")
+    raise UserError(f"{name} has no split {split!r}. It has {', '.join(splits)}")
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Fail unless all files of a data set are there."""
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing ({len(missing)} missing files in all). Unpack all archives "
+            "of the data set"
+        )
 
 
 def make_sample(
@@ -165,14 +170,29 @@ def make_sample(
     return Sample(np.ascontiguousarray(image[window]), depth, valid, intrinsics, camera.stereo)
 
 
+def sample_without_depth(image: UInt8[np.ndarray, "H W 3"], window: Window) -> Sample:
+    """The sample of a window of a whole image whose depth is unknown everywhere."""
+    part = np.ascontiguousarray(image[window])
+    unknown = np.zeros(part.shape[:2], bool)
+    return Sample(part, unknown.astype(np.float32), unknown)
+
+
+def ray_slopes(
+    size: tuple[int, int], intrinsics: Float[np.ndarray, "4"]
+) -> tuple[Float[np.ndarray, "W"], Float[np.ndarray, "H 1"]]:
+    """x / z of the ray through each column, and y / z of that through each row, of a camera."""
+    height, width = size
+    fx, fy, cx, cy = intrinsics
+    x = (np.arange(width) + 0.5 - cx) / fx
+    y = (np.arange(height)[:, None] + 0.5 - cy) / fy
+    return x, y
+
+
 def toward_camera(
     normal: Float[np.ndarray, "H W 3"], intrinsics: Float[np.ndarray, "4"]
 ) -> Float[np.ndarray, "H W 3"]:
     """The normals of a whole image, those that point away from the camera turned round."""
-    height, width = normal.shape[:2]
-    fx, fy, cx, cy = intrinsics
-    x = (np.arange(width) + 0.5 - cx) / fx
-    y = (np.arange(height)[:, None] + 0.5 - cy) / fy
+    x, y = ray_slopes(normal.shape[:2], intrinsics)
     away = normal[..., 0] * x + normal[..., 1] * y + normal[..., 2] > 0
     return np.where(away[..., None], -normal, normal)
 

@@ -10,6 +10,7 @@ from urgt_jax.data.sets.files import (
     FileDataSet,
     ImageFiles,
     find_files,
+    ray_slopes,
     toward_camera,
 )
 from urgt_jax.errors import UserError, require
@@ -89,9 +90,7 @@ class Hypersim(FileDataSet):
             f"{files.depth} has shape {distance.shape} and dtype {distance.dtype}. Distances must "
             "be floats [height, width]",
         )
-        fx, fy, cx, cy = intrinsics_of(distance.shape)
-        x = (np.arange(distance.shape[1]) + 0.5 - cx) / fx
-        y = (np.arange(distance.shape[0])[:, None] + 0.5 - cy) / fy
+        x, y = ray_slopes(distance.shape, intrinsics_of(distance.shape))
         # The files hold distances from the camera; depth is measured along the optical axis.
         return distance.astype(np.float64) / np.sqrt(x**2 + y**2 + 1)
 

@@ -5,7 +5,7 @@ from etils.epath import Path
 
 from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
-from urgt_jax.data.sets.files import DepthCamera, find_files, make_sample
+from urgt_jax.data.sets.files import DepthCamera, check_choice, find_files, make_sample
 from urgt_jax.errors import require
 from urgt_jax.images.depth_formats import read_mat
 
@@ -21,8 +21,7 @@ class Ibims1:
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path
-        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
-        require(split == "", f"Ibims1 has no splits. Leave out the split {split!r}")
+        check_choice("Ibims1", path, split)
         folder = path / "ibims1_core_mat"
         self.images = find_files(folder if folder.is_dir() else path, "*.mat")
 

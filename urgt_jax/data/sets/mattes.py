@@ -1,11 +1,10 @@
 """Images with mattes of their foreground: DIS-5K, AM-2K and others of their form."""
 
-import numpy as np
 from etils.epath import Path
 
 from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
-from urgt_jax.data.sets.files import find_files
-from urgt_jax.errors import UserError, require
+from urgt_jax.data.sets.files import check_choice, check_files, find_files, sample_without_depth
+from urgt_jax.errors import require
 from urgt_jax.images.files import SUFFIXES, image_size, read_image
 
 # Folders of images and of mattes: DIS-5K, AM-2K and P3M-10K.
@@ -21,8 +20,7 @@ class Mattes:
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path
-        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
-        require(split == "", f"Mattes has no splits. Leave out the split {split!r}")
+        check_choice("Mattes", path, split)
         folders = [name for name in FOLDERS if (path / name).is_dir()]
         expected = ", or ".join(f"{image} and {matte}" for image, matte in FOLDERS.items())
         require(len(folders) == 1, f"{path} must hold one pair of the folders {expected}")
@@ -31,13 +29,8 @@ class Mattes:
         ]
         mattes = path / FOLDERS[folders[0]]
         self.images = [(image, mattes / f"{image.stem}.png") for image in images]
-        missing = [matte for _, matte in self.images if not matte.is_file()]
         require(len(images) > 0, f"{path / folders[0]} holds no image ({', '.join(SUFFIXES)})")
-        if missing:
-            raise UserError(
-                f"{missing[0]} is missing ({len(missing)} missing files in all). Unpack all "
-                "archives of the data set"
-            )
+        check_files(matte for _, matte in self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,10 +54,5 @@ class Mattes:
             "must have the size of its image",
         )
         foreground = matte > FOREGROUND * 255
-        unknown = np.zeros(matte.shape, np.float32)[window]
-        return Sample(
-            image=np.ascontiguousarray(image[window]),
-            depth=unknown,
-            valid=unknown > 0,
-            annotations=Annotations(matte=foreground[window]),
-        )
+        annotations = Annotations(matte=foreground[window])
+        return sample_without_depth(image, window)._replace(annotations=annotations)

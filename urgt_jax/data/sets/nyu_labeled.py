@@ -5,7 +5,7 @@ from etils.epath import Path
 from jaxtyping import Int
 
 from urgt_jax.data.samples import WHOLE, Sample, Window
-from urgt_jax.data.sets.files import make_sample
+from urgt_jax.data.sets.files import check_choice, make_sample
 from urgt_jax.data.sets.nyu_depth_v2 import CAMERA, SCORED, SIZE
 from urgt_jax.errors import require
 from urgt_jax.images.depth_formats import read_hdf5, read_mat
@@ -29,11 +29,7 @@ class NyuLabeled:
     def __init__(self, path: Path, split: str = ""):
         self.path = path
         self.split = split or self.default_split
-        require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
-        require(
-            self.split in DEPTHS,
-            f"nyu_labeled has no split {self.split!r}. It has {', '.join(DEPTHS)}",
-        )
+        check_choice("nyu_labeled", path, self.split, DEPTHS)
         for name in (IMAGES, SPLITS):
             require((path / name).is_file(), f"{path / name} is missing. Download it")
         self.numbers = read_test_numbers(path / SPLITS)
