@@ -97,6 +97,17 @@ def read_hdf5(path: Path, name: str, part: int | None = None) -> np.ndarray:
         return np.asarray(values[()] if part is None else values[part])
 
 
+def read_hdf5_map(path: Path, name: str) -> Float[np.ndarray, "H W"]:
+    """The map of floats of that name in an HDF5 file."""
+    values = read_hdf5(path, name)
+    require(
+        values.ndim == 2 and values.dtype.kind == "f",
+        f"{path} has shape {values.shape} and dtype {values.dtype}. Its {name} must be floats "
+        "[height, width]",
+    )
+    return values
+
+
 def read_mat(path: Path) -> dict:
     """The variables of a MATLAB file of version 5; structures have their fields as names."""
     scipy_io = import_extra("scipy.io", "data")

@@ -15,7 +15,7 @@ from urgt_jax.data.sets.files import (
 )
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import read_text
-from urgt_jax.images.depth_formats import read_hdf5
+from urgt_jax.images.depth_formats import read_hdf5, read_hdf5_map
 
 SPLITS_FILE = "metadata_images_split_scene_v1.csv"
 FOCAL = 886.81  # pixels, of images of 1024 pixels; a few scenes have other lenses
@@ -84,12 +84,7 @@ class Hypersim(FileDataSet):
         return listed
 
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        distance = read_hdf5(files.depth, "dataset")
-        require(
-            distance.ndim == 2 and distance.dtype.kind == "f",
-            f"{files.depth} has shape {distance.shape} and dtype {distance.dtype}. Distances must "
-            "be floats [height, width]",
-        )
+        distance = read_hdf5_map(files.depth, "dataset")
         x, y = ray_slopes(distance.shape, intrinsics_of(distance.shape))
         # The files hold distances from the camera; depth is measured along the optical axis.
         return distance.astype(np.float64) / np.sqrt(x**2 + y**2 + 1)

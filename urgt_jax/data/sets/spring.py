@@ -7,7 +7,7 @@ from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES, Calibration
 from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles, find_files
 from urgt_jax.errors import require
 from urgt_jax.files import read_words
-from urgt_jax.images.depth_formats import read_hdf5
+from urgt_jax.images.depth_formats import read_hdf5_map
 
 BASELINE = 0.065  # metres, of all scenes
 
@@ -29,12 +29,7 @@ class Spring(FileDataSet):
         return images
 
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        disparity = read_hdf5(files.depth, "disparity")
-        require(
-            disparity.ndim == 2 and disparity.dtype.kind == "f",
-            f"{files.depth} has shape {disparity.shape} and dtype {disparity.dtype}. Its disparity "
-            "must be floats [height, width]",
-        )
+        disparity = read_hdf5_map(files.depth, "disparity")
         # The truth has two rows and columns for each of the image, in pixels of the image.
         return disparity[::2, ::2].astype(np.float32)
 
