@@ -9,6 +9,7 @@ from helpers.report_layers import layers_with_known_errors, scores_of_both
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation import comparison_page, report
 from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
+from urgt_jax.evaluation.report.layers import image_folder
 
 FACTS = {"data": "some data", "protocol": "some protocol", "resolution": "some size"}
 
@@ -120,3 +121,11 @@ def test_read_results_rejects_a_damaged_folder(tmp_path, content, message):
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_results(tmp_path)
+
+
+def test_comparison_page_names_damaged_contents_of_an_image(folders, tmp_path):
+    found = compare(read_results(folders[0]), read_results(folders[1]))
+    path = image_folder(folders[1], "b") / "layers.json"
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(UserError, match="layers.json"):
+        comparison_page.write_page(found, tmp_path / "out")

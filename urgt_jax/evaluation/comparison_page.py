@@ -1,6 +1,5 @@
 """Two evaluations side by side, as pages that open from disk."""
 
-import json
 import math
 import os
 from typing import TYPE_CHECKING
@@ -9,11 +8,18 @@ from urllib.parse import quote
 from etils.epath import Path
 
 from urgt_jax import files
-from urgt_jax.evaluation.comparison import Comparison, Difference, Results
+from urgt_jax.evaluation.comparison import Comparison, Difference
 from urgt_jax.evaluation.report import pages
-from urgt_jax.evaluation.report.columns import COLUMNS, format_number, headings, value_of
-from urgt_jax.evaluation.report.layers import CONTENTS, HOME, INDEX, THUMBNAIL, image_folder
-from urgt_jax.images.colour import RAMP
+from urgt_jax.evaluation.report.columns import COLUMNS, format_number, value_of
+from urgt_jax.evaluation.report.layers import (
+    HOME,
+    INDEX,
+    THUMBNAIL,
+    has_layers,
+    image_folder,
+    layer_file,
+    read_contents,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -105,55 +111,38 @@ def write_image_page(
 ) -> str:
     """A page with a divider between the maps of both; its link, or "" if maps are missing."""
     results = (comparison.first, comparison.second)
-    contents = [read_contents(one, name) for one in results]
-    if None in contents or contents[0]["size"] != contents[1]["size"]:
+    if not all(has_layers(one.folder, name) for one in results):
         return ""
-    home = files.make_folder(image_folder(out, name))
+    contents = [read_contents(one.folder, name) for one in results]
+    if contents[0]["size"] != contents[1]["size"]:
+        return ""
+    home = image_folder(out, name)
     names = labels(comparison)
+    first_home = image_folder(comparison.first.folder, name)
+    second_home = image_folder(comparison.second.folder, name)
     groups = {}
-    legends = pages.legends(contents[1])
     for group, layers in contents[1]["groups"].items():
-        candidates = [one.candidate for one in results]
-        if candidates[0] not in contents[0]["groups"].get(group, []):
+        if comparison.first.candidate not in contents[0]["groups"].get(group, []):
             continue
-        if candidates[1] not in layers:
+        if comparison.second.candidate not in layers:
             continue
-        paths = {}
-        for label, one in zip(names, results, strict=True):
-            layer = image_folder(one.folder, name) / f"{group}_{one.candidate}.png"
-            paths[label] = relative(layer, home)
-        second_home = image_folder(comparison.second.folder, name)
-        if "truth" in layers:
-            paths["truth"] = relative(second_home / f"{group}_truth.png", home)
-        paths["image"] = relative(second_home / "image.png", home)
-        groups[group] = {
-            "title": pages.GROUPS[group],
-            "layers": paths,
-            "shown": list(names),
-            "legend": legends[group],
+        layer_paths = {
+            names[0]: first_home / layer_file(group, comparison.first.candidate),
+            names[1]: second_home / layer_file(group, comparison.second.candidate),
         }
+        if "truth" in layers:
+            layer_paths["truth"] = second_home / layer_file(group, "truth")
+        layer_paths["image"] = second_home / layer_file(group, "image")
+        links = {layer: relative(path, home) for layer, path in layer_paths.items()}
+        groups[group] = pages.viewer_group(group, links, list(names), contents[1])
     if not groups:
         return ""
-    height, width = contents[1]["size"]
     scores = {label: one.images[name] for label, one in zip(names, results, strict=True)}
-    text = templates.get_template("image.html").render(
-        home="../",
-        index="../../compare.html",
-        name=name,
-        links=[],
-        headings=headings(list(names)),
-        groups=pages.row_groups(scores, {"depth": "Depth", "normal": "Normals"}),
-        ramp=RAMP.astype(int).tolist(),
-        layers={"height": height, "width": width, "groups": groups},
+    text = pages.render_image_page(
+        templates, "compare.html", name, scores, groups, contents[1]["size"]
     )
-    files.write_text(home / INDEX, text)
+    files.write_text(files.make_folder(home) / INDEX, text)
     return relative(home / INDEX, out)
-
-
-def read_contents(results: Results, name: str) -> dict | None:
-    """What the report of an evaluation has of an image, if it has its maps."""
-    path = image_folder(results.folder, name) / CONTENTS
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 def relative(path: Path, start: Path) -> str:

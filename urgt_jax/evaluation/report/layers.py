@@ -64,15 +64,14 @@ def write_layers(folder: Path, name: str, layers: Layers) -> None:
     """Write the maps of an image as PNGs under report/, and what its page needs to show them."""
     write_thumbnail(folder, name, layers.image)
     home = image_folder(folder, name)
-    _write_png(home / "image.png", layers.image)
+    _write_png(home / layer_file("image", "image"), layers.image)
     depth_range = _depth_range(layers)
     groups = _layer_groups(layers)
     for group, names in groups.items():
         for map_name in names:
             # Drawn one after the other: all layers of a large image would not fit in memory.
-            _write_png(
-                home / f"{group}_{map_name}.png", _draw(layers, group, map_name, depth_range)
-            )
+            layer = _draw(layers, group, map_name, depth_range)
+            _write_png(home / layer_file(group, map_name), layer)
     far, near = depth_range
     contents = {
         "size": layers.valid.shape,
@@ -83,6 +82,27 @@ def write_layers(folder: Path, name: str, layers: Layers) -> None:
     files.write_text(home / CONTENTS, json.dumps(files.seal(contents)))
 
 
+def layer_file(group: str, name: str) -> str:
+    """The file of a layer in the folder of its image."""
+    return "image.png" if name == "image" else f"{group}_{name}.png"
+
+
+def has_layers(folder: Path, name: str) -> bool:
+    """Whether the maps of an image are on disk."""
+    return (image_folder(folder, name) / CONTENTS).is_file()
+
+
+def read_contents(folder: Path, name: str) -> dict:
+    """What is written about the layers of an image; a UserError if it is damaged."""
+    path = image_folder(folder, name) / CONTENTS
+    try:
+        return files.unseal(files.read_json_object(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove {folder / HOME} and run urgt eval again"
+        ) from error
+
+
 def remove_layers(folder: Path, name: str) -> None:
     """Remove the maps of an image; its thumbnail stays."""
     _remove_files(image_folder(folder, name), keep=THUMBNAIL)
@@ -90,10 +110,9 @@ def remove_layers(folder: Path, name: str) -> None:
 
 def is_written(folder: Path, name: str, with_page: bool) -> bool:
     """Whether an image has its thumbnail on disk and, if it is to have a page, its layers."""
-    home = image_folder(folder, name)
-    if with_page and not (home / CONTENTS).is_file():
+    if with_page and not has_layers(folder, name):
         return False
-    return (home / THUMBNAIL).is_file()
+    return (image_folder(folder, name) / THUMBNAIL).is_file()
 
 
 def clear(folder: Path, listed: Iterable[str] = (), paged: Iterable[str] = ()) -> None:

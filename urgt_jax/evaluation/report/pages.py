@@ -4,13 +4,14 @@ The templates are beside this module; jinja2 escapes all text in them.
 """
 
 import math
+from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from etils.epath import Path
 
 from urgt_jax import files
-from urgt_jax.errors import UserError, import_extra, require
+from urgt_jax.errors import import_extra, require
 from urgt_jax.evaluation.report.columns import (
     COLUMNS,
     Column,
@@ -24,13 +25,15 @@ from urgt_jax.evaluation.report.columns import (
 )
 from urgt_jax.evaluation.report.layers import (
     ANGLE_LIMIT,
-    CONTENTS,
     DEPTH_LIMIT,
     HOME,
     INDEX,
     THUMBNAIL,
     THUMBNAIL_WIDTH,
+    has_layers,
     image_folder,
+    layer_file,
+    read_contents,
 )
 from urgt_jax.images.colour import RAMP
 
@@ -151,7 +154,7 @@ def write_pages(
     images = [ImageScores(name, scores) for name, scores in scored]
     column = _ranking_column(images)
     images.sort(key=lambda image: _rank(image, column))
-    paged = [image for image in images if _has_layers(folder, image.name)]
+    paged = [image for image in images if has_layers(folder, image.name)]
     for i, image in enumerate(paged):
         previous = paged[i - 1].name if i > 0 else None
         following = paged[i + 1].name if i + 1 < len(paged) else None
@@ -206,24 +209,21 @@ def _compared(ratio: float) -> str:
 
 def _before_after(folder: Path, name: str) -> BeforeAfter | None:
     """The first and the last candidate's maps of an image, if its layers are there."""
-    if not name or not _has_layers(folder, name):
+    if not name or not has_layers(folder, name):
         return None
     home = image_folder(folder, name)
-    contents = _read_contents(folder, name)
+    contents = read_contents(folder, name)
     for group in ("depth", "normal"):
         if group in contents["groups"]:
             before, after = _first_shown(contents["groups"][group])
-            layers = {"image": "image.png"}
-            for layer in contents["groups"][group]:
-                layers[layer] = f"{group}_{layer}.png"
             link = f"{HOME}/{home.name}"
             height, width = contents["size"]
             return BeforeAfter(
                 name=name,
                 page=f"{link}/{INDEX}",
-                before=f"{link}/{layers[before]}",
+                before=f"{link}/{layer_file(group, before)}",
                 before_name=before,
-                after=f"{link}/{layers[after]}",
+                after=f"{link}/{layer_file(group, after)}",
                 after_name=after,
                 width=width,
                 height=height,
@@ -250,21 +250,6 @@ def environment() -> "jinja2.Environment":
     )
     templates.policies["json.dumps_kwargs"] = {}  # jinja2 would sort the groups of layers
     return templates
-
-
-def _read_contents(folder: Path, name: str) -> dict:
-    """What is written about the layers of an image; a UserError if it is damaged."""
-    path = image_folder(folder, name) / CONTENTS
-    try:
-        return files.unseal(files.read_json_object(path))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Remove {folder / HOME} and run urgt eval again"
-        ) from error
-
-
-def _has_layers(folder: Path, name: str) -> bool:
-    return (image_folder(folder, name) / CONTENTS).is_file()
 
 
 def _ranking_column(images: list[ImageScores]) -> Column:
@@ -355,7 +340,7 @@ def _verdict_of(change: float, ratio: float, column: Column) -> str:
 def _image_row(folder: Path, image: ImageScores, columns: list[Column]) -> ImageRow:
     home = image_folder(folder, image.name)
     link = f"{HOME}/{home.name}"
-    page = f"{link}/{INDEX}" if _has_layers(folder, image.name) else None
+    page = f"{link}/{INDEX}" if has_layers(folder, image.name) else None
     thumbnail = f"{link}/{THUMBNAIL}" if (home / THUMBNAIL).is_file() else None
     page = page or thumbnail  # every image can be clicked
     cells = []
@@ -374,22 +359,42 @@ def _image_page(
     following: str | None,
 ) -> str:
     """A page with a divider between two layers of the image."""
-    contents = _read_contents(folder, image.name)
+    contents = read_contents(folder, image.name)
     visible = {name for group in contents["groups"].values() for name in group}
     scores = {name: scores for name, scores in image.scores.items() if name in visible}
     links = [
         _link(folder, "previous", "‹ worse", previous),
         _link(folder, "next", "better ›", following),
     ]
+    groups = {}
+    for group, names in {"image": [], **contents["groups"]}.items():
+        layers = {name: layer_file(group, name) for name in [*names, "image"]}
+        groups[group] = viewer_group(group, layers, _first_shown(names), contents)
+    return render_image_page(
+        templates, "report.html", image.name, scores, groups, contents["size"], links
+    )
+
+
+def render_image_page(
+    templates: "jinja2.Environment",
+    index: str,
+    name: str,
+    scores: dict[str, Scores],
+    groups: dict[str, dict],
+    size: Sequence[int],  # height and width
+    links: Sequence[Link] = (),
+) -> str:
+    """A page with a divider between two layers of an image, which the page `index` lists."""
+    height, width = size
     return templates.get_template("image.html").render(
         home="../",
-        index="../../report.html",
-        name=image.name,
+        index=f"../../{index}",
+        name=name,
         links=links,
         headings=headings(list(scores)),
         groups=row_groups(scores, {"depth": "Depth", "normal": "Normals"}),
         ramp=RAMP.astype(int).tolist(),
-        layers=_viewer_layers(contents),
+        layers={"height": height, "width": width, "groups": groups},
     )
 
 
@@ -400,31 +405,26 @@ def _link(folder: Path, link_id: str, label: str, name: str | None) -> Link:
     return Link(link_id, label, page, name)
 
 
-def legends(contents: dict) -> dict[str, list[str]]:
-    """What is written below the layers of each group: a text, or the ends of the colour ramp."""
+def viewer_group(group: str, layers: dict[str, str], shown: list[str], contents: dict) -> dict:
+    """What slider.js shows of a group: its layers, the two shown first, and its legend."""
     return {
+        "title": GROUPS[group],
+        "layers": layers,
+        "shown": shown,
+        "legend": _legend(group, contents),
+    }
+
+
+def _legend(group: str, contents: dict) -> list[str]:
+    """What is written below the layers of a group: a text, or the ends of the colour ramp."""
+    legends = {
         "image": ["text", "the image"],
         "depth": ["ramp", f"far, {contents['far']}", f"near, {contents['near']}"],
         "normal": ["text", "red: right, green: up, blue: towards the camera; grey: unknown"],
         "depth_error": ["ramp", "no error", f"{DEPTH_LIMIT:.0%} of the true 1/depth, or more"],
         "normal_error": ["ramp", "no error", f"{ANGLE_LIMIT:g}° or more"],
     }
-
-
-def _viewer_layers(contents: dict) -> dict:
-    """What slider.js shows: for each group its layers, the two shown first, and its legend."""
-    groups = {}
-    for group, names in {"image": [], **contents["groups"]}.items():
-        layers = {name: f"{group}_{name}.png" for name in names}
-        layers["image"] = "image.png"
-        groups[group] = {
-            "title": GROUPS[group],
-            "layers": layers,
-            "shown": _first_shown(names),
-            "legend": legends(contents)[group],
-        }
-    height, width = contents["size"]
-    return {"height": height, "width": width, "groups": groups}
+    return legends[group]
 
 
 def _first_shown(names: list[str]) -> list[str]:
