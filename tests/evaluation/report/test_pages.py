@@ -22,6 +22,12 @@ def write_report(folder, scored, with_layers, typical="", provenance=None, **fac
     return report.write_pages(folder, {**means, **facts}, scored, typical, provenance)
 
 
+def write_report_of(folder, scored, layers):
+    """Write a report that begins with the first image, which has these layers."""
+    report.write_layers(folder, scored[0][0], layers)
+    return write_report(folder, scored, [], typical=scored[0][0])
+
+
 class Page(HTMLParser):
     """The elements, links and text of a page."""
 
@@ -93,6 +99,18 @@ def test_report_begins_with_a_typical_image_and_a_verdict(tmp_path):
     for text in ("AbsRel 62 % lower than the coarse map.", "urgt eval", "today"):
         assert text in page.text
     assert page.text.index("AbsRel 62 %") < page.text.index("urgt eval")
+
+
+def test_report_without_predicted_depth_begins_with_normals_or_no_maps(tmp_path):
+    layers = layers_with_known_errors()
+    layers = layers._replace(depth={"truth": layers.depth["truth"]})
+    scored = [("one", scores_of_both(0.4, 0.1))]
+    page = Page(write_report_of(tmp_path, scored, layers))
+    home = f"report/{image_folder(tmp_path, 'one').name}"
+    pictures = [link for link in page.links if link.startswith("report/image_")]
+    assert pictures[:2] == [f"{home}/normal_coarse.png", f"{home}/normal_refined.png"]
+    report_of_truth = write_report_of(tmp_path, scored, layers._replace(normal={}))
+    assert 'id="front"' not in report_of_truth.read_text()
 
 
 def test_every_image_of_the_report_can_be_clicked(tmp_path):

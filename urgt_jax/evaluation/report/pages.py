@@ -211,24 +211,26 @@ def _before_after(folder: Path, name: str) -> BeforeAfter | None:
     """The first and the last candidate's maps of an image, if its layers are there."""
     if not name or not has_layers(folder, name):
         return None
-    home = image_folder(folder, name)
     contents = read_contents(folder, name)
-    for group in ("depth", "normal"):
-        if group in contents["groups"]:
-            before, after = _first_shown(contents["groups"][group])
-            link = f"{HOME}/{home.name}"
-            height, width = contents["size"]
-            return BeforeAfter(
-                name=name,
-                page=f"{link}/{INDEX}",
-                before=f"{link}/{layer_file(group, before)}",
-                before_name=before,
-                after=f"{link}/{layer_file(group, after)}",
-                after_name=after,
-                width=width,
-                height=height,
-            )
-    return None
+    maps = contents["groups"]
+    # Groups with the truth alone have nothing to compare.
+    groups = [group for group in ("depth", "normal") if set(maps.get(group, ())) - {"truth"}]
+    if not groups:
+        return None
+    group = groups[0]
+    before, after = _first_shown(maps[group])
+    link = f"{HOME}/{image_folder(folder, name).name}"
+    height, width = contents["size"]
+    return BeforeAfter(
+        name=name,
+        page=f"{link}/{INDEX}",
+        before=f"{link}/{layer_file(group, before)}",
+        before_name=before,
+        after=f"{link}/{layer_file(group, after)}",
+        after_name=after,
+        width=width,
+        height=height,
+    )
 
 
 def write_assets(home: Path) -> None:
