@@ -44,13 +44,13 @@ def write_page(comparison: Comparison, out: Path) -> Path:
     by_change = sorted(comparison.names, key=lambda name: (change_of(comparison, name), name))
     rows = []
     for name in by_change:
-        link = write_image_page(templates, comparison, name, out)
         thumbnail = image_folder(comparison.second.folder, name) / THUMBNAIL
+        thumbnail_link = relative(thumbnail, out) if thumbnail.is_file() else ""
         rows.append(
             {
                 "name": name,
-                "page": link,
-                "thumbnail": relative(thumbnail, out) if thumbnail.is_file() else "",
+                "page": write_image_page(templates, comparison, name, out) or thumbnail_link,
+                "thumbnail": thumbnail_link,
                 "scores": [
                     RANKED.text(value_of(results.images[name], RANKED))
                     for results in (comparison.first, comparison.second)
