@@ -12,10 +12,10 @@ from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.commands.parser import add_max_skipped
 from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS
+from urgt_jax.data.priors.given import AXES_NAMES
 from urgt_jax.errors import printable, require
 from urgt_jax.evaluation import comparison_page, report
 from urgt_jax.evaluation.candidates import (
-    AXES,
     CandidateSource,
     RefinerCandidates,
     SavedPredictions,
@@ -134,7 +134,7 @@ def make_parser() -> FieldsParser:
     )
     parser.add_argument(
         "--axes",
-        choices=AXES,
+        choices=AXES_NAMES,
         help="axes of predicted normals: opencv (x right, y down, z forward), opengl (y up, "
         "z backward) or directx (y up, z forward) (default: opencv)",
     )
@@ -267,5 +267,5 @@ def print_wrong_axes(name: str, mean: float) -> None:
     if mean > WRONG_AXES:
         print(
             f"warning: the normals of {name} are off by {mean:.0f} degrees on average: they "
-            f"probably have other axes. Try --axes {' or --axes '.join(list(AXES)[1:])}"
+            f"probably have other axes. Try --axes {' or --axes '.join(list(AXES_NAMES)[1:])}"
         )

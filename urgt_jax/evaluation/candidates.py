@@ -8,6 +8,7 @@ from etils.epath import Path
 from jaxtyping import Float
 
 from urgt_jax.config import Config
+from urgt_jax.data.priors.given import axis_signs
 from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation import metrics
@@ -20,12 +21,6 @@ from urgt_jax.inference.modes import RefinerInputs
 from urgt_jax.inference.refiner import Refiner
 
 BLUR = 1 / 56  # standard deviation of the baseline's blur, as a share of the image height
-# What turns normals in the axes of a camera into x right, y down, z forward.
-AXES = {
-    "opencv": np.array([1, 1, 1], np.float32),  # x right, y down, z forward
-    "opengl": np.array([1, -1, -1], np.float32),  # x right, y up, z backward
-    "directx": np.array([1, -1, 1], np.float32),  # x right, y up, z forward
-}
 MAX_LOG_ASPECT = 0.1  # largest difference of the logarithms of a map's and its image's aspect
 
 
@@ -106,7 +101,7 @@ class SavedPredictions:
         require(folder.is_dir(), f"no folder of predictions at {folder}")
         self.folder = folder
         self.scale = scale  # steps per metre of 16-bit PNG files
-        self.axes = axes  # of the normals, a key of AXES
+        self.axes = axes  # of the normals, as in `axis_signs`
         self.files = {}  # by name with a lower-case ending
         for path in folder.iterdir():
             suffix = path.suffix.lower()
@@ -176,7 +171,7 @@ class SavedPredictions:
             bool(np.isfinite(values).all()),
             f"{path} holds NaN or infinite normals: replace them, for example by 0",
         )
-        return values.astype(np.float32) * AXES[self.axes]
+        return values.astype(np.float32) * axis_signs(self.axes)
 
 
 def check_aspect(map_size: tuple[int, int], image_size: tuple[int, int], what: str) -> None:

@@ -50,7 +50,7 @@ DEPTH_UNITS = {
     "disparity": DISPARITY,
     "inverse": DepthUnit("inverse"),
 }
-AXES_NAMES = {"opencv": "RDF", "opengl": "RUB"}
+AXES_NAMES = {"opencv": "RDF", "opengl": "RUB", "directx": "RUF"}
 
 
 def parse_depth_unit(text: str) -> DepthUnit:
@@ -71,7 +71,7 @@ def axis_signs(axes: str) -> np.ndarray:
     """The factors that turn normals with these axes into ours (RDF), and ours into them.
 
     Axes are three letters for the directions of x, y and z: right or left, up or down, forward or
-    backward. opencv is RDF, opengl is RUB.
+    backward. opencv is RDF, opengl is RUB, directx is RUF.
     """
     letters = AXES_NAMES.get(axes.lower(), axes.upper())
     require(
