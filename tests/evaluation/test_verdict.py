@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from urgt_jax.evaluation import metrics
 from urgt_jax.evaluation.verdict import Maps, mean_angle, relative_error, verdict
 
 
@@ -26,6 +27,16 @@ def test_relative_error_of_metres_and_of_disparity_at_any_scale(truth):
     assert relative_error(truth.depth * 1.1, truth.depth, valid, True) == pytest.approx(0.1, 1e-4)
     disparity = (5 / truth.depth + 3).astype(np.float32)
     assert relative_error(disparity, truth.depth, valid, False) < 1e-5
+
+
+def test_relative_error_of_disparity_is_that_of_urgt_eval(truth):
+    valid = np.ones(truth.depth.shape, bool)
+    noise = np.random.default_rng(1).normal(0, 0.05, truth.depth.shape)
+    disparity = (1 / truth.depth + noise).astype(np.float32)
+    protocol = metrics.DepthProtocol("disparity", "disparity")
+    metres = metrics.to_metres(disparity, metrics.GroundTruth(truth.depth, valid), protocol)
+    expected = np.abs(metres / truth.depth - 1).mean()
+    assert relative_error(disparity, truth.depth, valid, False) == pytest.approx(expected, 1e-5)
 
 
 def test_mean_angle_ignores_pixels_without_a_true_normal(truth):

@@ -6,9 +6,10 @@ import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, Float
 
-from urgt_jax.data.priors.units import fit_disparity
 from urgt_jax.data.samples import MIN_DEPTH, valid_depth
+from urgt_jax.evaluation.metrics import align
 from urgt_jax.images.files import read_map
+from urgt_jax.images.geometry import angles_between
 
 MAX_DEPTH = 80.0  # metres; as in scores
 SAME = 0.01  # relative difference that is no difference
@@ -53,17 +54,14 @@ def relative_error(
 ) -> float:
     """The mean relative error of depth."""
     if not is_metric:
-        fit = fit_disparity(truth, valid, depth)
-        disparity = (depth - fit.shift) / (fit.scale or 1.0)
-        depth = 1 / np.maximum(disparity, 1 / MAX_DEPTH)
+        depth = align(depth, truth, valid).depth(depth, MAX_DEPTH)
     return float(np.abs(depth[valid] / np.maximum(truth[valid], MIN_DEPTH) - 1).mean())
 
 
 def mean_angle(normal: Float[np.ndarray, "H W 3"], truth: Float[np.ndarray, "H W 3"]) -> float:
     """The mean angle of unit normals to the true ones where these are not 0, degrees."""
     known = np.linalg.norm(truth, axis=-1) > 0.5
-    cosine = (normal[known] * truth[known]).sum(-1)
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+    return float(angles_between(normal[known], truth[known]).mean())
 
 
 def _compare(name: str, coarse: float, refined: float, form: str) -> str:

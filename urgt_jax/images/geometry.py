@@ -1,4 +1,4 @@
-"""Camera geometry: unit vectors, and normals from depth."""
+"""Camera geometry: unit vectors, angles between them, and normals from depth."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,14 @@ def unit_normals(
     facing = np.array([0, 0, -1], np.float32)
     unit = normal / np.maximum(length, shortest)
     return np.where(length > shortest, unit, facing).astype(np.float32)
+
+
+def angles_between(
+    a: Float[np.ndarray, "*S 3"], b: Float[np.ndarray, "*S 3"]
+) -> Float[np.ndarray, "*S"]:
+    """Degrees between unit vectors, from the chord: accurate for small angles, unlike arccos."""
+    chord = np.sqrt(np.square(a - b).sum(-1))
+    return np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1)))
 
 
 def unit_vectors(v: Float[Array, "*B 3"]) -> Float[Array, "*B 3"]:

@@ -15,6 +15,7 @@ from PIL import Image
 from urgt_jax import files
 from urgt_jax.errors import UserError
 from urgt_jax.images.colour import RGB, colour_normal, colour_values
+from urgt_jax.images.geometry import angles_between
 
 HOME = "report"  # the folder beside report.html
 INDEX = "index.html"
@@ -201,7 +202,7 @@ def _draw(
     if group == "depth_error":
         error = relative_error(layers.depth[name], layers.depth["truth"])
         return _colour_indices(error, 0.0, DEPTH_LIMIT, layers.valid)
-    angle = _angle(layers.normal[name], layers.normal["truth"])
+    angle = angles_between(layers.normal[name], layers.normal["truth"])
     return _colour_indices(angle, 0.0, ANGLE_LIMIT, layers.normal_valid)
 
 
@@ -210,12 +211,6 @@ def relative_error(
 ) -> Float[np.ndarray, "H W"]:
     """The error of 1/depth as a share of the true 1/depth."""
     return np.abs(x - truth) / np.maximum(truth, 1e-6)
-
-
-def _angle(x: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, "H W"]:
-    """Degrees between unit vectors, from the chord: accurate for small angles, unlike arccos."""
-    chord = np.sqrt(np.square(x - truth).sum(-1))
-    return np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1)))
 
 
 def _depth_range(layers: Layers) -> tuple[float, float]:
