@@ -143,10 +143,11 @@ def score(candidate: Candidate, truth: GroundTruth, scoring: Scoring) -> Candida
     if candidate.depth is not None and truth.annotations is not None:
         scores["depth"] |= matte_scores(candidate.depth, truth, scoring.protocol)
     if candidate.depth is not None and truth.measured.any():
-        holes = metrics.without_estimate(candidate.depth, size, scoring.protocol)
+        pred = metrics.resize_prediction(candidate.depth, size, scoring.protocol)
+        holes = metrics.without_estimate(pred, size, scoring.protocol)
         scores["depth"]["holes"] = share_of_holes(holes, truth)
         seen = truth.without(holes) if scoring.protocol.holes == "left_out" else truth
-        depth = metrics.to_metres(candidate.depth, seen, scoring.protocol)
+        depth = metrics.to_metres(pred, seen, scoring.protocol)
         scores["depth"] |= metrics.depth_scores(depth, seen)
         scores["depth"] |= metrics.seams(depth, seen, scoring.windows(size))
         scores["depth"] |= metrics.plane_scores(depth, seen)
@@ -155,9 +156,7 @@ def score(candidate: Candidate, truth: GroundTruth, scoring: Scoring) -> Candida
         if scoring.edges:
             scores["depth"] |= metrics.edge_scores(depth, seen)
         if candidate.patches is not None:
-            scores["depth"] |= consistency_scores(
-                candidate.depth, candidate.patches, seen, scoring.protocol
-            )
+            scores["depth"] |= consistency_scores(pred, candidate.patches, seen, scoring.protocol)
     if candidate.normal is not None and truth.normal is not None:
         normal = unit_normals(resize_map(candidate.normal, size))
         scores["normal"], angle_counts = metrics.normal_scores(normal, truth)
@@ -187,14 +186,14 @@ def share_of_holes(holes: Bool[np.ndarray, "H W"], truth: GroundTruth) -> float:
 
 
 def consistency_scores(
-    depth: Float[np.ndarray, "H W"],
+    pred: Float[np.ndarray, "H W"],
     patches: WindowDepths,
     truth: GroundTruth,
     protocol: DepthProtocol,
 ) -> dict[str, float]:
     """How much overlapping windows differ: `ce` in metres, `ce_disparity` in the model's unit.
 
-    The windows are brought to metres by the alignment of the whole depth map.
+    The windows are brought to metres by the alignment of the whole prediction.
     """
     scores = {}
     values = patches.depth
@@ -203,7 +202,7 @@ def consistency_scores(
     if protocol.kind == "disparity":
         scores["ce_disparity"] = metrics.consistency(values, origins, np.inf)
     if protocol.align != "none":
-        fit = protocol.fit(metrics.resize_prediction(depth, truth.depth.shape, protocol), truth)
+        fit = protocol.fit(pred, truth)
         values = np.stack([protocol.apply(fit, window, largest) for window in values])
     cap = protocol.max_depth if protocol.cap_consistency else np.inf
     scores["ce"] = metrics.consistency(values, origins, cap)

@@ -182,7 +182,7 @@ def to_metres(
     """
     pred = resize_prediction(pred, truth.depth.shape, protocol)
     missing = ~np.isfinite(pred)
-    fit = protocol.fit(np.where(missing, np.float32(np.nan), pred), truth)
+    fit = protocol.fit(pred, truth)
     largest = protocol.largest_depth(truth)
     with np.errstate(invalid="ignore"):
         metres = protocol.apply(fit, pred, largest)
