@@ -14,25 +14,30 @@ import urgt_jax
 from urgt_jax.config import Config
 from urgt_jax.config_files import command_line_options, flatten
 from urgt_jax.errors import import_extra
-from urgt_jax.evaluation.candidates import CandidateSource, RefinerCandidates, SavedPredictions
 from urgt_jax.evaluation.figures import svg_bytes
 from urgt_jax.evaluation.report.layers import HOME
 from urgt_jax.evaluation.report.pages import TRAINING_CURVE
-from urgt_jax.evaluation.resume import PACKAGE, params_digest, predictions_identity
+from urgt_jax.evaluation.resume import PACKAGE
 from urgt_jax.files import atomic_write, make_folder
 
 GIT_SECONDS = 10  # that git may take
+# What an evaluation's identity says about the weights or the predictions, and its titles.
+SCORED = {
+    "weights": "checksum of the weights",
+    "predictions": "predictions",
+    "maps": "checksum of names, sizes and times",
+}
 
 
-def provenance_of(source: CandidateSource, config: Config) -> dict[str, str]:
-    """The checksum of what was scored, the configuration, the program, the date, the machine."""
+def provenance_of(identity: dict, config: Config) -> dict[str, str]:
+    """The checksum of what was scored, the configuration, the program, the date, the machine.
+
+    `identity` is that of the evaluation.
+    """
     facts = {}
-    if isinstance(source, RefinerCandidates):
-        facts["checksum of the weights"] = params_digest(source.refiner.params)
-    if isinstance(source, SavedPredictions):
-        identity = predictions_identity(source)
-        facts["predictions"] = str(identity["predictions"])
-        facts["checksum of names, sizes and times"] = str(identity["maps"])
+    for key, title in SCORED.items():
+        if key in identity:
+            facts[title] = str(identity[key])
     facts["configuration"] = changed_fields(config)
     facts["program"] = f"urgt_jax {urgt_jax.__version__}, {commit()}, jax {jax.__version__}"
     facts["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

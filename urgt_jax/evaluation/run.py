@@ -61,7 +61,8 @@ def run_evaluation(
     scoring = scoring_for(config)
     images = open_prior_source(config, config.data.split, with_priors=source.needs_priors)
     names = image_names(images, config.eval.images)
-    journal = ScoreJournal(make_folder(out), evaluation_identity(source, config))
+    identity = evaluation_identity(source, config)
+    journal = ScoreJournal(make_folder(out), identity)
     worst = WorstImages(source.names[-1], pages)
     sheets = ExampleSheets()
     tally = Tally(source.names)
@@ -80,7 +81,7 @@ def run_evaluation(
     typical = report.typical_image(tally.images)
     if pages and typical not in worst.errors:
         write_typical_layers(source, images, names.index(typical), scoring, out)
-    provenance = provenance_of(source, config) | (provenance or {})
+    provenance = provenance_of(identity, config) | (provenance or {})
     write_text(out / "provenance.json", json.dumps(provenance, indent=1) + "\n")
     write_training_curve(log, out)
     page = report.write_pages(out, summary, tally.images, typical, provenance)
