@@ -43,18 +43,14 @@ class Tally:
 
     def scene_means(self) -> dict[str, dict[str, Scores]]:
         """By scene, then by candidate: the mean of each metric; empty without scenes."""
-        scenes = {}
-        for scene in dict.fromkeys(self.scenes):
+        by_scene: dict[str, list[dict[str, Scores]]] = {}
+        for (_, scores), scene in zip(self.images, self.scenes, strict=True):
             if scene:
-                images = [
-                    scores
-                    for (_, scores), other in zip(self.images, self.scenes, strict=True)
-                    if other == scene
-                ]
-                scenes[scene] = {
-                    name: average([image[name] for image in images]) for name in self.names
-                }
-        return scenes
+                by_scene.setdefault(scene, []).append(scores)
+        means = {}
+        for scene, images in by_scene.items():
+            means[scene] = {name: average([image[name] for image in images]) for name in self.names}
+        return means
 
     def intervals(self) -> dict[str, dict[str, dict[str, list[float]]]]:
         """By candidate: the 95 % interval of the mean of each metric over images."""
