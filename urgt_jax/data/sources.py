@@ -59,6 +59,9 @@ class PriorSource(Protocol):
     def name(self, index: int) -> str:
         """The name in the file names of everything about the image."""
 
+    def scene(self, index: int) -> str:
+        """The scene that the image shows, for means over scenes; empty if there are none."""
+
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, pixels."""
 
@@ -93,6 +96,10 @@ class SceneSource:
     def name(self, index: int) -> str:
         """The split and the number."""
         return f"{self.split}_{index:05}"
+
+    def scene(self, index: int) -> str:
+        """Empty: every image is a scene of its own."""
+        return ""
 
     def size(self, index: int) -> tuple[int, int]:
         """The same for all scenes."""
@@ -164,7 +171,7 @@ class DataSetSource:
         return self.source.name(index)
 
     def scene(self, index: int) -> str:
-        """The scene that the image shows, for means over scenes; empty if the set names none."""
+        """The data set's name of the scene; empty if it names none."""
         scene_of = getattr(self.source, "scene", None)
         return scene_of(index) if scene_of else ""
 

@@ -163,8 +163,7 @@ def score_image(
     scores = {}
     for candidate_name, candidate in source(name, sample).items():
         scores[candidate_name] = score(candidate, truth, scoring)
-    scene = images.scene(index) if hasattr(images, "scene") else ""
-    entry = journal_entry(name, truth, scores, scene)
+    entry = journal_entry(name, truth, scores, images.scene(index))
     return ScoredImage(entry, sample.image, truth, scores)
 
 
