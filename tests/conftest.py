@@ -30,7 +30,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # From here on, every annotation of the package is checked at every call, shapes included.
 install_import_hook("urgt_jax", f"{helpers.typecheck.__name__}.check")
 
-from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Train, Vit  # noqa: E402
+from helpers.micro import MICRO  # noqa: E402
+
+from urgt_jax.config import Config  # noqa: E402
+from urgt_jax.config_files import with_changes  # noqa: E402
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -58,20 +61,13 @@ def tmp_path(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def micro() -> Config:
     """The smallest model that has every part, on the smallest scenes."""
-    return Config(
-        model=Model(
-            Vit(width=16, depth=1, num_heads=2, pretrain_size=42),
-            num_heads=2,
-            depth=2,
-            dpt_layers=(0, 0, 1, 1),
-            patch_size=(28, 42),
-            dpt_features=8,
-            dpt_channels=(8, 8, 8, 8),
-            layer_scale=0.3,
-        ),
-        data=Data(size=(48, 72), scenes=6, batch=8, mix=(0.25, 0.25, 0.25, 0.25)),
-        optim=Optim(learning_rate=1e-3, steps=8),
-        train=Train(save_every=6, log_every=1),
-        eval=Eval(images=2),
-        mesh=Mesh(data=1),
-    )
+    changes = {
+        "model.layer_scale": 0.3,
+        "data.batch": 8,
+        "data.mix": (0.25, 0.25, 0.25, 0.25),
+        "optim.learning_rate": 1e-3,
+        "optim.steps": 8,
+        "train.save_every": 6,
+        "train.log_every": 1,
+    }
+    return with_changes(MICRO, changes)

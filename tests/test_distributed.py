@@ -2,17 +2,15 @@
 
 import dataclasses
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from etils.epath import Path
 from helpers.command import config_file
+from helpers.processes import connecting_options, start_python
 
 from urgt_jax import distributed
 from urgt_jax.commands.fields import FieldsParser
@@ -22,7 +20,6 @@ from urgt_jax.data import pipeline
 from urgt_jax.errors import UserError
 from urgt_jax.weights.tensor_files import open_tensors
 
-ROOT = Path(__file__).parents[1]
 MAIN = (
     "import sys, jax\n"
     "jax.config.update('jax_num_cpu_devices', int(sys.argv.pop(1)))\n"
@@ -41,25 +38,11 @@ def _start(
     preludes: dict[int, str] | None = None,
 ) -> list[subprocess.Popen]:
     """The `count` processes of a run in `folder`/run; preludes are code that some run before."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [str(devices), config_file(config, folder), "--workdir", folder / "run"]
-    if count > 1:
-        options += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
+    words = [devices, config_file(config, folder), "--workdir", folder / "run"]
     processes = []
-    for i in range(count):
+    for i, options in enumerate(connecting_options(count)):
         program = (preludes or {}).get(i, "") + MAIN
-        own_options = ["--process", str(i)] if count > 1 else []
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, *options, *own_options],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        processes.append(process)
+        processes.append(start_python("-c", program, *words, *options))
     return processes
 
 
@@ -195,21 +178,11 @@ sys.exit(exit_status(main))
 
 def _start_waiting(phase: str, numbers: list[int]) -> list[subprocess.Popen]:
     """Some of two processes that wait for each other, or that are busy for long."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", phase]
+    options = connecting_options(2)
     processes = []
     for number in numbers:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WAITS, *options, "--process", str(number)],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        processes.append(process)
+        words = ["-c", WAITS, phase, *options[number]]
+        processes.append(start_python(*words, stderr=subprocess.PIPE))
     return processes
 
 

@@ -20,7 +20,7 @@ from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, pack_counts
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.workdir import claim
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
-from urgt_jax.weights.tensors import Tensor
+from urgt_jax.weights.tensors import tensor_of
 
 SIZE = (24, 32)
 OUTCOMES = ("refused", "reported", "same result", "silent", "traceback")
@@ -48,10 +48,7 @@ def weight_kinds(folder: Path) -> list[Kind]:
     """Weight files, and PyTorch checkpoints."""
     rng = np.random.default_rng(0)
     arrays = {"a": rng.normal(size=(16, 8)).astype(np.float32), "b": np.arange(64, dtype=np.int32)}
-    tensors = {
-        name: Tensor(array.shape, array.dtype, read=lambda array=array: array, read_entry=None)
-        for name, array in arrays.items()
-    }
+    tensors = {name: tensor_of(array) for name, array in arrays.items()}
     weights = folder / "weights.safetensors"
     write_safetensors(weights, tensors, {"urgt_jax": to_json(Config())})
     archive = torch_archive.write_state_dict(folder / "model.pth", arrays)

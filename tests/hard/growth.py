@@ -2,14 +2,14 @@
 
 import os
 import subprocess
-import sys
 import time
 
 from etils.epath import Path
 from helpers import miniature_sets
 from helpers.command import config_file
+from helpers.processes import start_python
 
-from tests.hard.kills import CONFIG, ROOT
+from tests.hard.kills import CONFIG
 from urgt_jax.config_files import with_changes
 
 MAX_GROWTH = 0.05  # of the memory in the second quarter, until the last
@@ -28,14 +28,8 @@ def resident_bytes(process: int) -> float:
 
 def watch(words: list) -> tuple[list[float], str]:
     """Run a command; its memory over time, and what it printed if it failed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "urgt_jax", *[str(word) for word in words]],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = start_python("-m", "urgt_jax", *words, **streams)
     sizes = []
     while process.poll() is None:
         sizes.append(resident_bytes(process.pid))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from etils.epath import Path
+from helpers.png import png
 from helpers.torch_archive import write_archive
 
 from urgt_jax.config import Config
@@ -165,7 +166,7 @@ def image_cases(folder: Path) -> Iterator[Case]:
         "huge PNG": png(2**15, 2**15),
         "larger PNG": png(2**31 - 1, 2**31 - 1),
         "empty PNG": png(0, 0),
-        "wide PNG": png(2**28, 1),
+        "wide PNG": png(1, 2**28),
         "text bomb PNG": png(16, 16, [(b"zTXt", b"a\0\0" + zlib.compress(bytes(300_000_000)))]),
         "profile bomb PNG": png(16, 16, [(b"iCCP", b"a\0\0" + zlib.compress(bytes(300_000_000)))]),
         "pixel bomb PNG": png(16, 16, [(b"IDAT", zlib.compress(bytes(300_000_000)))]),
@@ -180,16 +181,6 @@ def image_cases(folder: Path) -> Iterator[Case]:
         yield Case(f"{name} as image", "a.png", content, read_image)
         yield Case(f"{name}: size", "a.jpg", content, image_size)
     yield Case("EPS as depth", "a.png", script, read_png16)
-
-
-def png(width: int, height: int, chunks: tuple | list = ()) -> bytes:
-    """A PNG that declares a size, with more chunks."""
-    content = b"\x89PNG\r\n\x1a\n"
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    for kind, data in [(b"IHDR", header), *chunks, (b"IEND", b"")]:
-        content += struct.pack(">I", len(data)) + kind + data
-        content += struct.pack(">I", zlib.crc32(kind + data))
-    return content
 
 
 def map_cases(folder: Path) -> Iterator[Case]:

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,31 +13,25 @@ import jax
 from etils.epath import Path
 from helpers import miniature_sets
 from helpers.command import config_file
+from helpers.micro import MICRO
+from helpers.processes import connecting_options, start_python
 
-from urgt_jax.config import Config, Data, Eval, Mesh, Model, Optim, Prior, Train, Vit
+from urgt_jax.config import Prior
+from urgt_jax.config_files import with_changes
 from urgt_jax.data.scenes.export import write_scene
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.weight_file import save_weights
 
-ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = 5  # every fifth kill of training is one of two processes
 TIMEOUT = 600  # seconds that a command may take
-CONFIG = Config(
-    model=Model(
-        Vit(width=16, depth=1, num_heads=2, pretrain_size=42),
-        num_heads=2,
-        depth=2,
-        dpt_layers=(0, 0, 1, 1),
-        patch_size=(28, 42),
-        dpt_features=8,
-        dpt_channels=(8, 8, 8, 8),
-    ),
-    data=Data(size=(48, 72), scenes=6, batch=2, mix=(0.0, 1.0, 0.0, 0.0)),
-    optim=Optim(steps=60),
-    train=Train(save_every=3, log_every=4),
-    eval=Eval(images=2),
-    mesh=Mesh(data=1),
-)
+CHANGES = {
+    "data.batch": 2,
+    "data.mix": (0.0, 1.0, 0.0, 0.0),
+    "optim.steps": 60,
+    "train.save_every": 3,
+    "train.log_every": 4,
+}
+CONFIG = with_changes(MICRO, CHANGES)
 # Files that differ between two runs left alone: they hold times, or belong to a process.
 VOLATILE = (".lock", "metrics.jsonl", "compiled", "checkpoints", "provenance")
 
@@ -87,27 +80,8 @@ def commands(folder: Path) -> list[Command]:
 
 def start(command: Command, out: Path) -> list[subprocess.Popen]:
     """The processes of a command; one that is killed does not take its workers with it."""
-    words = [str(word) for word in [*command.words, command.option, out]]
-    options = [[] for _ in range(command.processes)]
-    if command.processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        for number, more in enumerate(options):
-            more += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(command.processes)]
-            more += ["--process", str(number)]
-    started = []
-    for more in options:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "urgt_jax", *words, *more],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(process)
-    return started
+    words = ["-m", "urgt_jax", *command.words, command.option, out]
+    return [start_python(*words, *options) for options in connecting_options(command.processes)]
 
 
 def finish(command: Command, out: Path) -> tuple[str, float]:

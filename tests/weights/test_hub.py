@@ -68,6 +68,13 @@ def test_obtain_asks_once_and_names_the_licences(cache, monkeypatch):
             hub.obtain(["metric3d_s"], accept)
 
 
+@pytest.mark.parametrize("content", [b"[", b"\xff", b'"metric3d_s"'])
+def test_obtain_asks_again_if_the_list_of_accepted_licences_is_damaged(cache, content):
+    (cache / "licences.json").write_bytes(content)
+    with pytest.raises(UserError, match="not accepted: .*BSD-2-Cl"):
+        hub.obtain(["metric3d_s"], refuse)
+
+
 def test_obtain_says_in_one_line_what_to_do_without_a_network(cache, monkeypatch):
     def offline(*_):
         raise OSError("no network")

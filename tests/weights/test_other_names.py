@@ -153,6 +153,19 @@ def test_convert_asks_which_of_several_models_to_take(tmp_path, official):
     np.testing.assert_array_equal(teacher["cls"], 2 * arrays["cls_token"])
 
 
+def test_convert_names_what_tells_several_models_apart(tmp_path, official):
+    arrays = official["plain"]
+    both = {f"state_dict.student.{name}": x for name, x in arrays.items()}
+    both |= {f"state_dict.teacher.{name}": 2 * x for name, x in arrays.items()}
+    for take in ("", "state_dict"):
+        with pytest.raises(UserError, match=r"holds the model 2 times \(student, teacher\)"):
+            converted(tmp_path, both, take=take)
+    with pytest.raises(UserError, match="--take ema chooses none of the models .*: student, t"):
+        converted(tmp_path, both, take="ema")
+    teacher = converted(tmp_path, both, take="teacher")
+    np.testing.assert_array_equal(teacher["cls"], 2 * arrays["cls_token"])
+
+
 def test_convert_takes_the_average_or_the_model_itself(tmp_path, official):
     arrays = official["plain"]
     both = arrays | {f"ema.{name}": 2 * x for name, x in arrays.items()}

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from urgt_jax.errors import UserError
 from urgt_jax.weights import tensor_files
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
-from urgt_jax.weights.tensors import DTYPES, Tensor
+from urgt_jax.weights.tensors import DTYPES, Tensor, tensor_of
 
 
 def example_arrays() -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def example_arrays() -> dict[str, np.ndarray]:
 
 
 def as_tensors(arrays: dict) -> dict[str, Tensor]:
-    return {name: Tensor(x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()}
+    return {name: tensor_of(x) for name, x in arrays.items()}
 
 
 # Reading
