@@ -166,7 +166,7 @@ def run(command: Callable[[], None]) -> int:
 
 def _first_line(error: Exception) -> str:
     """What an error of JAX says, without the details."""
-    return str(error).splitlines()[0][:120]
+    return str(error).partition("\n")[0][:120]
 
 
 def is_first_process() -> bool:

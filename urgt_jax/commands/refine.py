@@ -17,7 +17,7 @@ from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork, PriorNetw
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation.verdict import Maps, verdict
 from urgt_jax.files import make_folder
-from urgt_jax.images.files import load_image, read_header, read_map
+from urgt_jax.images.files import ImageHeader, load_image, read_header, read_map
 from urgt_jax.images.map_files import MapFile, read_map_file, read_mask
 from urgt_jax.inference.coarse_maps import (
     NO_NORMALS,
@@ -67,6 +67,7 @@ examples:
 class Sources(NamedTuple):
     """Where the coarse maps of one image come from: files, or networks where there is none."""
 
+    header: ImageHeader  # of the image
     depth: Path | None
     normal: Path | None
     mask: Path | None
@@ -115,8 +116,9 @@ def _find_sources(image: Path, statement: Statement, args: argparse.Namespace) -
 
     Headers are read first, so that an image that lacks something is named before work starts.
     """
-    sources = Sources(*(_coarse_file(image, kind, args) for kind in KINDS))
-    focal = statement.focal_length(read_header(image))
+    files = [_coarse_file(image, kind, args) for kind in KINDS]
+    sources = Sources(read_header(image), *files)
+    focal = statement.focal_length(sources.header)
     has_depth = sources.depth is not None or args.depth_weights is not None
     if has_depth and sources.normal is None and args.normal_weights is None:
         require(focal is not None, f"{image}: {NO_NORMALS}")
@@ -189,7 +191,7 @@ def _refine_image(
     """Refine one image and report how it goes."""
     start = time.monotonic()
     compile_timer().take()
-    header = read_header(path)
+    header = sources.header
     wanted = refiner.config.prior.kind
     depth = None if sources.depth is None else read_map_file(sources.depth, "depth")
     normal = None if sources.normal is None else read_map_file(sources.normal, "normal")
@@ -288,7 +290,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the refined maps (default: refined)",
     )
-
     parser.add_argument(
         "--save",
         nargs="+",

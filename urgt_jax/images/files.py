@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import NamedTuple
 
 import cv2
@@ -207,6 +208,15 @@ def write_image(path: Path, image: RGB | Bool[np.ndarray, "H W"]) -> None:
     """Write a PNG file; a mask becomes black and white."""
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, "PNG", compress_level=3)
+
+
+def encode_jpeg(image: RGB, largest: int) -> bytes:
+    """The content of a JPEG file of the image, shrunk to at most `largest` pixels a side."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((largest, largest))
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=92)
+    return file.getvalue()
 
 
 def read_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:

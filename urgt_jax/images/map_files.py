@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, Shaped
+from PIL import Image
 
-from urgt_jax.errors import import_extra, require
+from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import reporting_read_errors
 from urgt_jax.images.depth_formats import open_pfm
 from urgt_jax.images.files import open_image, read_map
@@ -52,7 +53,7 @@ def read_map_file(path: Path, kind: str) -> MapFile:
     else:
         require(head != b"", f"{path} is empty. Save the coarse {kind} map again")
         formats = ", ".join(suffix[1:] for suffix in MAP_SUFFIXES)
-        require(False, f"{path} is not a {kind} map that can be read. Save it as {formats}")
+        raise UserError(f"{path} is not a {kind} map that can be read. Save it as {formats}")
     return MapFile(_check_channels(values, kind, path))
 
 
@@ -151,12 +152,13 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
     with reporting_read_errors(path, f"coarse {kind} map"):
         text: dict[str, Any] = {}
         values = None
-        if _is_readable_by_pillow(path):
-            with open_image(path, ("PNG", "TIFF")) as file:
-                file.load()  # complete, or an error; OpenCV would return what it has
-                text = json.loads(file.info.get(PNG_TEXT, "{}"))
-                if file.mode not in ("RGB", "RGBA", "P", "LA"):
-                    values = np.asarray(file)
+        image = _open_with_pillow(path)
+        if image is not None:
+            with image:
+                image.load()  # complete, or an error; OpenCV would return what it has
+                text = json.loads(image.info.get(PNG_TEXT, "{}"))
+                if image.mode not in ("RGB", "RGBA", "P", "LA"):
+                    values = np.asarray(image)
         if values is None:
             # Pillow would cut 16-bit colour to 8 bits, and knows no colours that are floats.
             values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -169,12 +171,12 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
     return MapFile(values, text.get("unit", ""), text.get("axes", ""))
 
 
-def _is_readable_by_pillow(path: Path) -> bool:
+def _open_with_pillow(path: Path) -> Image.Image | None:
+    """The image, not decoded; None if its numbers have a type that Pillow does not know."""
     try:
-        open_image(path, ("PNG", "TIFF")).close()
-    except OSError:  # its error for a type of number that it does not know
-        return False
-    return True
+        return open_image(path, ("PNG", "TIFF"))
+    except OSError:
+        return None
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:

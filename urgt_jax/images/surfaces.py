@@ -3,16 +3,15 @@
 import json
 import math
 import struct
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, Float, Shaped, UInt
-from PIL import Image
 
 from urgt_jax.files import atomic_write
 from urgt_jax.images.colour import RGB
+from urgt_jax.images.files import encode_jpeg
 from urgt_jax.images.rows import LazyMap
 
 JUMP = 0.05  # relative difference of depth between neighbours at which a surface is cut
@@ -92,11 +91,14 @@ def write_ply(path: Path, surface: Surface, axes: Float[np.ndarray, "3"]) -> Non
     kept = ~is_at_jump(surface.points[..., 2])
     fields = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
     fields += [(name, "u1") for name in ("red", "green", "blue")]
+    columns = [
+        *(surface.points[kept] * axes).T,
+        *(surface.normals[kept] * axes).T,
+        *surface.colours[kept].T,
+    ]
     vertices = np.empty(int(kept.sum()), fields)
-    for i in range(3):
-        vertices["xyz"[i]] = surface.points[kept][:, i] * axes[i]
-        vertices["n" + "xyz"[i]] = surface.normals[kept][:, i] * axes[i]
-        vertices[fields[6 + i][0]] = surface.colours[kept][:, i]
+    for (name, _), column in zip(fields, columns, strict=True):
+        vertices[name] = column
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
     for name, kind in fields:
         lines.append(f"property {'uchar' if kind == 'u1' else 'float'} {name}")
@@ -120,7 +122,7 @@ def write_glb(path: Path, surface: Surface, image: RGB) -> None:
         (normals, VERTICES),
         (texture, VERTICES),
         (faces.astype(np.uint32).reshape(-1), INDICES),
-        (_encode_texture(image), None),
+        (encode_jpeg(image, LARGEST_TEXTURE), None),
     ]
     views = []
     data = bytearray()
@@ -188,11 +190,3 @@ def _gltf(views: list[dict], accessors: list[dict], length: int) -> dict:
         "bufferViews": views,
         "buffers": [{"byteLength": length}],
     }
-
-
-def _encode_texture(image: RGB) -> bytes:
-    picture = Image.fromarray(image)
-    picture.thumbnail((LARGEST_TEXTURE, LARGEST_TEXTURE))
-    file = BytesIO()
-    picture.save(file, "JPEG", quality=92)
-    return file.getvalue()

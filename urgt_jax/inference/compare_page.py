@@ -3,13 +3,12 @@
 import base64
 import html
 import json
-from io import BytesIO
 
 from etils.epath import Path
-from PIL import Image
 
 from urgt_jax.files import write_text
 from urgt_jax.images.colour import RGB
+from urgt_jax.images.files import encode_jpeg
 
 TEMPLATE = Path(__file__).with_name("compare.html")
 LARGEST = 1600  # pixels of the longer side of a picture in the page
@@ -26,8 +25,4 @@ def write_compare_page(path: Path, title: str, pictures: dict[str, RGB]) -> None
 
 def _encode(picture: RGB) -> str:
     """A data address of a JPEG of the picture, shrunk if it is large."""
-    image = Image.fromarray(picture)
-    image.thumbnail((LARGEST, LARGEST), reducing_gap=2)
-    file = BytesIO()
-    image.save(file, "JPEG", quality=92)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture, LARGEST)).decode()

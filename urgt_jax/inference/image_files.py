@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from etils.epath import Path, PathLike
 
-from urgt_jax.errors import NegativeResult, UserError, one_line, require
+from urgt_jax.errors import NegativeResult, UserError, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.images.files import SUFFIXES
 from urgt_jax.images.map_files import MAP_SUFFIXES
@@ -117,7 +117,7 @@ class Failures:
         except UserError as error:
             if self.count == 1:
                 raise
-            text = one_line(str(error))
+            text = str(error)
             print(f"error: {text}", file=sys.stderr, flush=True)
             self.lines.append(text if str(image) in text else f"{image}: {text}")
 

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
 import cv2
 import numpy as np
@@ -21,7 +20,7 @@ from urgt_jax.images.colour import RGB, colour_normal, colour_range, colour_valu
 from urgt_jax.images.files import map_writer, read_map, write_image
 from urgt_jax.images.map_files import PNG_TEXT
 from urgt_jax.images.rows import LazyMap, row_slices
-from urgt_jax.images.surfaces import make_surface, write_glb, write_ply
+from urgt_jax.images.surfaces import Surface, make_surface, write_glb, write_ply
 from urgt_jax.inference.coarse_maps import CoarseMaps
 from urgt_jax.inference.compare_page import write_compare_page
 from urgt_jax.inference.image_files import Strips
@@ -50,6 +49,10 @@ class Target:
     def named(self, ending: str) -> Path:
         """The path of a file: the prefix and an ending such as depth.npy."""
         return self.prefix.with_name(f"{self.prefix.name}_{ending}")
+
+    def whole(self, suffix: str) -> Path:
+        """The path of the one file of a format that holds everything: the prefix and a suffix."""
+        return self.prefix.with_name(f"{self.prefix.name}{suffix}")
 
     @property
     def unit_name(self) -> str:
@@ -213,7 +216,7 @@ def _write_npz(target: Target) -> None:
         arrays["intrinsics"] = _intrinsics(target)
     arrays["unit"] = np.array(target.unit_name)
     arrays["axes"] = np.array(target.axes_letters)
-    with atomic_write(target.prefix.with_name(f"{target.prefix.name}.npz")) as file:
+    with atomic_write(target.whole(".npz")) as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -235,7 +238,7 @@ def _write_exr(target: Target) -> None:
         "depthUnit": target.unit_name,
         "normalAxes": target.axes_letters,
     }
-    with atomic_write(target.prefix.with_name(f"{target.prefix.name}.exr")) as file:
+    with atomic_write(target.whole(".exr")) as file:
         with openexr.File(header, pixels) as image:
             image.write(file.name)
 
@@ -249,19 +252,17 @@ def _distance(target: Target) -> Float[np.ndarray, "H W"]:
     return 1 / np.maximum(depth / np.float32(nearest), np.float32(1 / FARTHEST))
 
 
+def _surface(target: Target, most: int) -> Surface:
+    """The refined maps in space, at most that many pixels of them."""
+    return make_surface(_distance(target), _our_normals(target), target.image, target.focal, most)
+
+
 def _write_ply(target: Target) -> None:
-    surface = make_surface(
-        _distance(target), _our_normals(target), target.image, target.focal, CLOUD_PIXELS
-    )
-    path = target.prefix.with_name(f"{target.prefix.name}.ply")
-    write_ply(path, surface, axis_signs(target.axes))
+    write_ply(target.whole(".ply"), _surface(target, CLOUD_PIXELS), axis_signs(target.axes))
 
 
 def _write_glb(target: Target) -> None:
-    surface = make_surface(
-        _distance(target), _our_normals(target), target.image, target.focal, MESH_PIXELS
-    )
-    write_glb(target.prefix.with_name(f"{target.prefix.name}.glb"), surface, target.image)
+    write_glb(target.whole(".glb"), _surface(target, MESH_PIXELS), target.image)
 
 
 def _intrinsics(target: Target) -> Float[np.ndarray, "3 3"]:
@@ -303,8 +304,7 @@ def _write_compare(target: Target) -> None:
         "coarse_normal": draw_normal(target.coarse.normal),
         "normal": draw_normal(_our_normals(target)),
     }
-    name = PurePath(str(target.prefix)).name
-    write_compare_page(target.named("compare.html"), name, pictures)
+    write_compare_page(target.named("compare.html"), target.prefix.name, pictures)
 
 
 WRITERS: dict[str, Callable[[Target], None]] = {

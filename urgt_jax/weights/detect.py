@@ -101,10 +101,15 @@ def _choose_prefix(prefixes: list[str], where: str, take: str) -> str:
     chosen = [prefix for prefix, parts in copies.items() if not take or take in parts]
     if len(chosen) == 1:
         return chosen[0]
-    names = ", ".join(sorted({parts[0] for parts in copies.values()}))
-    if take:
-        raise UserError(f"--take {take} chooses none of the models in {where}: {names}")
     require(copies, f"{where} holds the state of an optimizer and no model")
+    # A part that all prefixes have, such as state_dict, tells none of them apart.
+    shared = set.intersection(*(set(parts) for parts in copies.values()))
+    first_own_parts = set()
+    for parts in copies.values():
+        own_parts = [part for part in parts if part not in shared]
+        first_own_parts.add(own_parts[0] if own_parts else parts[-1])
+    names = ", ".join(sorted(first_own_parts))
+    require(chosen or not take, f"--take {take} chooses none of the models in {where}: {names}")
     raise UserError(
         f"{where} holds the model {len(copies)} times ({names}). Choose one with --take NAME"
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from etils.epath import Path
 
 from urgt_jax.errors import UserError, import_extra, one_line, require
-from urgt_jax.files import atomic_write, make_folder, user_cache
+from urgt_jax.files import make_folder, parse_json, user_cache, write_text
 from urgt_jax.weights.convert import convert
 from urgt_jax.weights.download import PUBLISHED, download
 from urgt_jax.weights.tensor_files import open_tensors
@@ -58,16 +58,26 @@ def obtain(names: Sequence[str], accept: Callable[[list[str]], None]) -> dict[st
     """
     missing = [name for name in names if not is_available(name)]
     agreed_path = weights_folder() / "licences.json"
-    agreed = json.loads(agreed_path.read_text()) if agreed_path.is_file() else []
+    agreed = _accepted_before(agreed_path)
     new = [name for name in missing if name not in agreed]
     if new:
         accept([f"{PUBLISHED[name].url}, licence: {PUBLISHED[name].licence}" for name in new])
         make_folder(weights_folder())
-        with atomic_write(agreed_path) as file:
-            file.write(json.dumps(agreed + new).encode())
+        write_text(agreed_path, json.dumps(agreed + new))
     for name in missing:
         _download(name, missing)
     return {name: _converted(name) for name in names}
+
+
+def _accepted_before(path: Path) -> list[str]:
+    """The names of weights whose licences the user has accepted; a damaged list counts as none."""
+    if not path.is_file():
+        return []
+    try:
+        names = parse_json(path.read_bytes())
+    except ValueError:
+        return []
+    return names if isinstance(names, list) else []
 
 
 def _download(name: str, missing: list[str]) -> None:

@@ -14,7 +14,7 @@ from etils.epath import Path
 
 from urgt_jax.config import TOKEN_SIZE
 from urgt_jax.errors import UserError, require
-from urgt_jax.weights.tensors import Tensor
+from urgt_jax.weights.tensors import Tensor, tensor_of
 
 KNOWN = "DINOv2, VGGT, URGT, Depth Anything V2 and Metric3D v2"
 # Names that only models have that URGT does not use.
@@ -136,8 +136,7 @@ def _from_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         has_no_class = math.isqrt(count) ** 2 == count
         if has_no_class and f"{name.removesuffix('pos_embed')}reg_token" in tensors:
             shape = (1, count + 1, tensor.shape[2])
-            zeros = np.zeros((1, 1, tensor.shape[2]), tensor.dtype)
-            first = Tensor(zeros.shape, tensor.dtype, read=lambda zeros=zeros: zeros)
+            first = tensor_of(np.zeros((1, 1, tensor.shape[2]), tensor.dtype))
             result[name] = Tensor(shape, tensor.dtype, partial(_concatenate, [first, tensor], 1))
     swiglu = {}
     for name, tensor in result.items():

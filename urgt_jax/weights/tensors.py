@@ -38,6 +38,11 @@ class Tensor(NamedTuple):
     read_entry: Callable[[int], np.ndarray] | None = None
 
 
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The tensor of an array in memory."""
+    return Tensor(array.shape, array.dtype, read=lambda: array)
+
+
 class TensorFile(NamedTuple):
     """The tensors of a file by name, and its text metadata."""
 

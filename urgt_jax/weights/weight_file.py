@@ -19,7 +19,7 @@ from urgt_jax.files import find_paths, parse_json
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
-from urgt_jax.weights.tensors import Tensor, TensorFile
+from urgt_jax.weights.tensors import Tensor, TensorFile, tensor_of
 
 CONFIG_KEY = "urgt_jax"  # the metadata entry with the configuration
 DEFAULT_WEIGHTS = "scenes"  # of the shipped ones, where nobody names any
@@ -49,8 +49,7 @@ def save_weights(path: Path, params: dict, config: FileConfig) -> None:
     """Writes a weight file. All processes of a run must call this; the first one writes."""
     tensors = {}
     for name, parameter in flatten_params(params).items():
-        array = _gather_shards(parameter)
-        tensors[name] = Tensor(array.shape, array.dtype, read=lambda array=array: array)
+        tensors[name] = tensor_of(_gather_shards(parameter))
     if is_first_process():
         write_safetensors(path, tensors, config_metadata(config))
 

@@ -17,6 +17,14 @@ def fill_holes(
     return _fill(total, known.astype(np.float32))
 
 
+def fill_channels(
+    values: Float[np.ndarray, "H W C"], valid: Bool[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W C"]:
+    """A map of several channels, such as normals, with its holes filled."""
+    channels = [fill_holes(values[..., i], valid) for i in range(values.shape[-1])]
+    return np.stack(channels, -1)
+
+
 def _fill(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The weighted mean, taken from the next coarser scale wherever the weight is 0."""
     mean = total / np.maximum(weight, np.float32(1e-12))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from urgt_jax.data.priors.fill_holes import fill_holes
+from urgt_jax.data.priors.fill_holes import fill_channels, fill_holes
 from urgt_jax.errors import UserError, require
 from urgt_jax.images.geometry import normals_from_depth, unit_normals
 from urgt_jax.images.resize import gaussian_blur, resize_map
@@ -191,8 +191,7 @@ def convert_normal(
         values = values.astype(np.float32) * signs
     if not summary.all_known:
         known = _known_normals(values)
-        channels = [fill_holes(values[..., i].astype(np.float32), known) for i in range(3)]
-        values = np.stack(channels, -1)
+        values = fill_channels(values, known)
         notes.append(f"{_percent(known)} of the normals are unknown and were filled")
     return values, notes
 
@@ -289,17 +288,23 @@ def normals_of_depth(
 ) -> Float[np.ndarray, "H W 3"]:
     """Unit normals of a disparity map without holes; `focal` is the focal length in pixels.
 
-    The camera looks at the centre of the map. Where depth jumps, normals come from around.
+    The camera looks at the centre of the map.
     """
     height, width = disparity.shape
     intrinsics = np.array([focal, focal, width / 2, height / 2], np.float32)
     valid = disparity > 0
     depth = 1 / np.where(valid, disparity, 1)
-    normal, known = normals_from_depth(depth.astype(np.float32), intrinsics, valid)
-    normal = np.asarray(normal)
-    known = np.asarray(known)
-    channels = [fill_holes(normal[..., i], known) for i in range(3)]
-    return unit_normals(np.stack(channels, -1))
+    return filled_normals(depth.astype(np.float32), intrinsics, valid)
+
+
+def filled_normals(
+    depth: Float[np.ndarray, "H W"],
+    intrinsics: Float[np.ndarray, "4"],
+    valid: Bool[np.ndarray, "H W"],
+) -> Float[np.ndarray, "H W 3"]:
+    """Unit normals of depth; where they are not defined, they come from around."""
+    normal, known = normals_from_depth(depth, intrinsics, valid)
+    return unit_normals(fill_channels(np.asarray(normal), np.asarray(known)))
 
 
 class Agreement(NamedTuple):

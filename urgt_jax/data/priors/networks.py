@@ -127,6 +127,3 @@ class NormalNetwork(PriorNetwork):
     def select(self, outputs: tuple[jax.Array, ...]) -> Float[jax.Array, "B h w 3"]:
         """The normals among depth, confidence, and normals with their concentration."""
         return outputs[-1][..., :3]
-
-
-NETWORKS = {"depth_anything": DepthNetwork, "metric3d": NormalNetwork}

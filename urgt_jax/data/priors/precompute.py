@@ -15,7 +15,7 @@ from urgt_jax.data.priors.networks import Size
 from urgt_jax.data.priors.providers import Provider
 from urgt_jax.data.priors.stored import StoredPriors
 from urgt_jax.data.samples import Source
-from urgt_jax.errors import WrongChoice, check_skipped, one_line, reason, require
+from urgt_jax.errors import WrongChoice, check_skipped, reason, require
 from urgt_jax.files import find_paths, write_text
 from urgt_jax.progress import Progress
 
@@ -62,9 +62,9 @@ def precompute(
     progress = Progress(str(stored.folder), len(share), done)
 
     batches, skipped = group_images(source, depth_provider, normal_provider, missing)
-    read = partial(read_image, source, depth_provider, normal_provider)
     if skipped:
         check_skipped(len(skipped), max_skipped, skipped[-1])
+    read = partial(read_image, source, depth_provider, normal_provider)
     reading: deque[list[Future[PreparedImage]]] = deque()
     writing: deque[list[Future[None]]] = deque()
     threads = min(2 * (AHEAD + 1) * len(jax.local_devices()), os.cpu_count() or 1)
@@ -159,6 +159,5 @@ def write_skipped_list(folder: Path, skipped: list[str], host: int, hosts: int) 
         for old in find_paths(folder, "skipped*.txt"):
             old.unlink()
     if skipped:
-        lines = [one_line(line) + "\n" for line in skipped]
-        write_text(path, "".join(lines))
+        write_text(path, "".join(f"{line}\n" for line in skipped))
     return path

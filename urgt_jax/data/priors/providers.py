@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float
 
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade
 from urgt_jax.data.priors.fill_holes import fill_holes
-from urgt_jax.data.priors.given import MAX_ASPECT_ERROR
+from urgt_jax.data.priors.given import check_aspect, filled_normals
 from urgt_jax.data.priors.networks import DepthNetwork, NetworkInput, NormalNetwork, Size
 from urgt_jax.data.samples import Sample, valid_depth
 from urgt_jax.errors import require
 from urgt_jax.images.files import check_map, read_map
-from urgt_jax.images.geometry import normals_from_depth, unit_normals
 from urgt_jax.models import registry
 
 Kind = Literal["depth", "normal"]
@@ -110,12 +109,9 @@ def check_coarse_map(values: np.ndarray, size: Size, kind: Kind, path: Path) -> 
         and min(values.shape[:2]) > 1,
         f"{path} has shape {values.shape}: a coarse {kind} map must be {shape}",
     )
+    check_aspect(values.shape[:2], size, str(path))
     h, w = values.shape[:2]
     height, width = size
-    require(
-        abs(h * width / (w * height) - 1) <= MAX_ASPECT_ERROR,
-        f"{path} is {h} x {w}, but its image is {height} x {width}: the aspect ratios differ",
-    )
     require(
         h <= height and w <= width,
         f"{path} is {h} x {w}, larger than its image of {height} x {width}: shrink it to that size",
@@ -156,8 +152,4 @@ def _fill_truth(
     """The sample's depth with its holes filled, and the normals of that depth."""
     disparity = np.where(known, 1 / np.where(known, sample.depth, 1), 0).astype(np.float32)
     depth = 1 / fill_holes(disparity, known)
-    normal, normal_known = normals_from_depth(depth, sample.intrinsics, np.ones_like(known))
-    normal = np.asarray(normal)
-    normal_known = np.asarray(normal_known)
-    channels = [fill_holes(normal[..., i], normal_known) for i in range(3)]
-    return depth, unit_normals(np.stack(channels, -1))
+    return depth, filled_normals(depth, sample.intrinsics, np.ones_like(known))
