@@ -26,10 +26,10 @@ demo: shipped trained ## refine a 4K image with the shipped model, then train it
 shipped: $(DEMO)/scene20.png ## refine a 3840 x 2160 image with the shipped model (two minutes)
 	$(URGT) refine $(DEMO)/scene20.png --weights scenes --out $(DEMO)/refined --save npy png compare
 	@echo
-	@echo "$(DEMO)/scene20.png is a scene unlike those of training. Its coarse maps imitate a network"
-	@echo "that sees 384 lines. Next, a photograph of your own: $(VENV)/bin/urgt refine photo.jpg"
+	@echo "$(DEMO)/scene20.png is a scene unlike those of training. Its coarse maps imitate those of a network"
+	@echo "that sees 384 lines. Now try a photograph of your own: $(VENV)/bin/urgt refine photo.jpg"
 
-trained: $(TINY)/metrics.json ## train the shipped model further, for coarser maps, and score it
+trained: $(TINY)/metrics.json ## train the shipped model further, on coarser maps, and score it
 	@echo
 	@echo "trained further from the shipped model:"
 	@echo "  $(TINY)/weights.safetensors   the trained refiner"
@@ -51,10 +51,10 @@ test-slow: $(VENV)/ready ## run the tests that take longer than a minute each
 	$(RUN) -m pytest -q -m slow
 
 SCENES = scenes
-scenes-train: $(VENV)/ready ## train a sharper model on a GPU, or continue (SCENES=scenes_cpu: the shipped one, on a CPU)
+scenes-train: $(VENV)/ready ## train a larger model on a GPU, or resume (SCENES=scenes_cpu: the shipped model, on a CPU)
 	$(URGT) train $(SCENES) --workdir runs/$(SCENES)
 
-test-hard: $(VENV)/ready ## kill, damage and watch everything, half an hour (docs/reliability.md)
+test-hard: $(VENV)/ready ## kill commands, damage files and watch memory, for half an hour (docs/reliability.md)
 	JAX_PLATFORMS=cpu $(RUN) -m tests.hard
 
 PLATFORM = cuda
