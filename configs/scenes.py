@@ -1,13 +1,14 @@
-"""A sharper refiner on scenes, for one GPU: 12 M parameters, patches of 252 x 448 pixels.
+"""A larger refiner on scenes, for one GPU: 12 M parameters, patches of 252 x 448 pixels.
 
     urgt train scenes --workdir runs/scenes                                            # or:
     make scenes-train
 
-It continues on another machine from its weights alone, with other scenes and a new schedule:
+On another machine, training can continue from the weights alone, with other scenes and a new
+schedule:
 
     urgt train scenes --workdir runs/scenes_2 --init runs/scenes --seed 1
 
-It has not been run yet: no GPU was at hand ("Waiting for a GPU" in docs/log.md).
+It has not been run yet: no GPU was available ("Waiting for a GPU" in docs/log.md).
 configs/scenes_cpu.py is the same on a smaller scale.
 """
 

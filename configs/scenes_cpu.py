@@ -1,4 +1,4 @@
-"""The shipped model: the tiny size on scenes whose coarse maps have the errors of depth networks.
+"""The shipped model: the tiny size, on scenes whose coarse maps imitate those of depth networks.
 
     urgt train scenes_cpu --workdir runs/scenes_cpu
     urgt convert runs/scenes_cpu scenes.safetensors --half

@@ -1,7 +1,7 @@
-"""Use the refiner inside of another JAX program: python examples/python_api.py IMAGE [WEIGHTS]
+"""Use the refiner inside another JAX program: python examples/python_api.py IMAGE [WEIGHTS]
 
-IMAGE needs its coarse maps next to it, as `urgt scene` writes them. The pure functions give what
-the refiner gives, and their gradient shows how much the first patch depends on each of the others.
+IMAGE needs its coarse maps next to it, as `urgt scene` writes them. The pure functions return the
+same maps as the refiner. Their gradient shows how much the first patch depends on the others.
 """
 
 import sys

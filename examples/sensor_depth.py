@@ -2,8 +2,8 @@
 
 An analytic scene stands for the photograph. Its true depth, reduced to the 256 x 192 pixels of a
 phone's LiDAR, with noise, holes and 16-bit millimetres, stands for the sensor. The script prints
-the errors of the sensor's map, its holes filled, and of the refined map. It writes a picture of
-both.
+the errors of the sensor's map (with its holes filled) and of the refined map. It writes a picture
+of both.
 """
 
 import sys
@@ -23,7 +23,7 @@ SENSOR = (192, 256)
 
 
 def sense(depth: np.ndarray, seed: int = 0) -> np.ndarray:
-    """What a sensor sees of true depth in metres: millimetres, 0 where nothing comes back."""
+    """What a sensor sees of true depth in metres: millimetres, 0 where nothing is measured."""
     rng = np.random.default_rng(seed)
     small = cv2.resize(depth, SENSOR[::-1], interpolation=cv2.INTER_NEAREST)
     noisy = small * (1 + 0.01 * rng.standard_normal(small.shape))

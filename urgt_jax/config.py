@@ -108,7 +108,7 @@ class Model:
     cross_patch: bool = True  # attention across patches; without it every patch is on its own
     # Positions over the whole image, or over each patch.
     rope: Literal["global", "local"] = "global"
-    dtype: Dtype = "float32"  # of the forward pass (docs/gpu.md); parameters stay float32
+    dtype: Dtype = "float32"  # dtype of the forward pass (docs/gpu.md); parameters stay float32
     # What the backward pass recomputes instead of keeping it: nothing; whole blocks; all of a block
     # except its attention; the same, with attention kept in host memory meanwhile.
     remat: Literal["none", "blocks", "attention", "offload"] = "none"
@@ -189,20 +189,22 @@ SIZES: dict[str, Model] = {
 
 @dataclass(frozen=True)
 class Prior:
-    """What the coarse maps are, and how scenes' ground truth is degraded into them."""
+    """What the coarse maps are, and how scenes' ground truth is degraded into them.
+
+    A pair is a range: a number in it is drawn for every image.
+    """
 
     kind: Literal["disparity", "depth"] = "disparity"  # relative disparity in [0, 1], or metres
-    # Each of the following pairs: a number between the two is drawn for every image.
     lines: tuple[float, float] = (192.0, 518.0)  # height of the coarse map, at most the image's
-    blur: tuple[float, float] = (0.3, 0.7)  # blur of edges, coarse pixels (standard deviation)
-    displace: tuple[float, float] = (0.4, 1.2)  # displacement of edges, coarse pixels (deviation)
-    # How scale and shift of disparity differ from surface to surface, deviation of the logarithm.
+    blur: tuple[float, float] = (0.3, 0.7)  # blur of edges, coarse pixels (std)
+    displace: tuple[float, float] = (0.4, 1.2)  # displacement of edges, coarse pixels (std)
+    # Spread of the scale and shift of disparity over surfaces, std of the logarithm.
     drift: tuple[float, float] = (0.03, 0.08)
-    tilt: tuple[float, float] = (2.0, 8.0)  # how surfaces' normals lean, degrees (deviation)
-    noise: tuple[float, float] = (0.0, 2e-4)  # noise of a coarse pixel, share of mean disparity
-    thin: float = 0.3  # share of images in which thin things are lost or fattened
-    from_depth: float = 0.0  # share of images whose coarse normals are those of coarse depth
-    exact: float = 0.0  # share of images whose coarse maps are the truth, to be left alone
+    tilt: tuple[float, float] = (2.0, 8.0)  # tilt of surfaces' normals, degrees (std)
+    noise: tuple[float, float] = (0.0, 2e-4)  # noise per coarse pixel, as a share of mean disparity
+    thin: float = 0.3  # share of images in which thin structures are lost or thickened
+    from_depth: float = 0.0  # share of images whose normals are computed from coarse depth
+    exact: float = 0.0  # share of images whose coarse maps are the ground truth
 
     def __post_init__(self) -> None:
         for name in ("lines", "blur"):
@@ -283,7 +285,7 @@ class Loss:
     # Depth error: squared as in the paper, or absolute in proportion to the truth, which leaves
     # uncertain edges sharper and counts distant surfaces as much as near ones.
     depth_error: Literal["squared", "relative"] = "squared"
-    # Weight of gradient matching, a sum over two axes and four scales, within depth.
+    # Weight of gradient matching, within depth; it is a sum over two axes and four scales.
     gradient: float = 0.125
     normal: float = 1.0  # weight of all normal terms together
     # Normal error: 1 - cos of the angle as in the paper, or the distance of the unit vectors, whose
@@ -338,7 +340,7 @@ class Train:
     # The same bits in every run on GPUs too, at the cost of speed (docs/gpu.md). CPUs and TPUs give
     # them anyway.
     deterministic: bool = False
-    # The first step of a profile and its number of steps (docs/train.md); 0 0 is none.
+    # First step to profile, and number of steps (docs/train.md); 0 0 is off.
     profile: tuple[int, int] = (0, 0)
     tensorboard: bool = False  # also log to TensorBoard (pip install tensorboardX)
     images_every: int = 0  # steps between images of predictions in TensorBoard; 0 is off
@@ -349,7 +351,8 @@ class Train:
         first, count = self.profile
         require(
             self.profile == (0, 0) or (first >= 1 and count >= 1),
-            f"train.profile {first} {count}: give the first step, from 1, and the number of steps",
+            f"train.profile {first} {count} is out of range: the first step and the number of "
+            "steps must be at least 1",
         )
         require(
             self.tensorboard or not self.images_every,
@@ -366,18 +369,18 @@ class Eval:
     max_patches: int = 256  # maximum number of patches of a fitted grid, before they overlap
     overlap: float = 0.0  # share of a patch that its neighbour covers too
     pool: int = 1  # average keys and values over K x K tokens across patches; 1 is exact
-    # Alignment of depth before scoring: none; a scale of depth by medians, least squares or L1;
-    # scale and shift of depth by least squares or L1; of disparity. `prior` is disparity for
-    # relative maps and none for metric ones.
+    # Alignment before scoring: none; scale of depth by medians (median), least squares (scale) or
+    # L1 (scale_l1); scale and shift of depth by least squares (depth) or L1 (depth_l1), or of
+    # disparity by least squares. `prior` is disparity for relative maps and none for metric ones.
     align: Literal[
         "prior", "none", "median", "scale", "scale_l1", "depth", "depth_l1", "disparity"
     ] = "prior"
     # Pixels that the alignment is fitted to: those that are scored, or all (sky at disparity 0).
     align_pixels: Literal["valid", "all"] = "valid"
     align_truncate: float = 0.0  # largest relative error that counts in scale_l1, depth_l1; 0: any
-    # Pixels of a prediction that are 0, negative, NaN or infinite.
+    # Whether pixels of a prediction that are 0, negative, NaN or infinite count as errors.
     holes: Literal["errors", "left_out"] = "errors"
-    max_depth: float = 0.0  # farthest depth that is scored, metres (0: the data set's usual one)
+    max_depth: float = 0.0  # farthest depth that is scored, metres; 0: the data set's usual one
     # Largest depth of an aligned prediction: max_depth, or the image's largest true depth.
     clamp: Literal["range", "image"] = "range"
     corners: bool = False  # enlarge small predictions with aligned corners

@@ -130,7 +130,8 @@ def _start_monitor(args: argparse.Namespace) -> None:
     where = f" to {args.coordinator}" if args.coordinator else ""
     unconnected = (
         f"not all {count} connected{where} within {CONNECT_TIMEOUT} s. Start one on every host, "
-        "see which of them reports an error, and check that all hosts reach that of process 0."
+        "see which of them reports an error, and check that all hosts can reach the host of "
+        "process 0."
     )
     waiting = f"waiting for all {count} to connect{where} (at most {CONNECT_TIMEOUT} s)"
     _monitors.append(Monitor(unconnected, waiting))

@@ -77,8 +77,8 @@ def check_skipped(skipped: int, limit: int | None, last: str) -> None:
     """Raises a user error if more items were skipped than the user allows; None is no limit."""
     require(
         limit is None or skipped <= limit,
-        f"stopped: {skipped} were skipped, and --max-skipped allows {limit}. What is done is kept. "
-        f"Run the same command again to resume. The last one: {last}",
+        f"stopped: {skipped} were skipped, and --max-skipped allows {limit}. Finished work is "
+        f"kept. Run the same command again to resume. The last one: {last}",
     )
 
 

@@ -168,7 +168,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def open_to_append(path: Path) -> BinaryIO:
     """Open a file of this program for appending; fails for a link, which may lead anywhere."""
-    require(not os.path.islink(path), f"{path} is a link. Replace it by a file, or remove it")
+    require(not os.path.islink(path), f"{path} is a link. Replace it with a file, or remove it")
     return path.open("ab")
 
 

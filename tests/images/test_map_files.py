@@ -188,7 +188,7 @@ def spoil(path: Path, kind: str) -> None:
         ("two arrays", "depth.map holds the arrays a, b. Name one of them depth"),
         ("a stack", r"depth.map has shape \(5, 12, 17\). A coarse depth map has shape \[H, W\]"),
         ("complex", "depth.map has dtype complex64"),
-        ("one row", "it needs 2 pixels a side"),
+        ("one row", "it needs at least 2 pixels a side"),
         ("exr", "depth.map cannot be read. Save or download the EXR map again"),
         ("exr without depth", "has the channels X, Y, Z. Its depth must be Z"),
     ],

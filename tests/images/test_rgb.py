@@ -43,7 +43,7 @@ def test_to_bytes_hints_at_12_bits_and_takes_them():
 
 
 def test_to_bytes_rejects_values_of_no_image():
-    with pytest.raises(UserError, match="values up to 1e.06, which is no range of an image"):
+    with pytest.raises(UserError, match="values up to 1e.06, which is not a valid range"):
         to_bytes(np.full((9, 9), 1_000_000, np.int32))
 
 

@@ -64,7 +64,7 @@ def test_obtain_asks_once_and_names_the_licences(cache, monkeypatch):
 
     monkeypatch.setattr(hub, "download", offline)
     for accept in (agree, refuse):  # the second time nobody is asked
-        with pytest.raises(UserError, match=r"no download. Put into"):
+        with pytest.raises(UserError, match=r"the download failed. Put into"):
             hub.obtain(["metric3d_s"], accept)
 
 
@@ -107,7 +107,7 @@ def test_parse_repository(address, expected):
 
 @pytest.mark.parametrize("address", ["hf://org", "hf://", "hf://org/repo@", "hf://a b/c"])
 def test_parse_repository_rejects_other_forms(address):
-    with pytest.raises(UserError, match="is no place on the hub. Write hf://ORG/REPOSITORY"):
+    with pytest.raises(UserError, match="is not an address on the hub. Write hf://ORG/REPOSITORY"):
         hub.parse_repository(address)
 
 

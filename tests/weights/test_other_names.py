@@ -199,9 +199,9 @@ def test_convert_names_tokens_of_another_size(tmp_path, official):
 @pytest.mark.parametrize(
     "file,message",
     [
-        ("depth_anything_v2_metric_hypersim_vits.pth", "for metric depth, by its name"),
+        ("depth_anything_v2_metric_hypersim_vits.pth", "for metric depth, judging by its name"),
         ("Depth-Anything-V2-Metric-Indoor-Small-hf/model.safetensors", "for metric depth"),
-        ("depth_anything_vits14.pth", "version 1 of Depth Anything, by its name"),
+        ("depth_anything_vits14.pth", "version 1 of Depth Anything, judging by its name"),
         ("depth_anything_v2_vits.pth", ""),
         ("metric3d/depth_anything_v2_vitl.pth", ""),
         ("model.safetensors", ""),

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="F.json",
-        help="values that shapes cannot tell: num_heads, intermediate_layer_idx, "
+        help="values that shapes do not determine: num_heads, intermediate_layer_idx, "
         "patch_process_shape, ... (default: those of the published model)",
     )
     add(
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--take",
         default="",
         metavar="NAME",
-        help="which model of a checkpoint with several, such as student, teacher or ema",
+        help="model to convert, if the checkpoint has several, such as student, teacher or ema",
     )
     add(
         "--half",

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         others = (args.data, args.kind, args.scale, args.axes, args.degrade)
         require(
             not fields and all(option is None for option in others),
-            "--compare reads finished evaluations: it can only be used with --out",
+            "--compare reads finished evaluations: it can only be combined with --out",
         )
         print_comparison(args)
         return 0
@@ -141,8 +141,8 @@ def make_parser() -> FieldsParser:
     parser.add_argument(
         "--degrade",
         choices=STRENGTHS,
-        help="whose errors the coarse maps of scenes have: a good network's, an older one's, or a "
-        "phone's depth sensor's (default: as in training)",
+        help="strength of the errors of scenes' coarse maps: those of a good network (weak), of an "
+        "older one (middle), or of a phone's depth sensor (strong) (default: as in training)",
     )
     add_max_skipped(parser, "images")
     compile_cache.add_option(parser)
@@ -230,7 +230,7 @@ def print_comparison(args: argparse.Namespace) -> None:
     images = len(comparison.names)
     print(f"{images} images that both have scored; {second.settings['protocol']}")
     if comparison.unpaired:
-        print(f"{comparison.unpaired} images were only scored in one folder and left out")
+        print(f"{comparison.unpaired} images were only scored in one folder and were left out")
     print(f"wrote {page}")
 
 

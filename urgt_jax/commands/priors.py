@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "--degrade",
         choices=STRENGTHS,
         help="degrade the ground truth instead of using other maps, to score a refiner without "
-        "any network: with the errors of a good network, an older one, or a phone's depth sensor",
+        "a network: with the errors of a good network (weak), of an older one (middle), or of a "
+        "phone's depth sensor (strong)",
     )
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument(

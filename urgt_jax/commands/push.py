@@ -16,7 +16,7 @@ from urgt_jax.weights.weight_file import locate_weights, read_config
 PICTURE = "examples.png"  # what urgt eval writes
 EPILOG = """\
 Uploads the weights with a model card: data, protocol and metrics of `urgt eval`, the licence, and
-the sheet of held-out images. Log in first: hf auth login.
+the sheet of example images. Log in first: hf auth login.
 
 example:
   urgt push runs/small me/urgt-small --licence apache-2.0
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     repository = hub.parse_repository(f"hf://{args.repository}")
     require(
         repository.file is None and repository.revision is None,
-        f"{args.repository} is no repository. Write ORG/REPOSITORY",
+        f"{args.repository} is not the name of a repository. Write ORG/REPOSITORY",
     )
     scores = None
     if (weights.parent / "metrics.json").is_file():
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         files[PICTURE] = weights.parent / PICTURE
     card = model_card(args.repository, config, args.licence, scores, picture)
     if scores is None:
-        print("the card has no metrics: run urgt eval first to have them")
+        print("the card has no metrics: run urgt eval first to add them")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "README.md").write_text(card)
         address = hub.upload(
@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--licence",
         required=True,
-        help="licence of the weights, as the hub spells it, such as apache-2.0; data and initial "
-        "weights may demand one",
+        help="licence of the weights, as the hub spells it, such as apache-2.0; the data and the "
+        "initial weights may restrict the choice",
     )
     parser.add_argument(
         "--private", action="store_true", help="make a new repository private (default: public)"

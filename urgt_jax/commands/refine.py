@@ -244,7 +244,7 @@ def _print_verdict(path: Path, target: Target) -> None:
     )
     words = verdict(path, coarse, refined)
     if words:
-        print(f"  against the true maps beside it: {words}", flush=True)
+        print(f"  compared with the true maps next to it: {words}", flush=True)
 
 
 def _print_plan(path: Path, image: Image, count: int, pool: int) -> None:
@@ -270,12 +270,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="weight file, work directory of a run, shipped name, or hf://ORG/REPOSITORY (default: "
-        f"the published weights if they are in the cache or coarse maps are missing, or "
-        f"{DEFAULT_WEIGHTS})",
+        f"the published weights if they are in the cache or coarse maps are missing, "
+        f"otherwise {DEFAULT_WEIGHTS})",
     )
-    parser.add_argument(
-        "--recursive", action="store_true", help="search the folders in a folder too"
-    )
+    parser.add_argument("--recursive", action="store_true", help="search subfolders too")
     parser.add_argument(
         "--bits",
         type=int,
@@ -325,14 +323,14 @@ def _parser() -> argparse.ArgumentParser:
         "--depth-weights",
         type=Path,
         metavar="FILE",
-        help="weights of Depth Anything V2, which predicts the coarse depth (default, without a "
-        "coarse map: the best in the cache, or the small one, downloaded)",
+        help="weights of Depth Anything V2, which predicts the coarse depth (default, if there is "
+        "no coarse map: the best in the cache; without any, the small one is downloaded)",
     )
     normal.add_argument(
         "--normal-weights",
         type=Path,
         metavar="FILE",
-        help="weights of Metric3D v2, which predicts the coarse normals (default: likewise)",
+        help="weights of Metric3D v2, which predicts the coarse normals (default: as above)",
     )
     coarse.add_argument(
         "--accept-licences",
@@ -343,8 +341,8 @@ def _parser() -> argparse.ArgumentParser:
         "--depth-unit",
         type=_depth_unit,
         metavar="UNIT",
-        help=f"unit of the coarse depth: {SEVERAL} (default: as the file says, or as the weights "
-        "expect)",
+        help=f"unit of the coarse depth: {SEVERAL} (default: as the file says, otherwise as "
+        "the weights expect)",
     )
     coarse.add_argument(
         "--normal-axes",

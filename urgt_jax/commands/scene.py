@@ -64,8 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--degrade",
         choices=STRENGTHS,
         default="middle",
-        help="whose errors the coarse maps have: a good network's, an older one's, or a phone's "
-        "depth sensor's (default: %(default)s)",
+        help="strength of the coarse maps' errors: those of a good network (weak), of an older one "
+        "(middle), or of a phone's depth sensor (strong) (default: %(default)s)",
     )
     compile_cache.add_option(parser)
     return parser

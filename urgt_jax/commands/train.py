@@ -17,9 +17,9 @@ USAGE = "urgt train CONFIG --workdir DIR [options] [--FIELD VALUE ...]"
 
 DESCRIPTION = """
 Train the refiner that CONFIG describes, on all devices of this machine or of several machines.
-Run the same command again to resume: the result has the same bits as that of an uninterrupted run
-(on another mesh: the same numbers up to rounding). SIGTERM, SIGHUP, SIGUSR1, SIGUSR2
-and Ctrl-C save a checkpoint and exit with status 0.
+Run the same command again to resume: the result is bit-identical to an uninterrupted run (on GPUs
+only with --train.deterministic; on another mesh, equal up to rounding). SIGTERM, SIGHUP, SIGUSR1,
+SIGUSR2 and Ctrl-C save a checkpoint and exit with status 0.
 
 The work directory contains
   config.json           the configuration

@@ -91,7 +91,7 @@ def compare(first: Results, second: Results) -> Comparison:
         require(
             one == other,
             f"the {name} of {first.folder} and {second.folder} differ ({one[:80]!r} and "
-            f"{other[:80]!r}): score both alike",
+            f"{other[:80]!r}): score both with the same one",
         )
     names = [name for name in first.images if name in second.images]
     require(

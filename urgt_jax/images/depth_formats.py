@@ -84,7 +84,10 @@ def open_dpt(path: Path) -> Float[np.ndarray, "H W"]:
         f"{path} is not a .dpt file. It must begin with the number 202021.25",
     )
     width, height = np.frombuffer(header, "<i4", 2, 4).tolist()
-    require(min(width, height) > 0, f"{path} says {height} x {width} pixels. Download it again")
+    require(
+        min(width, height) > 0,
+        f"{path} gives a size of {height} x {width} pixels. Download it again",
+    )
     return _map_floats(path, "<f4", 12, (height, width))
 
 

@@ -94,7 +94,7 @@ def load_image(path: Path, bits: int | None = None) -> LoadedImage:
             orientation = file.getexif().get(ExifTags.Base.Orientation)
             notes = []
             if file.format in ANIMATED and getattr(file, "is_animated", False):
-                notes.append(f"only the first of its {file.n_frames} pictures is used")
+                notes.append(f"only the first of its {file.n_frames} images is used")
                 file.seek(0)
             image, more = to_rgb(file, bits)
             pixels = np.array(image)

@@ -63,7 +63,7 @@ def _check_channels(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
         values = values.astype(np.uint8)
     require(
         values.dtype.kind in "uif",
-        f"{path} has dtype {values.dtype}. A map has floats or whole numbers",
+        f"{path} has dtype {values.dtype}. A map holds floats or integers",
     )
     shape = "[H, W, 3]" if kind == "normal" else "[H, W]"
     if kind == "depth" and values.ndim == 3 and values.shape[-1] == 1:
@@ -79,7 +79,10 @@ def _check_channels(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
         values.ndim == 2 + len(wanted) and channels == wanted,
         f"{path} has shape {values.shape}. A coarse {kind} map has shape {shape}",
     )
-    require(min(values.shape[:2]) > 1, f"{path} has shape {values.shape}: it needs 2 pixels a side")
+    require(
+        min(values.shape[:2]) > 1,
+        f"{path} has shape {values.shape}: it needs at least 2 pixels a side",
+    )
     return values
 
 

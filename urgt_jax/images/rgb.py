@@ -60,7 +60,7 @@ def to_bytes(
         white = 65535
     require(
         high <= white or white == 1 or bits is not None,
-        f"the image has values up to {high:g}, which is no range of an image. Scale it to 0..65535",
+        f"the image has values up to {high:g}, which is not a valid range. Scale it to 0..65535",
     )
     if white == 65535 and high < DARK and values.dtype.kind in "ui" and bits is None:
         used = max(8, int(high).bit_length())

@@ -154,8 +154,8 @@ def _find_unit(depth: MapFile, normals: np.ndarray | None, wanted: str) -> Depth
     )
     require(
         normals is not None,
-        f"the unit of the coarse depth is not known, and normals cannot tell. Pass --depth-unit: "
-        f"{SEVERAL}",
+        "the unit of the coarse depth is not known, and there are no coarse normals to infer it "
+        f"from. Pass --depth-unit: {SEVERAL}",
     )
     agreement = compare_slopes(depth.values, normals)
     if agreement.grows_with_distance is True and wanted == "disparity":

@@ -68,7 +68,7 @@ def _images_in(folder: Path, recursive: bool, skip: Path | None) -> list[ImageFi
                     folders.append((path, f"{relative}{path.name}/"))
             elif path.suffix.lower() in SUFFIXES and not _is_drawn_map(path):
                 images.append(ImageFile(path, relative))
-    hint = "" if recursive else ". Pass --recursive to search the folders in it"
+    hint = "" if recursive else ". Pass --recursive to search its subfolders"
     require(images, f"the folder {folder} contains no image ({', '.join(SUFFIXES)}){hint}")
     return images
 

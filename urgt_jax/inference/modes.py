@@ -120,7 +120,7 @@ class ExactMode(Mode):
         lowest, highest = map_range(coarse_normal, (*size, 3), "coarse normal")
         require(
             lowest != 0 or highest != 0,
-            "coarse normal is 0 everywhere: give unit vectors (x right, y down, z forward)",
+            "coarse normal is 0 everywhere: pass unit vectors (x right, y down, z forward)",
         )
         extent = np.array([low, high], np.float32)
         unit = to_network_unit(extent, prior, self.config.data.max_depth)[1]

@@ -66,13 +66,15 @@ def _read(path: Path, step: int, logged: int) -> list[dict]:
     count = contents[-1]["line"] if contents else 0
     last = contents[-1]["step"] if contents else 0
     if count != len(contents) + len(numbers):
-        problems.append(f"{abs(count - len(contents) - len(numbers))} lines are missing or double")
+        problems.append(
+            f"{abs(count - len(contents) - len(numbers))} lines are missing or duplicated"
+        )
     if last < logged:
         problems.append(f"the lines of steps {last + 1} to {logged} are missing")
     if problems:
         report(
-            f"{path}: {'; '.join(problems)}. The run itself is not affected. For the whole log, "
-            "put a copy of the file back, or train in another --workdir"
+            f"{path}: {'; '.join(problems)}. The run itself is not affected. For a complete log, "
+            "restore a copy of the file, or train in another --workdir"
         )
     for values in contents:
         del values["line"]

@@ -27,8 +27,8 @@ COLUMNS = (
     Column("waited", "waited", 7, ".0%"),
 )
 LEGEND = (
-    "depth, gradient, angular, alignment: the terms of the loss. norm: of the gradient. waited:",
-    "share of the time, for data, the compiler or a checkpoint. All of it: metrics.jsonl",
+    "depth, gradient, angular, alignment: terms of the loss. norm: norm of the gradient. waited:",
+    "share of the time spent waiting for data, the compiler or a checkpoint. More: metrics.jsonl",
 )
 
 

@@ -89,7 +89,7 @@ def _download(name: str, missing: list[str]) -> None:
     except ImportError as error:
         raise UserError(f'{_by_hand(missing)} Or run: pip install "urgt-jax[hub]"') from error
     except Exception as error:  # the network libraries raise dozens of their own
-        raise UserError(f"no download. {_by_hand(missing)}") from error
+        raise UserError(f"the download failed. {_by_hand(missing)}") from error
 
 
 def _by_hand(names: list[str]) -> str:
@@ -132,7 +132,10 @@ def parse_repository(address: str) -> Repository:
     """The repository of an address that begins with hf://; a UserError for another form."""
     # Paths have lost one of the slashes.
     match = REPOSITORY.fullmatch(re.sub("^hf:/+", "", address))
-    require(match, f"{address} is no place on the hub. Write hf://ORG/REPOSITORY[@REVISION][/FILE]")
+    require(
+        match,
+        f"{address} is not an address on the hub. Write hf://ORG/REPOSITORY[@REVISION][/FILE]",
+    )
     return Repository(*match.groups())
 
 

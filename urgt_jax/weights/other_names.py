@@ -168,6 +168,8 @@ def check_meaning(kind: str, source: Path) -> None:
     text = str(source)
     advice = "Use Depth Anything V2 for relative depth, or rename the file if it is that"
     if V2_METRIC.search(text):
-        raise UserError(f"{source} is Depth Anything V2 for metric depth, by its name. {advice}")
+        raise UserError(
+            f"{source} is Depth Anything V2 for metric depth, judging by its name. {advice}"
+        )
     if VERSION_1.search(text) and "v2" not in text.lower():
-        raise UserError(f"{source} is version 1 of Depth Anything, by its name. {advice}")
+        raise UserError(f"{source} is version 1 of Depth Anything, judging by its name. {advice}")

@@ -20,7 +20,7 @@ MAX_ASPECT_ERROR = 0.03  # relative; networks and sensors round the sides of the
 MAX_LENGTH_ERROR = 0.05  # of normals that are read from 0..1
 COMPARED = 128  # pixels of the longer side at which depth is compared with normals
 CLEAR = 0.3  # agreement of slopes and normals, from -1 to 1, that is not an accident
-SEVERAL = "metres, millimetres, disparity, inverse (1/metres), or the metres per unit"
+SEVERAL = "metres, millimetres, disparity, inverse (1/metres), or one unit in metres"
 
 
 class DepthUnit(NamedTuple):
@@ -175,7 +175,7 @@ def convert_normal(
         summary = _summarize_normals(values)
     require(
         summary.some_known,
-        "coarse normal is 0 everywhere: give unit vectors (x right, y down, z forward)",
+        "coarse normal is 0 everywhere: pass unit vectors (x right, y down, z forward)",
     )
     if axes:
         signs = axis_signs(axes)

@@ -38,8 +38,8 @@ class Spring(FileDataSet):
         lines = read_words(files.camera, "list of intrinsics")
         require(
             0 < number <= len(lines),
-            f"{files.camera} has {len(lines)} lines, but frame {number} needs its own. Download it "
-            "again",
+            f"{files.camera} has {len(lines)} lines, but frame {number} needs a line of its "
+            "own. Download it again",
         )
         values = {}
         try:

@@ -284,7 +284,7 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
     write_text(out / SKIPPED, "".join(lines))
     if not any(index.values()):
         raise NegativeResult(
-            f"none of {len(skipped)} frames could be read. {out / SKIPPED} says why"
+            f"none of {len(skipped)} frames could be read. {out / SKIPPED} lists the reasons"
         )
     # TFDS writes its files in place: elsewhere first, so that they are complete or absent.
     with tempfile.TemporaryDirectory(prefix=METADATA, dir=out) as folder:

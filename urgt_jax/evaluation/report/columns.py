@@ -76,7 +76,7 @@ COLUMNS = (
     Column("depth", "agreement", "agreement °", 2, False, "angle of normals to those of the depth"),
     Column("depth", "holes", "holes %", 2, False, "scored pixels without an estimate"),
     Column("depth", "edge_width", "edge width px", 2, False, "10 to 90 % of a step, of 480 lines"),
-    Column("depth", "edge_displacement", "edge off by px", 2, False, "of 480 lines, median"),
+    Column("depth", "edge_displacement", "edge displacement px", 2, False, "of 480 lines, median"),
     Column(
         "depth", "edges_lost", "edges lost %", 1, False, "steps with under 30 % of their contrast"
     ),
