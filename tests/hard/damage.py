@@ -23,7 +23,7 @@ from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import tensor_of
 
 SIZE = (24, 32)
-OUTCOMES = ("refused", "reported", "same result", "silent", "traceback")
+OUTCOMES = ("rejected", "reported", "same result", "silent", "traceback")
 
 
 class Kind(NamedTuple):
@@ -141,7 +141,7 @@ def outcome(kind: Kind, expected: object) -> tuple[str, str]:
             value = kind.read()
     except UserError as error:
         text = str(error)
-        return "refused" if "\n" not in text else "traceback", text
+        return "rejected" if "\n" not in text else "traceback", text
     except Exception:
         return "traceback", traceback.format_exc()
     if value == expected:

@@ -326,5 +326,5 @@ def run(folder: Path, limit: int | None = None) -> tuple[list[tuple[str, str, st
         problem = try_case(case, folder)
         if problem:
             problems.append(f"{case.name}: {problem}")
-    text = f"{count - len(problems)} refused or harmless, {len(problems)} not"
+    text = f"{count - len(problems)} rejected or harmless, {len(problems)} not"
     return [("hostile files", str(count), text)], problems

@@ -35,7 +35,10 @@ def model_card(
     if scores is not None:
         parts += _evaluation(scores)
     if picture is not None:
-        parts += [f"![Held-out images: coarse maps, refined maps, truth and errors]({picture})", ""]
+        parts += [
+            f"![Held-out images: coarse maps, refined maps, ground truth, errors]({picture})",
+            "",
+        ]
     return "\n".join([*head, *parts])
 
 
