@@ -186,7 +186,7 @@ def test_scores_folder_is_next_to_what_is_scored(tmp_path):
         ("--predictions MAPS --kind depth --data folder", "needs the folder"),
         ("--predictions MAPS --workdir x", "not allowed with"),
         ("--compare MAPS MAPS", "has no metrics.json"),
-        ("--compare MAPS MAPS --eval.images 2", "can only be used with --out"),
+        ("--compare MAPS MAPS --eval.images 2", "can only be combined with --out"),
         ("--data folder PHOTOS", "one of the arguments .* is required"),
         ("--weights x --kind depth", "can only be used with --predictions"),
         ("--weights x --axes opengl", "can only be used with --predictions"),

@@ -137,6 +137,19 @@ def test_train_leaves_a_signal_alone_that_the_caller_ignores(depth_only, tmp_pat
         signal.signal(signal.SIGHUP, previous)
 
 
+@pytest.fixture
+def heeded_signals():
+    """Signals stop the test's run, also if whoever started the tests ignores them (nohup does)."""
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in previous.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_train_stops_on_a_signal_and_restores_the_handlers(
     short, tmp_path, monkeypatch, capsys, number
@@ -182,6 +195,7 @@ def test_train_keeps_its_dtypes_where_jax_has_64_bits(short, tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.usefixtures("heeded_signals")
 def test_train_stops_if_a_signal_also_ended_the_workers(short, tmp_path, monkeypatch, capsys):
     def batches(run: TrainingRun, start: int):
         os.kill(os.getpid(), signal.SIGHUP)

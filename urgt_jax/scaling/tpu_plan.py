@@ -162,6 +162,9 @@ class BlankSource:
     def name(self, index: int) -> str:
         return "blank"
 
+    def scene(self, index: int) -> str:
+        return ""
+
     def size(self, index: int) -> tuple[int, int]:
         return self.SIZE
 
