@@ -86,6 +86,7 @@ def test_refine_alone_downloads_converts_and_keeps(photo, tmp_path):
     np.testing.assert_array_equal(np.load(photo.parent / "refined/photo_depth.npy"), depth)
 
 
+@pytest.mark.slow  # huggingface_hub tries for 25 s
 def test_refine_alone_without_a_network_says_what_to_fetch(photo):
     pytest.importorskip("huggingface_hub")
     done = refine(photo, "http://127.0.0.1:9", "--accept-licences")

@@ -65,6 +65,7 @@ def on_u4k(micro, prepared):
     return with_changes(config, mix | data)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     workdir = tmp_path / "run"
     train(on_u4k, workdir)
