@@ -17,6 +17,7 @@ from urgt_jax.files import (
     read_json_object,
     read_text,
     read_words,
+    reporting_read_errors,
     seal,
     unseal,
     write_text,
@@ -94,6 +95,15 @@ def test_read_text_errors_name_the_file(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_text(path, "camera file")
+
+
+def test_errors_of_libraries_name_the_path_once(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError) as caught, reporting_read_errors(path, "image"):
+        raise ValueError(f"cannot identify image file '{path}'")
+    assert str(caught.value).count(str(tmp_path)) == 1
+    assert str(caught.value).endswith("cannot identify image file 'photo.png'")
 
 
 def test_text_may_have_a_byte_order_mark(tmp_path):

@@ -36,7 +36,8 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # numpy and Pillow raise many kinds of errors on damaged files
-        reason = one_line(str(error)) or type(error).__name__
+        text = str(error).replace(str(path), path.name)  # the message begins with the whole path
+        reason = one_line(text) or type(error).__name__
         raise UserError(
             f"{path} cannot be read. Save or download the {what} again: {reason}"
         ) from error

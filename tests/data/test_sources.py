@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.public_sets import WRITERS
 from PIL import Image
 
 from urgt_jax.config import Config, Data
@@ -119,3 +120,10 @@ def test_depth_of_a_few_images_may_be_out_of_range(tmp_path):
     np.save(tmp_path / "photo0_depth.npy", np.full((16, 24), 100, np.float32))
     check_depth_range(source)
     assert not source.read(0, (slice(0, 8), slice(0, 8))).valid.any()
+
+
+@pytest.mark.parametrize("name", ["nyu_normals", "mattes"])
+def test_sets_without_depth_are_not_trained_on(tmp_path, name):
+    source = DataSetSource(WRITERS[name](tmp_path).data_set, None, 80.0)
+    with pytest.raises(UserError, match="no depth to learn from.* can only be scored"):
+        check_depth_range(source)

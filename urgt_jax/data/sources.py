@@ -244,12 +244,18 @@ def check_depth_range(source: PriorSource) -> None:
     """
     for index in sorted({0, len(source) // 2, len(source) - 1}):
         try:
-            source.read(index)
-            return
+            sample = source.read(index)
         except DepthOutOfRange as error:
             problem = error
+            continue
         except (UserError, OSError):
             return  # training reports it, and reads another image
+        if sample.valid.any():
+            return
+        problem = DepthOutOfRange(
+            f"image {source.name(index)} has no depth to learn from. Raise --data.max_depth if it "
+            "is far away; sets of normals or mattes can only be scored"
+        )
     raise problem
 
 

@@ -97,7 +97,15 @@ def read_hdf5(path: Path, name: str, part: int | None = None) -> np.ndarray:
     with reporting_read_errors(path, "HDF5 file"), h5py.File(path, "r") as file:
         require(name in file, f"{path} has no array {name!r}. Download it again")
         values = file[name]
-        return np.asarray(values[()] if part is None else values[part])
+        if part is None:
+            return np.asarray(values[()])
+        length = values.shape[0] if values.shape else 0
+        require(
+            part < length,
+            f"{path} has {length} parts of {name}, but part {part + 1} is needed. Download it "
+            "again",
+        )
+        return np.asarray(values[part])
 
 
 def read_hdf5_map(path: Path, name: str) -> Float[np.ndarray, "H W"]:

@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 from etils.epath import Path
-from helpers.public_sets import WRITERS, assert_rejected, write_photo
+from helpers.public_sets import WRITERS, assert_rejected, write_hdf5, write_photo
+from PIL import Image
 
 from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import UserError
@@ -167,3 +168,47 @@ def test_data_set_rejects_maps_of_another_size(tmp_path, name):
         if path.name.endswith("_normal.png"):
             write_photo(path, (9, 9))
     assert_rejected(name, tmp_path, "size of")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("calib", "text", "corridor_01.mat: calib must be an array of numbers"),
+        ("calib", np.full((3, 3), np.nan), "calib .* 3 x 3 finite numbers"),
+        ("mask_wall_paras", "text", "mask_wall_paras must be an array of numbers"),
+        ("mask_wall_paras", None, "mask_wall_paras must be an array of numbers"),
+        ("mask_wall_paras", np.full((1, 7), np.nan), "mask_wall_paras has no finite normal of pl"),
+    ],
+)
+def test_ibims1_rejects_wrong_calibration_and_planes(tmp_path, name, value, message):
+    scipy_io = pytest.importorskip("scipy.io")
+    data_set = WRITERS["ibims1"](tmp_path).data_set
+    file = str(data_set.images[0])
+    data = scipy_io.loadmat(file, simplify_cells=True)["data"]
+    data[name] = value
+    if value is None:
+        del data[name]
+    scipy_io.savemat(file, {"data": data})
+    with pytest.raises(UserError, match=message):
+        data_set.read(0)
+
+
+def test_mattes_rejects_a_matte_without_a_boundary(tmp_path):
+    WRITERS["mattes"](tmp_path)
+    for value in (0, 255):
+        Image.fromarray(np.full((12, 17), value, np.uint8)).save(tmp_path / "gt/bench.png")
+        assert_rejected("mattes", tmp_path, "bench.png", "no boundary")
+
+
+def test_spring_rejects_disparity_that_is_not_twice_as_large_as_its_image(tmp_path):
+    WRITERS["spring"](tmp_path)
+    file = tmp_path / "spring/train/0001/disp1_left/disp1_left_0002.dsp5"
+    write_hdf5(file, disparity=np.ones((24, 33), np.float32))
+    assert_rejected("spring", tmp_path, "disp1_left_0002.dsp5", "(24, 33)", "(24, 34)")
+
+
+def test_nyu_labeled_rejects_images_that_are_not_there(tmp_path):
+    data_set = WRITERS["nyu_labeled"](tmp_path).data_set
+    data_set.numbers[0] = 9
+    with pytest.raises(UserError, match="labeled.mat has 2 parts of images, but part 9 is needed"):
+        data_set.read(0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from etils.epath import Path
+from jaxtyping import Bool, Float, Int
 
 from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
 from urgt_jax.data.sets.cameras import TO_HALF_PIXEL_CENTRES
@@ -46,10 +47,13 @@ class Ibims1:
         for name in ("mask_invalid", "mask_transp"):
             known &= data[name] > 0
         depth = np.where(known, data["depth"], 0).astype(np.float32)
-        calibration = np.asarray(data["calib"], np.float64)
+        calibration = numbers(path, data, "calib")
         require(
-            calibration.shape == (3, 3) and min(calibration[0, 0], calibration[1, 1]) > 0,
-            f"{path}: calib has shape {calibration.shape}. It must be a camera matrix of 3 x 3",
+            calibration.shape == (3, 3)
+            and bool(np.isfinite(calibration).all())
+            and min(calibration[0, 0], calibration[1, 1]) > 0,
+            f"{path}: calib has shape {calibration.shape}. It must be a camera matrix of 3 x 3 "
+            "finite numbers",
         )
         # The matrix is transposed, and MATLAB's first pixel has the centre (1, 1).
         fx, fy = calibration[0, 0], calibration[1, 1]
@@ -58,7 +62,7 @@ class Ibims1:
         sample = make_sample(
             image, depth[window], DepthCamera(intrinsics), window, WHOLE, str(path)
         )
-        planes, normals = annotated_planes(data, depth > 0)
+        planes, normals = annotated_planes(path, data, depth > 0)
         annotations = Annotations(
             edges=(data["edges"] > 0)[window], planes=planes[window], plane_normals=normals
         )
@@ -83,16 +87,27 @@ class Ibims1:
                 isinstance(values, np.ndarray) and values.shape == size,
                 f"{path}: {name} must be a map of {size}, the size of the image. Download it again",
             )
-        require("calib" in data, f"{path} has no calib. Download it again")
         return data
 
 
-def annotated_planes(data: dict, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def numbers(path: Path, data: dict, name: str) -> Float[np.ndarray, "..."]:
+    """The array of that name as float64; a user error if it is missing or text."""
+    values = np.asarray(data.get(name, ""))
+    require(
+        values.dtype.kind in "biuf",
+        f"{path}: {name} must be an array of numbers. Download it again",
+    )
+    return values.astype(np.float64)
+
+
+def annotated_planes(
+    path: Path, data: dict, known: Bool[np.ndarray, "H W"]
+) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "N 3"]]:
     """The number of the plane at each pixel, and the planes' normals; small planes are left out."""
     planes = np.zeros(known.shape, np.int32)
     normals = []
     for surface in SURFACES:
-        parameters = np.atleast_2d(np.asarray(data.get(f"mask_{surface}_paras", []), np.float64))
+        parameters = np.atleast_2d(numbers(path, data, f"mask_{surface}_paras"))
         if parameters.shape[1] < 7:  # there is no plane of this kind
             continue
         labels = data[f"mask_{surface}"]
@@ -100,6 +115,11 @@ def annotated_planes(data: dict, known: np.ndarray) -> tuple[np.ndarray, np.ndar
             pixels = (labels == number) & known
             if pixels.mean() < SMALLEST_PLANE:
                 continue
+            require(
+                bool(np.isfinite(row[4:7]).all()),
+                f"{path}: mask_{surface}_paras has no finite normal of plane {number}. Download it "
+                "again",
+            )
             # The files have x right, y forward, z up.
             x, forward, up = row[4:7]
             normals.append([x, -up, forward])

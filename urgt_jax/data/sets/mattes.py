@@ -54,5 +54,10 @@ class Mattes:
             "must have the size of its image",
         )
         foreground = matte > FOREGROUND * 255
+        require(
+            bool(foreground.any()) and not foreground.all(),
+            f"{matte_path} has no boundary: it is all foreground or all background. Download it "
+            "again",
+        )
         annotations = Annotations(matte=foreground[window])
         return sample_without_depth(image, window)._replace(annotations=annotations)

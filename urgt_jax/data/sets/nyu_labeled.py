@@ -49,8 +49,8 @@ class NyuLabeled:
         """A window of an image. The whole image is read for it."""
         path = self.path / IMAGES
         number = int(self.numbers[index]) - 1
-        image = self._part("images", number, (3, *SIZE[::-1])).transpose(2, 1, 0)
-        depth = self._part(DEPTHS[self.split], number, SIZE[::-1]).T
+        image = self._part("images", number, (3, *SIZE[::-1]), "u").transpose(2, 1, 0)
+        depth = self._part(DEPTHS[self.split], number, SIZE[::-1], "f").T
         source = f"{path}: image {number + 1}"
         return make_sample(
             np.ascontiguousarray(image).astype(np.uint8),
@@ -61,17 +61,14 @@ class NyuLabeled:
             source,
         )
 
-    def _part(self, name: str, number: int, shape: tuple[int, ...]) -> np.ndarray:
-        """One image or map, with the axes of MATLAB."""
+    def _part(self, name: str, number: int, shape: tuple[int, ...], dtype_kind: str) -> np.ndarray:
+        """One image or map, with the axes of MATLAB; its dtype is numpy's kind `u` or `f`."""
         path = self.path / IMAGES
-        try:
-            values = read_hdf5(path, name, number)
-        except IndexError:
-            values = np.empty(0)
+        values = read_hdf5(path, name, number)
         require(
-            values.shape == shape,
-            f"{path}: {name} of image {number + 1} has shape {values.shape}, not {shape}. Download "
-            "it again",
+            values.shape == shape and values.dtype.kind == dtype_kind,
+            f"{path}: {name} of image {number + 1} has shape {values.shape} and dtype "
+            f"{values.dtype}, not {shape} and uint8 or float32. Download it again",
         )
         return values
 

@@ -31,6 +31,12 @@ class Spring(FileDataSet):
     def read_depth(self, files: ImageFiles, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
         disparity = read_hdf5_map(files.depth, "disparity")
         # The truth has two rows and columns for each of the image, in pixels of the image.
+        expected = (2 * size[0], 2 * size[1])
+        require(
+            disparity.shape == expected,
+            f"{files.depth} has shape {disparity.shape}, not {expected}, twice the size of its "
+            "image. Download it again",
+        )
         return disparity[::2, ::2].astype(np.float32)
 
     def read_camera(self, files: ImageFiles, size: tuple[int, int]) -> DepthCamera:
