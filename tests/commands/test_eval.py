@@ -13,6 +13,7 @@ from PIL import Image
 
 from urgt_jax.commands.eval import main, scores_folder
 from urgt_jax.errors import UserError, exit_status
+from urgt_jax.evaluation.comparison import read_results
 from urgt_jax.images.files import read_image
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.weight_file import SHIPPED, save_weights
@@ -49,6 +50,9 @@ def test_eval_scores_a_refiner_and_its_baselines(workdir, capsys):
         assert 0 < scores[candidate]["depth"]["abs_rel"] < 2
         assert 0 < scores[candidate]["normal"]["mean"] < 90
     assert scores["refined"]["depth"]["ce"] > 0
+    assert scores["candidates"] == ["coarse", "smoothed", "refined"]
+    assert list(scores["per_image"][0]) == ["name", "coarse", "smoothed", "refined"]
+    assert read_results(workdir).candidate == "refined"
     assert "boundary F1" in capsys.readouterr().out
 
 

@@ -11,7 +11,12 @@ from urgt_jax.evaluation import comparison_page, report
 from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
 from urgt_jax.evaluation.report.layers import image_folder
 
-FACTS = {"data": "some data", "protocol": "some protocol", "resolution": "some size"}
+FACTS = {
+    "data": "some data",
+    "protocol": "some protocol",
+    "resolution": "some size",
+    "candidates": ["coarse", "refined"],
+}
 
 
 def write_results(folder, errors: dict, layers=(), **facts):
@@ -113,7 +118,8 @@ def test_compare_rejects_what_cannot_be_compared(tmp_path, facts, errors, messag
         ("[1]", "one JSON object"),
         ("{}", "no scores of images"),
         ('{"per_image": [3]}', "no scores of images"),
-        ('{"per_image": [{"name": "a"}]}', "images without scores"),
+        ('{"per_image": [{"name": "a"}]}', "does not list its candidates"),
+        ('{"per_image": [{"name": "a"}], "candidates": ["b"]}', "images without scores"),
     ],
 )
 def test_read_results_rejects_a_damaged_folder(tmp_path, content, message):

@@ -75,7 +75,7 @@ def test_report_shows_the_typical_image_where_it_is_none_of_the_worst(photos, ma
     run_evaluation(SavedPredictions(maps, 256.0), config, out, 1, provenance, log)
     page = (out / "report.html").read_text()
     assert 'id="front"' in page and 'src="report/training.svg"' in page
-    assert "urgt eval --predictions maps" in page and "<dt>machine</dt>" in page
+    assert "<span>--predictions maps</span>" in page and "<dt>machine</dt>" in page
     facts = json.loads((out / "provenance.json").read_text())
     assert facts["configuration"].startswith("--prior.kind depth --data.source folder")
     assert "jax" in facts["program"] and facts["date"].endswith("UTC")

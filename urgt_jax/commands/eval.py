@@ -67,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     provenance = {"command": shlex.join(["urgt", "eval", *map(str, words)])}
     if args.weights or args.workdir:
-        provenance["weights"] = str((args.weights or args.workdir).absolute())
+        weights = args.weights or args.workdir
+        # Shipped weights and those of a hub have names, not paths.
+        provenance["weights"] = str(weights.absolute() if weights.exists() else weights)
     log = args.workdir / "metrics.jsonl" if args.workdir else None
     evaluation = run_evaluation(
         source, config, args.out or out, args.pages, provenance, log, args.max_skipped

@@ -65,14 +65,19 @@ def read_results(folder: Path) -> Results:
         isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows),
         f"{path} has no scores of images. Run urgt eval again",
     )
-    candidates = [name for name, value in rows[0].items() if isinstance(value, dict)]
+    candidates = content.get("candidates")
     require(
-        len(candidates) > 0 and all("name" in row and candidates[-1] in row for row in rows),
+        isinstance(candidates, list) and len(candidates) > 0,
+        f"{path} does not list its candidates. Run urgt eval again",
+    )
+    candidate = candidates[-1]
+    require(
+        all("name" in row and isinstance(row.get(candidate), dict) for row in rows),
         f"{path} has images without scores. Run urgt eval again",
     )
-    images = {row["name"]: without_null(row[candidates[-1]]) for row in rows}
+    images = {row["name"]: without_null(row[candidate]) for row in rows}
     settings = {name: str(content.get(name, "")) for name in SETTINGS}
-    return Results(folder, candidates[-1], settings, images)
+    return Results(folder, candidate, settings, images)
 
 
 def without_null(scores: dict) -> Scores:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
 from etils.epath import Path
 
 from urgt_jax.config import Config
@@ -218,6 +217,7 @@ def summarize(tally: Tally, config: Config, scoring: Scoring) -> dict:
         "normals": describe_normals(tally),
         "resolution": describe_resolution(tally),
         "patches": describe_patches(config),
+        "candidates": list(tally.names),
         **tally.means(),
         "intervals": tally.intervals(),
         "scenes": tally.scene_means(),
@@ -283,12 +283,12 @@ def write_csv(path: Path, images: list[tuple[str, dict[str, Scores]]], scenes: l
     write_text(path, text.getvalue())
 
 
-def without_nan(tree: dict) -> dict:
-    """The tree with null for numbers that JSON does not have: NaN and infinity."""
-
-    def replace(x: object) -> object:
-        if isinstance(x, float) and not math.isfinite(x):
-            return None
-        return x
-
-    return jax.tree.map(replace, tree)
+def without_nan(tree: object) -> object:
+    """The tree with null for numbers that JSON does not have; keys keep their order."""
+    if isinstance(tree, dict):
+        return {key: without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [without_nan(value) for value in tree]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    return tree
