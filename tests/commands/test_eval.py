@@ -1,8 +1,11 @@
 """`urgt eval` on the command line."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -221,3 +224,35 @@ def test_eval_help_lists_options_examples_and_fields(capsys):
     printed = capsys.readouterr().out
     for text in ("usage: urgt eval (--workdir", "--pages N", "examples:", "--eval.images"):
         assert text in printed
+
+
+@pytest.mark.slow
+def test_eval_writes_the_same_bits_on_one_device_and_eight(tmp_path):
+    maps = tmp_path / "maps"
+    for folder in (maps, tmp_path / "photos"):
+        folder.mkdir()
+    photos = miniature_sets.measured(tmp_path / "photos", 2, (600, 1000))  # four tiles
+    rng = np.random.default_rng(0)
+    for name in ("view0", "view1"):
+        depth = np.load(photos / f"{name}_depth.npy")
+        noisy = depth * np.exp(rng.normal(0.02, 0.05, depth.shape))
+        np.save(maps / f"{name}_depth.npy", noisy.astype(np.float32))
+        normal = rng.normal((0, 0, -1), 0.3, (*depth.shape, 3)).astype(np.float32)
+        np.save(maps / f"{name}_normal.npy", normal)
+    words = ["--predictions", maps, "--kind", "depth", "--data", "folder", photos]
+    words += ["--eval.boundaries", "--eval.edges", "--pages", "0"]
+    results = {}
+    for devices in (1, 8):
+        out = tmp_path / f"on{devices}"
+        subprocess.run(
+            [sys.executable, "-m", "urgt_jax", "eval", *map(str, words), "--out", str(out)],
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+            check=True,
+        )
+        assert f"{devices} x cpu" in (out / "provenance.json").read_text()
+        results[devices] = [(out / name).read_bytes() for name in ("metrics.json", "metrics.csv")]
+    assert results[1] == results[8]
+    scores = json.loads(results[1][0])["predicted"]
+    measured = {"ord", "d3r_stretched", "mae", "boundary_f1_radius3", "edge_accuracy", "drift"}
+    assert all(np.isfinite(scores["depth"][name]) for name in measured)
+    assert scores["pooled"]["mean"] > 0 and scores["depth"]["agreement"] > 0

@@ -1,13 +1,18 @@
 """The pages of the report in a real browser: what a person sees and does."""
 
 import json
+from itertools import pairwise
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
 from etils.epath import Path
+from helpers import miniature_sets
 from helpers.chromium import PROGRAM, Chromium
+from helpers.command import call
 from helpers.report_layers import SHAPE, layers_with_known_errors, scores_of_both
 
+from urgt_jax.commands import eval as eval_command
 from urgt_jax.evaluation import report
 from urgt_jax.evaluation.report.layers import image_folder
 from urgt_jax.images.colour import RAMP
@@ -229,3 +234,60 @@ def test_pages_fit_the_width_of_a_phone(chromium, folder):
     for page in (folder / "report.html", image_folder(folder, "good") / "index.html"):
         chromium.open(page)
         assert chromium.run("document.documentElement.scrollWidth") <= 390
+
+
+def links_of(chromium, page) -> list[Path]:
+    """The files that a page links to, and that its images come from; its images must show."""
+    chromium.open(page)
+    chromium.run("[...document.images].forEach(x => { x.loading = 'eager' })")
+    chromium.wait("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
+    urls = chromium.run(
+        "[...[...document.querySelectorAll('a[href]')].map(x => x.href),"
+        "...[...document.images].map(x => x.src)]"
+    )
+    return [Path(unquote(urlsplit(url).path)) for url in urls]
+
+
+@pytest.mark.slow
+def test_every_link_of_an_evaluation_and_a_comparison_opens(chromium, tmp_path):
+    (tmp_path / "set #1").mkdir()
+    photos = miniature_sets.measured(tmp_path / "set #1", 3, (40, 56))
+    maps = miniature_sets.perfect_predictions(photos, tmp_path / "maps")
+    words = ["--predictions", maps, "--kind", "depth", "--data", "folder", photos, "--pages", 2]
+    call(eval_command.main, *words, "--out", tmp_path / "second")
+    for number, file in enumerate(sorted(maps.iterdir())):
+        np.save(file, np.load(file) * np.float32(1.2 + 0.1 * number))
+    call(eval_command.main, *words, "--out", tmp_path / "first")
+    call(eval_command.main, "--compare", tmp_path / "first", tmp_path / "second")
+    comparison = tmp_path / "second/compared_with_first"
+    pages = [tmp_path / "first/report.html", tmp_path / "second/report.html"]
+    pages.append(comparison / "compare.html")
+    for page in pages:  # grows
+        for path in links_of(chromium, page):
+            assert path.is_file(), (page, path)
+            if path.suffix == ".html" and path not in pages:
+                pages.append(path)
+    # Both reports have pages of 2 images. The worst ones of both are compared.
+    image_pages = [page for page in pages if page.name == "index.html"]
+    compared = [page for page in image_pages if str(page).startswith(str(comparison))]
+    assert len(image_pages) >= 5 and len(compared) >= 1
+    chromium.open(tmp_path / "first/report.html")
+    x, y = chromium.middle("#front")
+    chromium.drag((x, y), (x - 100, y))
+    assert float(chromium.run("document.querySelector('#front input').value")) < 50
+    chromium.open(compared[0])
+    tags = "['left', 'right'].map(side => document.getElementById(side + 'tag').textContent)"
+    assert chromium.run(tags) == ["first", "second"]
+    x, y = chromium.middle("#divider")
+    chromium.drag((x, y), (x + 100, y))
+    assert chromium.middle("#divider")[0] == pytest.approx(x + 100, abs=2)
+    chromium.resize(390, 844, phone=True)
+    chromium.open(comparison / "compare.html")
+    assert chromium.run("document.documentElement.scrollWidth") <= 390
+    # The headings of the list of images do not touch each other.
+    boxes = chromium.run(
+        "[...document.querySelectorAll('#images thead th')].map(x => {"
+        "const range = document.createRange(); range.selectNodeContents(x);"
+        "const box = range.getBoundingClientRect(); return [box.left, box.right] })"
+    )
+    assert all(left[1] + 8 < right[0] for left, right in pairwise(boxes))
