@@ -120,6 +120,7 @@ def test_compare_rejects_what_cannot_be_compared(tmp_path, facts, errors, messag
         ('{"per_image": [3]}', "no scores of images"),
         ('{"per_image": [{"name": "a"}]}', "does not list its candidates"),
         ('{"per_image": [{"name": "a"}], "candidates": ["b"]}', "images without scores"),
+        ('{"per_image": [{"name": "a"}], "candidates": []}', "does not list its candidates"),
     ],
 )
 def test_read_results_rejects_a_damaged_folder(tmp_path, content, message):

@@ -67,7 +67,7 @@ def read_results(folder: Path) -> Results:
     )
     candidates = content.get("candidates")
     require(
-        isinstance(candidates, list) and len(candidates) > 0,
+        isinstance(candidates, list) and len(candidates) > 0 and isinstance(candidates[-1], str),
         f"{path} does not list its candidates. Run urgt eval again",
     )
     candidate = candidates[-1]

@@ -287,7 +287,7 @@ def without_nan(tree: object) -> object:
     """The tree with null for numbers that JSON does not have; keys keep their order."""
     if isinstance(tree, dict):
         return {key: without_nan(value) for key, value in tree.items()}
-    if isinstance(tree, list):
+    if isinstance(tree, list | tuple):
         return [without_nan(value) for value in tree]
     if isinstance(tree, float) and not math.isfinite(tree):
         return None
