@@ -68,7 +68,7 @@ lint: $(VENV)/ready ## format and lint, as the pre-commit hooks do
 	$(RUN) -m ruff format . && $(RUN) -m ruff check .
 
 docs: $(VENV)/ready ## build docs/ and the reference of the Python API as a site in site/
-	$(PIP) "mkdocs-material>=9.7,<10" "mkdocstrings[python]>=1.0,<2"
+	$(PIP) "mkdocs-material>=9.7,<10" "mkdocstrings[python]>=1.0,<2" ruff
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "open site/index.html, or run: $(RUN) -m mkdocs serve"
 
