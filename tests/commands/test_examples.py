@@ -81,7 +81,7 @@ def test_export_mesh(scene, tmp_path):
 
 @pytest.mark.slow
 def test_own_loss(micro, tmp_path):
-    example("own_loss").main(str(tmp_path / "run"), str(config_file(tmp_path, micro)), "2")
+    example("own_loss").main(str(tmp_path / "run"), str(config_file(micro, tmp_path)), "2")
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert all(json.loads(line)["edge_error"] > 0 for line in lines)

@@ -69,7 +69,9 @@ def load(
 ) -> "Refiner":
     """Load a refiner from a weight file, a run's work directory, or the name of shipped weights.
 
-    Without `dtype`, `fidelity` or `pool`, those stored with the weights are used.
+    `hf://ORG/REPOSITORY` is downloaded from the Hugging Face hub. Without `dtype`, `fidelity` or
+    `pool`, those stored with the weights are used. `resident` is that of `Refiner`. A UserError if
+    there are no weights, or weights of another kind of model.
     """
     kind = weights_kind(path)
     if kind in PRIOR_OPTIONS:
