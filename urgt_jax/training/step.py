@@ -118,8 +118,9 @@ def train_step(config: Config, mesh: Mesh, loss: LossFunction | None = None) -> 
     """The jitted function (state, batch) -> (state, metrics, verdict).
 
     It is compiled once for each number of patches, and reuses the memory of the state that it is
-    given. If the gradient is not usable, parameters and optimiser state stay as they were. A loss of your own, (maps, batch) -> (loss, terms), replaces
-    the configured one; with `optim.accumulate` it is the mean over the parts of a batch.
+    given. If the gradient is not usable, parameters and optimiser state stay as they were. A loss
+    of your own, (maps, batch) -> (loss, terms), replaces the configured one; with
+    `optim.accumulate` it is the mean over the parts of a batch.
     """
     optimizer = make_optimizer(config.optim)
     schedule = learning_rate_schedule(config.optim)
