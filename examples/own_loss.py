@@ -24,10 +24,9 @@ def depth_edges(
     below = jnp.abs(jnp.diff(depth, axis=2)) > EDGE
     right &= valid[..., :-1] & valid[..., 1:]
     below &= valid[..., :-1, :] & valid[..., 1:, :]
-    unchanged = [(0, 0), (0, 0)]
-    return jnp.pad(right, [*unchanged, (0, 0), (0, 1)]) | jnp.pad(
-        below, [*unchanged, (0, 1), (0, 0)]
-    )
+    right = jnp.pad(right, [(0, 0), (0, 0), (0, 0), (0, 1)])
+    below = jnp.pad(below, [(0, 0), (0, 0), (0, 1), (0, 0)])
+    return right | below
 
 
 def main(workdir: str, config: str = "tiny", steps: str = "600") -> urgt_jax.State:

@@ -49,8 +49,10 @@ def nav_pages(entry) -> list[str]:
     """The pages in a part of the navigation of mkdocs.yml."""
     if isinstance(entry, str):
         return [entry]
-    entries = entry.values() if isinstance(entry, dict) else entry
-    return [page for part in entries for page in nav_pages(part)]
+    pages = []
+    for part in entry.values() if isinstance(entry, dict) else entry:
+        pages += nav_pages(part)
+    return pages
 
 
 def test_the_navigation_has_every_page_once():
@@ -59,7 +61,7 @@ def test_the_navigation_has_every_page_once():
     assert sorted(nav_pages(settings["nav"])) == sorted([*pages, *ADDED_PAGES])
 
 
-def test_the_reference_has_every_public_name_and_no_other():
+def test_the_reference_has_every_public_name_and_only_names_that_exist():
     named = re.findall(r"^::: (\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE)
     assert len(named) == len(set(named))
     for name in named:
