@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from urgt_jax.streams import root_logger_unchanged
+
 if TYPE_CHECKING:
     from urgt_jax.config import Config
     from urgt_jax.inference.functional import PatchBatch, merge, patchify
@@ -66,7 +68,8 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module 'urgt_jax' has no attribute {name!r}")
     module, _, name_there = _MODULES[name].partition(":")
-    value = getattr(importlib.import_module(module), name_there or name)
+    with root_logger_unchanged():
+        value = getattr(importlib.import_module(module), name_there or name)
     globals()[name] = value
     return value
 

@@ -128,8 +128,9 @@ def process_settings() -> dict:
 
 
 def test_train_from_python_prints_nothing_and_leaves_the_process_as_it_was(
-    short, tmp_path, caller, capfd
+    short, tmp_path, caller, capfd, monkeypatch
 ):
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a program that has set up no log
     settings = process_settings()
     state = caller(lambda: train(short, tmp_path / "run"))
     assert state.step == 2 and (tmp_path / "run/weights.safetensors").exists()

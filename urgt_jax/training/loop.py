@@ -27,6 +27,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress
+from urgt_jax.streams import root_logger_unchanged
 from urgt_jax.training import determinism, sharding, tensorboard
 from urgt_jax.training.batches import batches
 from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
@@ -68,7 +69,7 @@ def train(
     thread.
     """
     # The configuration decides about dtypes. Otherwise JAX_ENABLE_X64 would make weights float64.
-    with jax.enable_x64(False), report_to(report):
+    with jax.enable_x64(False), report_to(report), root_logger_unchanged():
         return _train(config, Path(workdir), loss)
 
 
