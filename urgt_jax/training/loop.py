@@ -29,7 +29,7 @@ from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress
 from urgt_jax.streams import root_logger_unchanged
 from urgt_jax.training import determinism, sharding, tensorboard
-from urgt_jax.training.batches import batches
+from urgt_jax.training.batches import batches as training_batches
 from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.log_table import LogTable
@@ -210,9 +210,9 @@ class TrainingRun:
     def _train_steps(self, state: State, stop: StopRequest, reporter: "Reporter") -> State:
         config = self.config
         start = int(state.step)
-        drawn = pipeline.Batches(config, source=self.source)
+        batches = pipeline.Batches(config, source=self.source)
         batch_iterator = self._batches_from(start)
-        watch = StepWatch(config, drawn, int(state.skipped))
+        watch = StepWatch(config, batches, int(state.skipped))
         profiler = StepProfiler(config.train.profile, self.workdir)
         for step in range(start, config.optim.steps):
             if step > start and step % config.train.save_every == 0:
@@ -230,7 +230,7 @@ class TrainingRun:
                 if stop.requested and jax.process_count() == 1:
                     break
                 raise
-            sides = drawn.block_sides(step)
+            sides = batches.block_sides(step)
             for m, count in Counter(sides).items():
                 self.throughput.count_images(count, m * m)
 
@@ -257,7 +257,7 @@ class TrainingRun:
     def _batches_from(self, start: int) -> Iterator[TrainingBatch]:
         """The batches from a step on, on the devices; reports images that cannot be read."""
         report_everywhere = partial(report, everyone=True)
-        return batches(self.config, self.mesh, start, report_everywhere, self.source)
+        return training_batches(self.config, self.mesh, start, report_everywhere, self.source)
 
     def _compiled_step(self, state: State, batch: TrainingBatch) -> TrainStep:
         """The step, compiled for the number of patches in the batch."""
