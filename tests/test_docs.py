@@ -25,7 +25,8 @@ CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_code_of_the_api_page_runs_from_top_to_bottom(micro, tmp_path, monkeypatch, capsys):
     """With the smallest model and the smallest scenes in place of the page's."""
     pytest.importorskip("flatbuffers")
-    short = config_files.with_changes(micro, {"optim.steps": 2})
+    changes = {"optim.steps": 2, "data.mix": (1.0, 0.0, 0.0, 0.0)}  # one program to compile
+    short = config_files.with_changes(micro, changes)
     save_weights(tmp_path / "scenes", random_params(micro.model), micro)
     monkeypatch.setattr(config_files, "load_config", lambda name: short)
     monkeypatch.chdir(tmp_path)
