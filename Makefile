@@ -67,6 +67,11 @@ lint: $(VENV)/ready ## format and lint, as the pre-commit hooks do
 	$(PIP) ruff
 	$(RUN) -m ruff format . && $(RUN) -m ruff check .
 
+docs: $(VENV)/ready ## build docs/ and the reference of the Python API as a site in site/
+	$(PIP) "mkdocs-material>=9.7,<10" "mkdocstrings[python]>=1.0,<2" ruff
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "open site/index.html, or run: $(RUN) -m mkdocs serve"
+
 PACKAGE = $(VENV)/package
 package: $(VENV)/ready ## build wheel and sdist, and refine an image with the wheel outside the checkout
 	$(PIP) build
@@ -81,4 +86,4 @@ package: $(VENV)/ready ## build wheel and sdist, and refine an image with the wh
 	! $(PACKAGE)/bin/python -m pip list 2>/dev/null | grep -iE "pytest|xdist|tensorflow"
 	@ls -l dist
 
-.PHONY: help demo shipped trained test test-slow test-hard scenes-train gpu-check lint package
+.PHONY: help demo shipped trained test test-slow test-hard scenes-train gpu-check lint docs package

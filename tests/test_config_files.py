@@ -1,5 +1,7 @@
 """Configuration files: found by name, read, and written as options."""
 
+import dataclasses
+
 import pytest
 from etils.epath import Path
 
@@ -61,6 +63,14 @@ def test_load_config_reports_what_fails_in_a_file_in_one_line(tmp_path):
     with pytest.raises(UserError, match="broken.py does not run: ZeroDivisionError") as caught:
         load_config(tmp_path / "broken.py")
     assert "\n" not in str(caught.value)
+
+
+def test_with_changes_replaces_fields_that_only_go_together():
+    changes = {"data.source": "folder", "data.path": "photos"}
+    config = with_changes(Config(), changes)
+    assert config.data == dataclasses.replace(Config().data, source="folder", path="photos")
+    with pytest.raises(UserError, match="no field is called data.sources"):
+        with_changes(Config(), {"data.sources": "folder"})
 
 
 def test_command_line_options_give_the_same_changes():

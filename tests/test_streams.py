@@ -1,12 +1,15 @@
 """Commands go on when nobody reads what they print."""
 
 import csv
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
 from etils.epath import Path
+
+from urgt_jax.streams import root_logger_unchanged
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "urgt_jax", "scale", "--what", "flops", "--sizes", "tiny"]
@@ -52,3 +55,23 @@ def test_errors_are_printed_without_control_characters(tmp_path):
     )
     assert process.returncode == 2 and b"?[31mred?.png" in process.stderr
     assert b"\x1b" not in process.stderr
+
+
+def test_root_logger_unchanged_removes_only_the_handlers_of_others(monkeypatch):
+    own = logging.NullHandler()
+    monkeypatch.setattr(logging.root, "handlers", [own])
+    with root_logger_unchanged():
+        logging.root.addHandler(logging.StreamHandler())
+    assert logging.root.handlers == [own]
+
+
+@pytest.mark.slow
+def test_public_names_leave_the_log_of_a_program_to_the_program():
+    code = (
+        "import logging, urgt_jax\n"
+        "for name in urgt_jax.__all__:\n"
+        "    getattr(urgt_jax, name)\n"
+        "print(logging.root.handlers, logging.root.level)\n"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert output == "[] 30\n"

@@ -87,18 +87,29 @@ def field_names(kind: type = Config, prefix: str = "") -> list[str]:
 
 
 def with_changes(config: Config, changes: dict[str, object]) -> Config:
-    """The configuration with fields replaced, given by dotted names such as model.depth."""
+    """The configuration with fields replaced, given by dotted names such as model.depth.
+
+    A UserError for an unknown name, or for values that do not go with each other.
+    """
+    by_section: dict = {}
     for name, value in changes.items():
         require(name in field_names(), f"no field is called {name}")
-        config = _replace_field(config, name.split("."), value)
-    return config
+        *sections, field = name.split(".")
+        group = by_section
+        for section in sections:
+            group = group.setdefault(section, {})
+        group[field] = value
+    return _replace_fields(config, by_section)
 
 
-def _replace_field(section, path: list[str], value):
-    name = path[0]
-    if len(path) > 1:
-        value = _replace_field(getattr(section, name), path[1:], value)
-    return dataclasses.replace(section, **{name: value})
+def _replace_fields(section, changes: dict):
+    """Replaces all fields of a section at once: a section checks that they go together."""
+    values = {}
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            value = _replace_fields(getattr(section, name), value)
+        values[name] = value
+    return dataclasses.replace(section, **values)
 
 
 def command_line_options(changes: dict[str, object]) -> list[str]:

@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import jax
 import numpy as np
@@ -28,6 +29,29 @@ LOST_PROCESS = f"another process has died or does not answer (see its own output
 OTHER_PROCESS = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection|Gloo")
 
 _monitors: list["Monitor"] = []  # one, if this is one of several processes
+
+
+def print_line(line: str) -> None:
+    """Print a line at once, also where the output is a file."""
+    print(line, flush=True)
+
+
+def ignore_line(line: str) -> None:
+    """Print nothing."""
+
+
+# What `report` does with a line. Threads of a notebook may have a run each.
+_output: ContextVar[Callable[[str], None]] = ContextVar("output", default=print_line)
+
+
+@contextlib.contextmanager
+def report_to(output: Callable[[str], None]) -> Iterator[None]:
+    """Pass the lines that are reported inside to a function, instead of printing them."""
+    token = _output.set(output)
+    try:
+        yield
+    finally:
+        _output.reset(token)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -178,10 +202,11 @@ def is_first_process() -> bool:
 def report(text: str, everyone: bool = False) -> None:
     """Print a line: once for all processes, or from each of them with its number."""
     line = printable(text)
+    output = _output.get()
     if everyone and jax.process_count() > 1:
-        print(f"process {jax.process_index()}: {line}", flush=True)
+        output(f"process {jax.process_index()}: {line}")
     elif everyone or is_first_process():
-        print(line, flush=True)
+        output(line)
 
 
 def all_agree(condition: bool) -> bool:

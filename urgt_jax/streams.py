@@ -1,7 +1,10 @@
 """Output that never costs a result: a closed pipe, a full disk or a terminal without UTF-8."""
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 
@@ -45,3 +48,19 @@ def protect_output() -> None:
         sys.stdout = LossyStream(sys.stdout)
     if sys.stderr is not None:
         sys.stderr = LossyStream(sys.stderr)
+
+
+@contextmanager
+def root_logger_unchanged() -> Iterator[None]:
+    """Remove handlers that others give the root logger inside.
+
+    Orbax and Grain log through absl, which sets up a root logger without handlers at its first
+    line. The calling program could not set it up with `logging.basicConfig` any more.
+    """
+    handlers = list(logging.root.handlers)
+    try:
+        yield
+    finally:
+        for handler in list(logging.root.handlers):
+            if handler not in handlers:
+                logging.root.removeHandler(handler)

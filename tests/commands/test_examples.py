@@ -1,13 +1,19 @@
 """The scripts in examples/ run, and do what they say."""
 
 import importlib.util
+import json
+import re
 from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 from etils.epath import Path
+from helpers.command import config_file
+from helpers.miniature_sets import measured
 from PIL import Image
+
+from urgt_jax.commands import priors
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -20,15 +26,12 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def test_there_are_five_examples():
+def test_every_example_is_tested_here_and_named_in_the_docs():
     names = {path.stem for path in FOLDER.glob("*.py")}
-    assert names == {
-        "refine_folder",
-        "sensor_depth",
-        "video_frames",
-        "export_mesh",
-        "python_api",
-    }
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert names <= tested
+    table = (FOLDER.parent / "docs/api.md").read_text()
+    assert names == set(re.findall(r"^\| `examples/(\w+).py` \|", table, re.MULTILINE))
 
 
 def test_refine_folder(weights, scene, tmp_path, capsys):
@@ -74,6 +77,25 @@ def test_export_mesh(scene, tmp_path):
     depth = np.load(truth)
     assert np.isfinite(mesh.vertices).all()
     assert -3 * np.median(depth) <= mesh.bounds[0, 2] <= mesh.bounds[1, 2] <= -depth.min() + 1e-5
+
+
+@pytest.mark.slow
+def test_own_loss(micro, tmp_path):
+    example("own_loss").main(str(tmp_path / "run"), str(config_file(micro, tmp_path)), "2")
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert all(json.loads(line)["edge_error"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_finetune_folder(weights, tmp_path, capsys):
+    folder = measured(tmp_path, 2, (48, 72))
+    run = str(tmp_path / "run")
+    priors.main(["--data", "folder", str(folder), "--degrade", "middle"])
+    example("finetune_folder").main(str(folder), run, str(weights), "4")
+    last = capsys.readouterr().out.splitlines()[-1]
+    before, after = re.findall(r"\d\.\d+", last)
+    assert float(after) < float(before)
 
 
 @pytest.mark.slow

@@ -67,6 +67,26 @@ def test_plan_rejects_an_image_of_floats(micro, params):
         Refiner(params, micro).plan(image.astype(np.float32))
 
 
+def test_refiner_gives_each_image_of_a_batch_what_it_gives_alone(micro, params):
+    refiner = Refiner(params, micro)
+    inputs = [image_with_coarse_maps(SIZE, seed) for seed in (0, 1)]
+    shares = []
+
+    def follow(done, count):
+        shares.append(done / count)
+
+    # Arrays of JAX on the one hand, of numpy on the other.
+    stacked = [jax.numpy.stack(arrays) for arrays in zip(*inputs, strict=True)]
+    together = refiner(*stacked, grid=(2, 3), progress=follow)
+    assert shares == sorted(shares) and 0.5 in shares and shares[-1] == 1
+    for i, maps in enumerate(inputs):
+        alone = refiner(*maps, grid=(2, 3))
+        for name in alone._fields:
+            np.testing.assert_array_equal(getattr(together, name)[i], getattr(alone, name))
+    with pytest.raises(UserError, match="2 images, 1 coarse depth maps .* give as many of each"):
+        refiner(stacked[0], stacked[1][:1], stacked[2])
+
+
 @pytest.mark.parametrize("fidelity", ["exact", "official"])
 def test_run_yields_the_rows_of_a_call(micro, params, fidelity, tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 7)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from urgt_jax.models import refiner
 from urgt_jax.models.apply import apply
+from urgt_jax.models.registry import build_with_params
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,24 @@ def test_apply_has_finite_gradients_of_all_parameters(micro, params, batch):
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradients))
 
 
+def test_features_are_the_tokens_of_the_layers_that_the_heads_read(micro, params):
+    rows, cols = micro.model.tokens
+    tokens = refiner.tokens_per_patch(micro.model)
+    layers = np.arange(2 * 3 * tokens * 8, dtype=np.float32).reshape(2, 1, 3, tokens, 8)
+    network = build_with_params(micro.model, params)
+    features = network.features(jnp.asarray(layers), micro.model.tokens)
+    assert features.shape == (1, 3, 4, rows, cols, 8)
+    for number, layer in enumerate((0, 0, 1, 1)):  # of model.dpt_layers
+        patch = layers[layer, 0, 2, refiner.SPECIAL_TOKENS :].reshape(rows, cols, 8)
+        np.testing.assert_array_equal(features[0, 2, number], patch)
+
+
 def test_apply_under_vmap_equals_apply_on_each_image(micro, params, batch):
-    run = partial(apply, params, micro.model)
+    run = partial(apply, params, micro.model, features=True)
     together = jax.jit(run)(batch)
     apart = jax.tree.map(lambda x: x[:, None], batch)
     mapped = jax.jit(jax.vmap(run))(apart)
+    assert together["features"].shape[:3] == (2, 2, 4)
     for name, want in together.items():
         np.testing.assert_allclose(mapped[name][:, 0], want, atol=1e-5)
 
@@ -74,7 +88,7 @@ def test_apply_under_vmap_equals_apply_on_each_image(micro, params, batch):
 def test_apply_under_shard_map_equals_apply_on_one_device(micro, params, batch):
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     cut = PartitionSpec("data")
-    run = partial(apply, params, micro.model)
+    run = partial(apply, params, micro.model, features=True)
     sharded = jax.shard_map(run, mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)
     maps = jax.jit(sharded)(batch)
     for name, want in jax.jit(run)(batch).items():

@@ -3,11 +3,13 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from unittest.mock import Mock
 
 import jax
@@ -105,22 +107,37 @@ def caller(request):
     return {"plain": plain, "thread": in_thread, "notebook": in_event_loop}[request.param]
 
 
-def test_train_works_from_python_and_prints_only_reports(
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def process_settings() -> dict:
+    """What belongs to the whole process, and so to the program that calls the library."""
+    loggers = {"root": logging.getLogger()}
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and (logger.level or logger.handlers):
+            loggers[name] = logger
+    return {
+        "signals": [signal.getsignal(number) for number in SIGNALS],
+        "warnings": list(warnings.filters),
+        "logging": {name: (x.level, list(x.handlers)) for name, x in loggers.items()},
+        "hooks": [sys.excepthook, sys.unraisablehook, threading.excepthook],
+        "streams": [sys.stdout, sys.stderr],
+        "environment": dict(os.environ),
+        "jax": dict(jax.config.values),
+    }
+
+
+def test_train_from_python_prints_nothing_and_leaves_the_process_as_it_was(
     short, tmp_path, caller, capfd, monkeypatch
 ):
-    reports = []
-    monkeypatch.setattr(loop, "report", lambda text, everyone=False: reports.append(text))
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a program that has set up no log
+    settings = process_settings()
     state = caller(lambda: train(short, tmp_path / "run"))
     assert state.step == 2 and (tmp_path / "run/weights.safetensors").exists()
     assert [line["step"] for line in _metrics(tmp_path / "run")] == [1, 2]
-    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    assert reports[0].startswith(f"{tmp_path / 'run'} starts at step 0 of 2: ")
-    assert reports[-1] == f"trained 2 steps: {tmp_path / 'run/weights.safetensors'}"
     assert "".join(capfd.readouterr()) == ""
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    for name, value in process_settings().items():
+        assert value == settings[name], name
 
 
 def test_train_leaves_a_signal_alone_that_the_caller_ignores(depth_only, tmp_path):
@@ -165,9 +182,11 @@ def test_train_stops_on_a_signal_and_restores_the_handlers(
     monkeypatch.setattr(TrainingRun, "restore_or_initialize", restore)
     monkeypatch.setattr(loop, "save_weights", save_weights)
     handlers = [signal.getsignal(number) for number in SIGNALS]
-    state = train(short, tmp_path / "run")
+    state = train(short, tmp_path / "run", report=print)
     assert state.step == 0 and (tmp_path / "run/checkpoints/step_0").is_dir()
-    assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path / 'run'} starts at step 0 of 2: ")
+    assert last.startswith("stopped after step 0; checkpoint saved")
     assert handlers == [signal.getsignal(number) for number in SIGNALS]
 
 
@@ -203,7 +222,7 @@ def test_train_stops_if_a_signal_also_ended_the_workers(short, tmp_path, monkeyp
         yield
 
     monkeypatch.setattr(TrainingRun, "_batches_from", batches)
-    assert train(short, tmp_path / "run").step == 0
+    assert train(short, tmp_path / "run", report=print).step == 0
     assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
 
 
@@ -221,7 +240,7 @@ def test_train_stops_if_a_signal_also_ended_the_compiler(
         with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
             train(short, tmp_path / "run")
         return
-    assert train(short, tmp_path / "run").step == 0
+    assert train(short, tmp_path / "run", report=print).step == 0
     assert "stopped after step 0; checkpoint saved" in capsys.readouterr().out
 
 

@@ -58,6 +58,12 @@ def test_train_with_an_own_loss_logs_its_terms(depth_only, tmp_path):
     assert len(lines) == 2
 
 
+def test_training_batch_names_what_a_batch_holds(depth_only):
+    names = set(Batches(depth_only)[0])
+    required = urgt_jax.TrainingBatch.__required_keys__
+    assert required <= names <= required | urgt_jax.TrainingBatch.__optional_keys__
+
+
 def test_init_draws_the_parameters_that_training_starts_from(depth_only, first_state):
     params = urgt_jax.init(depth_only.model, depth_only.seed)
 

@@ -18,7 +18,7 @@ from urgt_jax.training.step import abstract_state, train_step
 def test_train_profile_holds_the_steps_that_were_asked_for(tmp_path, depth_only, capsys):
     optim = replace(depth_only.optim, steps=5)
     settings = replace(depth_only.train, profile=(2, 3))
-    train(replace(depth_only, optim=optim, train=settings), tmp_path)
+    train(replace(depth_only, optim=optim, train=settings), tmp_path, report=print)
     assert "profile of 3 steps from step 2" in capsys.readouterr().out
     (path,) = find_paths(tmp_path / "profile", "plugins/profile/*/*.xplane.pb")
     steps = set()

@@ -78,4 +78,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(config: Config, workdir: Path) -> None:
-    train(config, workdir)
+    train(config, workdir, report=distributed.print_line)

@@ -112,7 +112,8 @@ def merge(
     Both have the shape of the coarse maps that `patchify` was given. Where patches overlap, their
     offsets are averaged with weights that fall towards the border of a patch.
     """
-    maps, batch = jax.device_get((maps, batch))
+    refined = {name: maps[name] for name in ("depth", "normal")}  # not the large features
+    maps, batch = jax.device_get((refined, batch))
     windows = batch["windows"]
     # As in exact mode, the offsets are resized and added to the coarse maps at full resolution.
     depth_offsets = maps["depth"] - batch["coarse_depth"]

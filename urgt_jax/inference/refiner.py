@@ -1,7 +1,7 @@
 """A trained refiner as a function from an image and its coarse maps to refined maps."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -26,8 +26,6 @@ from urgt_jax.models.registry import FAMILIES
 from urgt_jax.weights.weight_file import load_weights, weights_kind
 
 Image = UInt8[np.ndarray, "H W 3"]
-Depth = Float[np.ndarray, "H W"]
-Normal = Float[np.ndarray, "H W 3"]
 Progress = Callable[[int, int], None]  # takes how much is done, and of how much
 PRIOR_OPTIONS = {"depth_anything": "--depth-weights", "metric3d": "--normal-weights"}
 StageProgress = Callable[[str, float], None]  # takes a stage and the share of it that is done
@@ -38,12 +36,15 @@ def ignore_progress(done: int, count: int) -> None:
 
 
 class Result(NamedTuple):
-    """Refined maps; a confidence is None where the model does not predict it."""
+    """Refined maps; a confidence is None where the model does not predict it.
 
-    depth: Depth  # in the coarse map's unit
-    normal: Normal  # unit length
-    depth_confidence: Depth | None  # 1 and above
-    normal_confidence: Depth | None  # 1 and above
+    The maps of a batch of B images are stacked: depth is [B, H, W].
+    """
+
+    depth: Float[np.ndarray, "*B H W"]  # in the coarse map's unit
+    normal: Float[np.ndarray, "*B H W 3"]  # unit length
+    depth_confidence: Float[np.ndarray, "*B H W"] | None  # 1 and above
+    normal_confidence: Float[np.ndarray, "*B H W"] | None  # 1 and above
 
 
 class Job(NamedTuple):
@@ -68,7 +69,9 @@ def load(
 ) -> "Refiner":
     """Load a refiner from a weight file, a run's work directory, or the name of shipped weights.
 
-    Without `dtype`, `fidelity` or `pool`, those stored with the weights are used.
+    `hf://ORG/REPOSITORY` is downloaded from the Hugging Face hub. Without `dtype`, `fidelity` or
+    `pool`, those stored with the weights are used. `resident` is that of `Refiner`. A UserError if
+    there are no weights, or weights of another kind of model.
     """
     kind = weights_kind(path)
     if kind in PRIOR_OPTIONS:
@@ -96,7 +99,7 @@ def choose_grid(
 
 
 class Refiner:
-    """Refines the coarse maps of one image at a time; memory grows slowly with the patches.
+    """Refines the coarse maps of images, one at a time; memory grows slowly with the patches.
 
     `resident` patches are on the device at once, and the tokens of all others wait in host memory.
     By default as many are as fit.
@@ -118,20 +121,38 @@ class Refiner:
 
     def __call__(
         self,
-        image: UInt8[np.ndarray, "H W 3"],
-        coarse_depth: Float[np.ndarray, "h w"],
-        coarse_normal: Float[np.ndarray, "h w 3"],
+        image: UInt8[Array | np.ndarray, "*B H W 3"],
+        coarse_depth: Float[Array | np.ndarray, "... h w"],
+        coarse_normal: Float[Array | np.ndarray, "... h w 3"],
         grid: tuple[int, int] | None = None,
         overlap: float | None = None,
         progress: Progress = ignore_progress,
     ) -> Result:
         """Refine the coarse maps of an image. Official mode takes maps of any size.
 
+        The image is uint8 [H, W, 3], the coarse maps are float [H, W] and [H, W, 3]. B images of
+        one size are stacked in front; they are refined one after the other. A UserError if the
+        arrays do not fit each other.
+
         Without `grid` or `overlap`, those stored with the weights are used; grid (0, 0) fits the
         image size. `progress(done, count)` is called as patches pass through the network.
         """
-        job = self.plan(image, grid, overlap)
-        return _join_rows(self.run(job, coarse_depth, coarse_normal, progress), job.size[0])
+        image = np.asarray(image)
+        if image.ndim != 4:
+            job = self.plan(image, grid, overlap)
+            return _join_rows(self.run(job, coarse_depth, coarse_normal, progress), job.size[0])
+        count = len(image)
+        require(
+            count == len(coarse_depth) == len(coarse_normal) and count > 0,
+            f"there are {count} images, {len(coarse_depth)} coarse depth maps and "
+            f"{len(coarse_normal)} coarse normal maps: give as many of each, at least one",
+        )
+        results = []
+        for i in range(count):
+            of_image = partial(_report_share, progress, i, count)
+            maps = (image[i], coarse_depth[i], coarse_normal[i])
+            results.append(self(*maps, grid, overlap, of_image))
+        return _stack(results)
 
     def plan(
         self,
@@ -169,8 +190,8 @@ class Refiner:
     def run(
         self,
         job: Job,
-        coarse_depth: Shaped[np.ndarray, "..."],
-        coarse_normal: Shaped[np.ndarray, "..."],
+        coarse_depth: Shaped[Array | np.ndarray, "..."],
+        coarse_normal: Shaped[Array | np.ndarray, "..."],
         progress: Progress = ignore_progress,
     ) -> Iterator[tuple[slice, Result]]:
         """Refine a planned image and yield (rows, their maps) from the top, for any image size.
@@ -332,6 +353,19 @@ class Refiner:
             progress(int(100 * done + 1e-6), 100)  # 100 is reported only at the end
 
         return report
+
+
+def _report_share(progress: Progress, image: int, images: int, done: int, count: int) -> None:
+    """Report the progress of one of several images as that of all of them."""
+    progress(image * count + done, images * count)
+
+
+def _stack(results: Sequence[Result]) -> Result:
+    """The maps of several images of one size."""
+    maps = []
+    for values in zip(*results, strict=True):
+        maps.append(None if values[0] is None else np.stack(values))
+    return Result(*maps)
 
 
 def _join_rows(strips: Iterable[tuple[slice, Result]], height: int) -> Result:

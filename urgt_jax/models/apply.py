@@ -11,6 +11,7 @@ from urgt_jax.config import Model
 from urgt_jax.images.grid import token_positions
 from urgt_jax.models.placement import current_placement
 from urgt_jax.models.precision import in_precision
+from urgt_jax.models.refiner import token_grid
 from urgt_jax.models.registry import build_with_params
 
 
@@ -32,25 +33,33 @@ class Maps(TypedDict):
     normal: Float[Array, "B P H W 3"]  # not normalised
     depth_confidence: NotRequired[Float[Array, "B P H W"]]  # 1 and above
     normal_confidence: NotRequired[Float[Array, "B P H W"]]  # 1 and above
+    # Only on request: the tokens of the L layers that the DPT heads read, h x w in a patch.
+    features: NotRequired[Float[Array, "B P L h w C"]]
 
 
-def apply(params: dict, model: Model, batch: Batch) -> Maps:
-    """Refine the coarse maps of all patches; works under jit, grad, vmap and shard_map.
+def apply(params: dict, model: Model, batch: Batch, features: bool = False) -> Maps:
+    """Refine the coarse maps of all patches; works under jit, grad, vmap, shard_map and jax.export.
 
-    A map that the model has no output for is returned as it came.
+    A map that the model has no output for is returned as it came. With `features` the maps also
+    have `features` [B, P, L, h, w, C]: what frame and global attention made of each patch, in the L
+    layers of `model.dpt_layers`. `model` and `features` are static: pass their positions to jit as
+    `static_argnums`.
     """
-    return in_precision(model.dtype, _apply)(params, model, batch)
+    return in_precision(model.dtype, _apply)(params, model, batch, features)
 
 
-def _apply(params: dict, model: Model, batch: Batch) -> Maps:
+def _apply(params: dict, model: Model, batch: Batch, features: bool) -> Maps:
     network = build_with_params(model, params)
     depth = batch["coarse_depth"]
     normal = batch["coarse_normal"]
     patches = depth.shape[1]
     positions = token_positions(_pad(batch["origins"]), model.tokens, model.tokens)
-    offsets = network(
-        _pad(batch["image"]), _pad(depth), _pad(normal), positions, patches, batch.get("owner")
+    image = _pad(batch["image"])
+    layers = network.layers(
+        image, _pad(depth), _pad(normal), positions, patches, batch.get("owner")
     )
+    with jax.named_scope("heads"):
+        offsets = network.predict_offsets(layers, token_grid(image))
     offsets = jax.tree.map(lambda x: x[:, :patches], offsets)
     maps: Maps = {"depth": depth, "normal": normal}
     if "depth" in offsets:
@@ -59,6 +68,8 @@ def _apply(params: dict, model: Model, batch: Batch) -> Maps:
     if "normal" in offsets:
         maps["normal"] = normal + offsets["normal"].value
         maps["normal_confidence"] = offsets["normal"].confidence
+    if features:
+        maps["features"] = network.features(layers, token_grid(image))[:, :patches]
     return maps
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from urgt_jax.config import TOKEN_SIZE, Model
 from urgt_jax.models import imagenet
@@ -42,6 +42,11 @@ def tokens_per_patch(config: Model) -> int:
     """The number of tokens of a patch, with camera token and registers."""
     rows, cols = config.tokens
     return SPECIAL_TOKENS + rows * cols
+
+
+def token_grid(image: Shaped[Array, "B P H W 3"]) -> tuple[int, int]:
+    """Rows and columns of tokens in each patch of an image."""
+    return image.shape[2] // TOKEN_SIZE, image.shape[3] // TOKEN_SIZE
 
 
 class Offsets(NamedTuple):
@@ -106,14 +111,24 @@ class URGT(nnx.Module):
         a row, `owner` is the image of each patch, counted from 0, and patches see only those of
         their own image.
         """
-        rows = image.shape[2] // TOKEN_SIZE
-        cols = image.shape[3] // TOKEN_SIZE
+        layers = self.layers(image, depth, normal, positions, patches, owner)
+        with jax.named_scope("heads"):
+            return self.predict_offsets(layers, token_grid(image))
+
+    def layers(
+        self,
+        image: UInt8[Array, "B P H W 3"] | Float[Array, "B P H W 3"],
+        depth: Float[Array, "B P H W"],
+        normal: Float[Array, "B P H W 3"],
+        positions: Float[Array, "B P N 2"],
+        patches: int | None = None,
+        owner: Int[Array, "B P"] | None = None,
+    ) -> Float[Array, "K B P M C"]:
+        """The output of `attend` for all patches. The arguments are those of `__call__`."""
         with jax.named_scope("encode"):
             tokens = self.encode(image, depth, normal)
         with jax.named_scope("attend"):
-            layers = self.attend(tokens, positions, patches, owner=owner)
-        with jax.named_scope("heads"):
-            return self.predict_offsets(layers, (rows, cols))
+            return self.attend(tokens, positions, patches, owner=owner)
 
     def encode(
         self,
@@ -245,6 +260,17 @@ class URGT(nnx.Module):
         return run_blocks(
             blocks, x, run_pair, config.dpt_layers, config.remat, config.dtypes.products
         )
+
+    def features(
+        self, layers: Float[Array, "K B P M C"], tokens: tuple[int, int]
+    ) -> Float[Array, "B P L h w C"]:
+        """The L layers that the DPT heads read, as maps of h x w tokens of every patch.
+
+        `layers` is the output of `attend`. `tokens` are the rows and columns of tokens in a patch.
+        """
+        selected = jnp.stack(select_blocks(layers, self.config.dpt_layers), axis=2)
+        selected = selected[..., SPECIAL_TOKENS:, :]
+        return selected.reshape(*selected.shape[:3], *tokens, selected.shape[-1])
 
     def predict_offsets(
         self, layers: Float[Array, "K B P N D"], tokens: tuple[int, int]

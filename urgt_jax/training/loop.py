@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,16 +16,24 @@ from urgt_jax.compile_cache import compile_timer
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
 from urgt_jax.data.sources import open_training_source
-from urgt_jax.distributed import is_first_process, report, wait_for_all
+from urgt_jax.distributed import (
+    ignore_line,
+    is_first_process,
+    report,
+    report_to,
+    wait_for_all,
+)
 from urgt_jax.errors import UserError
 from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress
+from urgt_jax.streams import root_logger_unchanged
 from urgt_jax.training import determinism, sharding, tensorboard
+from urgt_jax.training.batches import batches as training_batches
 from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.log_table import LogTable
-from urgt_jax.training.losses import Batch, LossFunction
+from urgt_jax.training.losses import LossFunction, TrainingBatch
 from urgt_jax.training.optimizer import averaged_params
 from urgt_jax.training.profile import StepProfiler
 from urgt_jax.training.step import (
@@ -43,18 +52,24 @@ from urgt_jax.weights.weight_file import initialize_from, save_weights
 MAX_NAMED_IMAGES = 16  # in a message
 
 
-def train(config: Config, workdir: PathLike, loss: LossFunction | None = None) -> State:
+def train(
+    config: Config,
+    workdir: PathLike,
+    loss: LossFunction | None = None,
+    report: Callable[[str], None] = ignore_line,
+) -> State:
     """Train until the last step or until a signal asks to stop; resumes if the run was stopped.
 
     A loss of your own, (maps, batch) -> (loss, terms), replaces the configured one. It is not part
-    of the configuration: pass the same one to resume. Its terms are logged.
+    of the configuration: pass the same one to resume. Its terms are logged. Nothing is printed
+    without `report=print`, which gets the lines that `urgt train` prints.
 
     Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop the run after the current step and save a
     checkpoint. Their handlers are restored at the end, and none is installed outside the main
     thread.
     """
     # The configuration decides about dtypes. Otherwise JAX_ENABLE_X64 would make weights float64.
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), report_to(report), root_logger_unchanged():
         return _train(config, Path(workdir), loss)
 
 
@@ -239,16 +254,12 @@ class TrainingRun:
         profiler.close(state)
         return state
 
-    def _batches_from(self, start: int) -> Iterator[Batch]:
+    def _batches_from(self, start: int) -> Iterator[TrainingBatch]:
         """The batches from a step on, on the devices; reports images that cannot be read."""
-        index, count = sharding.process_share(self.mesh)
-        unreadable = pipeline.UnreadableImages(self.config, self.source)
-        for batch in pipeline.batch_iterator(self.config, start, index, count, self.source):
-            for line in unreadable.report(batch):
-                report(line, everyone=True)
-            yield sharding.put_on_mesh(batch, self.mesh)
+        report_everywhere = partial(report, everyone=True)
+        return training_batches(self.config, self.mesh, start, report_everywhere, self.source)
 
-    def _compiled_step(self, state: State, batch: Batch) -> TrainStep:
+    def _compiled_step(self, state: State, batch: TrainingBatch) -> TrainStep:
         """The step, compiled for the number of patches in the batch."""
         patches = batch["valid"].shape[1]
         if patches not in self.compiled_steps:

@@ -1,7 +1,7 @@
 """The training loss: the paper's terms and the terms that go beyond it, as a weighted sum."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from urgt_jax.config import Config
 from urgt_jax.images.geometry import normals_from_depth
-from urgt_jax.models.apply import Maps
+from urgt_jax.models.apply import Batch, Maps
 from urgt_jax.training import loss_terms
 
-Batch = dict[str, jax.Array]
 Counts = dict[str, jax.Array]
 Terms = dict[str, Float[Array, ""]]
 
@@ -28,6 +27,16 @@ PAPER_TERMS = ("depth", "gradient", "angular", "alignment")
 TERMS = (*PAPER_TERMS, "seam", "depth_confidence_loss", "normal_confidence_loss")
 
 
+class TrainingBatch(Batch):
+    """A batch of training: patches of B images, P of each, with their ground truth."""
+
+    target: Float[Array, "B P H W"]  # true depth in the unit of the coarse depth, 0 where unknown
+    valid: Bool[Array, "B P H W"]  # pixels with a known depth
+    normal: NotRequired[Float[Array, "B P H W 3"]]  # with loss.normal_target exact
+    depth: NotRequired[Float[Array, "B P H W"]]  # metres, with loss.normal_target pseudo
+    intrinsics: NotRequired[Float[Array, "B P 4"]]  # pixels, with loss.normal_target pseudo
+
+
 class SharedPixels(NamedTuple):
     """The values that two overlapping patches have for the pixels that both cover."""
 
@@ -36,16 +45,16 @@ class SharedPixels(NamedTuple):
     valid: Bool[Array, "*B"]  # in both patches
 
 
-LossFunction = Callable[[Maps, Batch], tuple[Float[Array, ""], Terms]]
+LossFunction = Callable[[Maps, TrainingBatch], tuple[Float[Array, ""], Terms]]
 
 
-def losses(config: Config, maps: Maps, batch: Batch) -> tuple[Float[Array, ""], Terms]:
+def losses(config: Config, maps: Maps, batch: TrainingBatch) -> tuple[Float[Array, ""], Terms]:
     """The loss of a training batch that the configuration describes, and its unweighted terms."""
     terms = compute_terms(config, maps, batch, valid_counts(config, batch))
     return weighted_sum(config, terms), terms
 
 
-def compute_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
+def compute_terms(config: Config, maps: Maps, batch: TrainingBatch, counts: Counts) -> Terms:
     """All terms that the configuration has weights for, unweighted.
 
     `counts` are those of the whole batch, also for a part of it: the terms of the parts add up.
@@ -75,7 +84,7 @@ def weighted_sum(config: Config, terms: Terms) -> Float[Array, ""]:
     return sum(weights[name] * term for name, term in terms.items())
 
 
-def image_errors(config: Config, maps: Maps, batch: Batch) -> Float[Array, "E"]:
+def image_errors(config: Config, maps: Maps, batch: TrainingBatch) -> Float[Array, "E"]:
     """Mean squared error of the maps of each image, or of each patch if images are packed."""
 
     def each(error: Callable) -> Callable:
@@ -92,7 +101,7 @@ def image_errors(config: Config, maps: Maps, batch: Batch) -> Float[Array, "E"]:
     return errors.ravel()
 
 
-def valid_counts(config: Config, batch: Batch) -> Counts:
+def valid_counts(config: Config, batch: TrainingBatch) -> Counts:
     """The numbers of pixels, of pairs of pixels and of normals that the terms average over."""
     counts = {
         "depth": batch["valid"].sum(),
@@ -108,7 +117,7 @@ def valid_counts(config: Config, batch: Batch) -> Counts:
 
 
 def true_normals(
-    config: Config, batch: Batch
+    config: Config, batch: TrainingBatch
 ) -> tuple[Float[Array, "B P H W 3"], Bool[Array, "B P H W"]]:
     """The target normals, and where they are defined."""
     if config.loss.normal_target == "pseudo":
@@ -116,7 +125,7 @@ def true_normals(
     return batch["normal"], batch["valid"]
 
 
-def _depth_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
+def _depth_terms(config: Config, maps: Maps, batch: TrainingBatch, counts: Counts) -> Terms:
     depth = maps["depth"]
     target = batch["target"]
     valid = batch["valid"]
@@ -133,7 +142,7 @@ def _depth_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Te
     return terms
 
 
-def _normal_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Terms:
+def _normal_terms(config: Config, maps: Maps, batch: TrainingBatch, counts: Counts) -> Terms:
     normal = maps["normal"]
     target, valid = true_normals(config, batch)
     count = counts["normal"]
@@ -150,7 +159,9 @@ def _normal_terms(config: Config, maps: Maps, batch: Batch, counts: Counts) -> T
     return terms
 
 
-def _seam_term(config: Config, maps: Maps, batch: Batch, counts: Counts) -> Float[Array, ""]:
+def _seam_term(
+    config: Config, maps: Maps, batch: TrainingBatch, counts: Counts
+) -> Float[Array, ""]:
     """Mean absolute difference of the depths that overlapping patches predict for a pixel."""
     total = jnp.zeros((), jnp.float32)
     for shared in overlapping_pixels(maps["depth"], batch["valid"], config.data.overlap):

@@ -18,7 +18,7 @@ from urgt_jax.models.placement import use_placement
 from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.training import losses, sharding
-from urgt_jax.training.losses import Batch, LossFunction, Terms
+from urgt_jax.training.losses import LossFunction, Terms, TrainingBatch
 from urgt_jax.training.optimizer import freeze_encoder, learning_rate_schedule, make_optimizer
 
 METRICS = ("loss", *losses.TERMS, "grad_norm", "learning_rate")  # of a step
@@ -52,7 +52,7 @@ class PartResult(NamedTuple):
     grads: dict
 
 
-TrainStep = Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]], StepVerdict]]
+TrainStep = Callable[[State, TrainingBatch], tuple[State, dict[str, Float[Array, ""]], StepVerdict]]
 
 
 def initial_params(model: Model, seed: int) -> dict:
@@ -117,14 +117,15 @@ def initial_state(config: Config, mesh: Mesh) -> State:
 def train_step(config: Config, mesh: Mesh, loss: LossFunction | None = None) -> TrainStep:
     """The jitted function (state, batch) -> (state, metrics, verdict).
 
-    It is compiled once for each number of patches. If the gradient is not usable, parameters and
-    optimiser state stay as they were. A loss of your own, (maps, batch) -> (loss, terms), replaces
-    the configured one; with `optim.accumulate` it is the mean over the parts of a batch.
+    It is compiled once for each number of patches, and reuses the memory of the state that it is
+    given. If the gradient is not usable, parameters and optimiser state stay as they were. A loss
+    of your own, (maps, batch) -> (loss, terms), replaces the configured one; with
+    `optim.accumulate` it is the mean over the parts of a batch.
     """
     optimizer = make_optimizer(config.optim)
     schedule = learning_rate_schedule(config.optim)
 
-    def step(state: State, batch: Batch) -> tuple[State, dict, StepVerdict]:
+    def step(state: State, batch: TrainingBatch) -> tuple[State, dict, StepVerdict]:
         result = _loss_and_gradient(config, mesh, loss, state.params, batch)
         grad_norm = optax.tree.norm(result.grads)
         # A norm of NaN is not below the limit either.
@@ -163,12 +164,12 @@ def train_step(config: Config, mesh: Mesh, loss: LossFunction | None = None) -> 
 
 
 def _loss_and_gradient(
-    config: Config, mesh: Mesh, own_loss: LossFunction | None, params: dict, batch: Batch
+    config: Config, mesh: Mesh, own_loss: LossFunction | None, params: dict, batch: TrainingBatch
 ) -> PartResult:
     """Loss, terms, errors and gradient, over `optim.accumulate` parts one after the other."""
     counts = losses.valid_counts(config, batch)
 
-    def loss(maps: Maps, part: Batch) -> tuple[jax.Array, Terms]:
+    def loss(maps: Maps, part: TrainingBatch) -> tuple[jax.Array, Terms]:
         if own_loss is None:
             terms = losses.compute_terms(config, maps, part, counts)
             return losses.weighted_sum(config, terms), terms
@@ -181,7 +182,7 @@ def _loss_and_gradient(
 
     parts = sharding.split_batch(batch, config.optim.accumulate, mesh)
 
-    def add_part(total: tuple, part: Batch) -> tuple[tuple, jax.Array]:
+    def add_part(total: tuple, part: TrainingBatch) -> tuple[tuple, jax.Array]:
         result = _part_gradient(config, mesh, loss, params, part)
         total = jax.tree.map(jnp.add, total, (result.loss, result.terms, result.grads))
         rows = len(part["valid"])
@@ -201,7 +202,7 @@ def _loss_and_gradient(
 
 
 def _part_gradient(
-    config: Config, mesh: Mesh, loss: LossFunction, params: dict, batch: Batch
+    config: Config, mesh: Mesh, loss: LossFunction, params: dict, batch: TrainingBatch
 ) -> PartResult:
     """Loss, terms, errors and gradient of a batch or of one of its parts."""
 
@@ -221,13 +222,13 @@ def _part_gradient(
 @cache
 def predictions(
     config: Config, mesh: Mesh, side: int
-) -> Callable[[dict, Batch], dict[str, jax.Array]]:
+) -> Callable[[dict, TrainingBatch], dict[str, jax.Array]]:
     """The jitted function (params, batch) -> maps of the first block, at the size of a patch.
 
     The block is the first side x side patches of the first row of the batch.
     """
 
-    def predict(params: dict, batch: Batch) -> dict[str, jax.Array]:
+    def predict(params: dict, batch: TrainingBatch) -> dict[str, jax.Array]:
         block = {name: x[:, : side * side] for name, x in batch.items() if name != "owner"}
         with use_placement(sharding.placement_for(mesh)):
             refined = apply(params, config.model, block)
