@@ -189,7 +189,10 @@ def spoil(path: Path, kind: str) -> None:
     [
         ("missing", "no coarse depth map at .*depth.map"),
         ("empty", "depth.map is empty"),
-        ("pointer", "depth.map is a pointer of Git LFS, not the coarse depth map. Run git lfs pull"),
+        (
+            "pointer",
+            "depth.map is a pointer of Git LFS, not the coarse depth map. Run git lfs pull",
+        ),
         ("jpeg", "depth.map is not a coarse depth map that can be read. Save it as npy, npz, exr"),
         ("colours", "depth.map is a colour image, not a depth map"),
         ("truncated png", "depth.map cannot be read. Save or download the coarse depth map again"),

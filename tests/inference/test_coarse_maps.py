@@ -160,6 +160,16 @@ def test_the_mask_of_a_user_says_where_the_sky_is_at_its_own_size(micro):
     np.testing.assert_array_equal(result.depth[~coarse.sky], refined.depth[~coarse.sky])
 
 
+def test_normals_in_the_sky_do_not_count_as_other_axes(micro):
+    """There they contradict the slope along x, which nothing else has."""
+    rows, columns = np.mgrid[:48, :64]
+    depth = MapFile(np.float32(0.5 + 0.0025 * columns + 0.01 * rows), unit="disparity")
+    normals = np.where(SKY[..., None], [0.6, -0.6, -0.53], [0, -0.8, -0.6]).astype(np.float32)
+    with pytest.raises(UserError, match="one of x and y reversed"):
+        prepare_coarse_maps(depth, MapFile(normals), Masks(), HEADER, Statement(), micro)
+    prepare_coarse_maps(depth, MapFile(normals), Masks(sky=SKY), HEADER, Statement(), micro)
+
+
 def test_a_masked_pixel_is_unknown_even_if_it_is_infinite(micro):
     metres = MapFile(np.where(SKY, np.inf, 3).astype(np.float32), unit="metres")
     coarse = prepare_coarse_maps(metres, NORMAL, Masks(known=~SKY), HEADER, Statement(), micro)

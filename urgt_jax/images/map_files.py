@@ -42,7 +42,7 @@ def read_map_file(path: Path, kind: str) -> MapFile:
     require(path.is_file(), f"no {name} at {path}")
     with path.open("rb") as file:
         head = file.read(64)
-    if head == b"\x93NUMPY":
+    if head.startswith(b"\x93NUMPY"):
         values = read_map(path, name, mapped=True)
     elif head.startswith(b"PK\x03\x04"):
         return _read_npz(path, kind)

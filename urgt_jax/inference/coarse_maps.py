@@ -132,7 +132,7 @@ def prepare_coarse_maps(
         normals, notes = convert_normal(normal.values, statement.normal_axes or normal.axes)
     unit = statement.depth_unit
     if unit is None:
-        unit = _find_unit(depth, normals, wanted)
+        unit = _find_unit(depth, _without_sky(normals, masks.sky), wanted)
     sky = _find_sky(depth.values, unit, masks, image)
     sky_of_map = None if sky is None else fit_mask(sky, depth.values.shape)
     coarse = convert_depth(depth.values, unit, wanted, masks.known, sky_of_map)
@@ -146,7 +146,7 @@ def prepare_coarse_maps(
         if unit == DISPARITY:
             notes.append("they are right only if a disparity of 0 is infinitely far")
     elif not (statement.normal_axes or normal.axes):
-        _check_y_axis(coarse.values, normals)
+        _check_y_axis(coarse.values, _without_sky(normals, sky))
 
     height, width = depth.values.shape
     words = [f"{height} x {width} pixels", _name_unit(unit)]
@@ -260,6 +260,15 @@ def _check_y_axis(values: np.ndarray, normals: np.ndarray) -> None:
         "coarse normals fit the depth only with one of x and y reversed: they have other axes. "
         "Pass --normal-axes RUF if y points up, or opencv if they are right",
     )
+
+
+def _without_sky(
+    normals: Float[np.ndarray, "k l 3"] | None, sky: Bool[np.ndarray, "H W"] | None
+) -> Float[np.ndarray, "k l 3"] | None:
+    """Normals that are 0 in the sky, where their slopes mean nothing."""
+    if normals is None or sky is None:
+        return normals
+    return np.where(fit_mask(sky, normals.shape[:2])[..., None], np.float32(0), normals)
 
 
 def _name_unit(unit: DepthUnit) -> str:
