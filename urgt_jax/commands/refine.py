@@ -66,13 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     axis_signs(args.axes)
     options = Options(
         statement,
-        tuple(args.save),
-        args.axes,
-        None if args.grid is None else tuple(args.grid),
-        args.overlap,
-        args.bits,
-        args.sky == DETECT,
-        args.save_coarse,
+        formats=tuple(args.save),
+        axes=args.axes,
+        grid=None if args.grid is None else tuple(args.grid),
+        overlap=args.overlap,
+        bits=args.bits,
+        detect_sky=args.sky == DETECT,
+        save_coarse=args.save_coarse,
     )
     images = find_images(args.images, args.recursive, skip=args.out)
     for kind in KINDS:
@@ -163,11 +163,7 @@ def _ask_for_licences(licences: list[str], images: list[ImageFile], accepted: bo
 
 
 def _refine_image(
-    models: Models,
-    path: Path,
-    sources: Sources,
-    options: Options,
-    out: Path,
+    models: Models, path: Path, sources: Sources, options: Options, out: Path
 ) -> None:
     """Refine one image and report how it goes."""
     start = time.monotonic()
