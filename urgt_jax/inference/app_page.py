@@ -47,7 +47,7 @@ def serve(
             )
         except OSError as error:
             raise UserError(
-                f"{host}:{port} cannot be used. Pass another --port: {error}"
+                f"cannot listen on {host}:{port}. Pass another --port, or another --host"
             ) from error
         announce(local)
         if shared:

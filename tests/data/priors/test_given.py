@@ -203,6 +203,15 @@ def test_compare_slopes_tells_depth_from_disparity(tilt):
     assert compare_slopes(depth, normals * np.float32([1, -1, 1])).contradicts_itself
 
 
+def test_compare_slopes_leaves_the_sky_out():
+    rows, _ = np.mgrid[:96, :128]
+    depth = np.float32(1 / (1 + 0.02 * rows))  # the ground, nearer below
+    ground = np.broadcast_to(np.float32([0, -0.8, -0.6]), (96, 128, 3)).copy()
+    ground[:48] = [0, 0.8, -0.6]
+    depth[:48] = np.inf
+    assert compare_slopes(depth, ground).y > 0.8
+
+
 def test_compare_slopes_says_nothing_where_nothing_is_to_be_seen():
     flat = np.full(SIZE, 2, np.float32)
     agreement = compare_slopes(flat, np.broadcast_to(FACING, (*SIZE, 3)))

@@ -343,16 +343,18 @@ def compare_slopes(
     """Compare the slopes of a depth or disparity map with normals.
 
     A surface that faces right gets farther to the right. At jumps slopes mean nothing, so that the
-    steepest tenth is left out.
+    steepest tenth is left out, and so are pixels that are not finite.
     """
     small = _shrink(values)
     small_normal = resize_map(_thin(normal), small.shape)
+    finite = np.isfinite(_thin(values)).astype(np.uint8) * 255
+    whole = resize_map(finite, small.shape) == 255  # no unknown pixel in them
     means = []
     for axis, channel in ((1, 0), (0, 1)):
         slope = np.gradient(small, axis=axis)
         component = small_normal[..., channel]
         limit = np.quantile(np.abs(slope), 0.9)
-        used = (np.abs(component) > 0.1) & (np.abs(slope) <= limit) & (slope != 0)
+        used = (np.abs(component) > 0.1) & (np.abs(slope) <= limit) & (slope != 0) & whole
         agreement = (np.sign(slope) * np.sign(component))[used]
         # Few pixels say little: the mean is pulled to 0.
         means.append(float(agreement.sum() / (len(agreement) + 50)))
