@@ -55,7 +55,7 @@ def detect_sky(disparity: Float[np.ndarray, "h w"], image: RGB) -> Bool[np.ndarr
     low = small.min()
     high = np.percentile(small, 99)
     far = small < low + FAR_END * (high - low)
-    grey = resize_map(image.mean(-1, dtype=np.float32), size)
+    grey = resize_map(image, size).mean(-1, dtype=np.float32)
     contrast = cv2.blur(np.hypot(*np.gradient(grey)), (SMOOTH_OVER, SMOOTH_OVER))
     sky = _large_regions(far & (contrast < MAX_CONTRAST))
     _, labels = cv2.connectedComponents(sky.astype(np.uint8))
