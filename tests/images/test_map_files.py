@@ -152,6 +152,8 @@ def spoil(path: Path, kind: str) -> None:
     """Write something that is no map of depth."""
     if kind == "empty":
         path.touch()
+    elif kind == "bits":
+        Image.fromarray(RNG.random((9, 9)) > 0.5).save(path, "PNG")
     elif kind == "pointer":
         path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     elif kind == "jpeg":
@@ -189,6 +191,7 @@ def spoil(path: Path, kind: str) -> None:
     [
         ("missing", "no coarse depth map at .*depth.map"),
         ("empty", "depth.map is empty"),
+        ("bits", "depth.map holds only true and false. Pass a mask with --mask"),
         (
             "pointer",
             "depth.map is a pointer of Git LFS, not the coarse depth map. Run git lfs pull",

@@ -63,6 +63,7 @@ def read_map_file(path: Path, kind: str) -> MapFile:
 def _check_channels(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
     """The map as [H, W] or [H, W, 3]; a UserError unless it has that shape and holds numbers."""
     if values.dtype == np.bool_:
+        require(kind == "mask", f"{path} holds only true and false. Pass a mask with --mask")
         values = values.astype(np.uint8)
     require(
         values.dtype.kind in "uif",
