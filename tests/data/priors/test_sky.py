@@ -12,7 +12,9 @@ DISPARITY_MAP = np.where(SKY, 0, 0.2 + ROWS / 60).astype(np.float32)
 
 
 def test_given_sky_is_infinite_depth_or_a_region_of_disparity_0():
-    np.testing.assert_array_equal(given_sky(DISPARITY_MAP, DISPARITY), SKY)
+    through_leaves = DISPARITY_MAP.copy()
+    through_leaves[40, 50] = 0
+    np.testing.assert_array_equal(given_sky(through_leaves, DISPARITY), through_leaves == 0)
     metres = np.full((60, 80), 2, np.float32)
     assert given_sky(metres, METRES) is None
     metres[3, 4] = np.inf

@@ -19,8 +19,8 @@ MAX_CONTRAST = 6.0  # grey levels of 255 between neighbours in a smooth part of 
 def given_sky(values: Shaped[np.ndarray, "H W"], unit: DepthUnit) -> Bool[np.ndarray, "H W"] | None:
     """Pixels that a coarse map puts infinitely far; None if there are none.
 
-    Depth is infinite there. Disparity is exactly 0 over a region: a single 0 may be no more than
-    the minimum of a map that was stretched to 0..1, and so may every 0 of integers.
+    Depth is infinite there. Disparity is exactly 0, also in a large region: a single 0 may be no
+    more than the minimum of a map that was stretched to 0..1, and so may every 0 of integers.
     """
     if values.dtype.kind != "f" or unit.kind == "inverse":
         return None
@@ -28,8 +28,8 @@ def given_sky(values: Shaped[np.ndarray, "H W"], unit: DepthUnit) -> Bool[np.nda
     for rows in row_slices(len(values)):
         strip = np.asarray(values[rows])
         sky[rows] = strip == 0 if unit == DISPARITY else np.isposinf(strip)
-    if unit == DISPARITY:
-        sky = _large_regions(sky)
+    if unit == DISPARITY and not _large_regions(sky).any():
+        return None
     return sky if sky.any() else None
 
 
