@@ -42,6 +42,13 @@ def test_detect_sky_needs_the_far_end_of_the_map_and_a_smooth_image():
     assert detect_sky(DISPARITY_MAP, picture(rough_sky=True)) is None
 
 
+def test_detect_sky_of_a_large_image_is_small():
+    image = picture(rough_sky=False).repeat(16, 0).repeat(16, 1)
+    sky = detect_sky(DISPARITY_MAP, image)
+    assert sky.shape == (384, 512)
+    assert sky[:100].all() and not sky[150:].any()
+
+
 def test_detect_sky_reaches_the_upper_border():
     lower = np.roll(DISPARITY_MAP, 10, 0)
     image = np.roll(picture(rough_sky=False), 10, 0)

@@ -28,8 +28,10 @@ def given_sky(values: Shaped[np.ndarray, "H W"], unit: DepthUnit) -> Bool[np.nda
     for rows in row_slices(len(values)):
         strip = np.asarray(values[rows])
         sky[rows] = strip == 0 if unit == DISPARITY else np.isposinf(strip)
-    if unit == DISPARITY and not _large_regions(sky).any():
-        return None
+    if unit == DISPARITY:
+        step = max(1, max(sky.shape) // DETECTION_SIZE)  # a large map is looked at in less memory
+        if not _large_regions(sky[::step, ::step]).any():
+            return None
     return sky if sky.any() else None
 
 
@@ -43,10 +45,11 @@ def _large_regions(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return large[labels]
 
 
-def detect_sky(disparity: Float[np.ndarray, "h w"], image: RGB) -> Bool[np.ndarray, "H W"] | None:
+def detect_sky(disparity: Float[np.ndarray, "h w"], image: RGB) -> Bool[np.ndarray, "k l"] | None:
     """Guess the sky: smooth parts of the image at the upper border and the map's far end.
 
-    None if there is none. A wall that is farther than everything else looks the same.
+    The result has the image's aspect, and at most DETECTION_SIZE pixels a side. None if there is
+    no sky. A wall that is farther than everything else looks the same.
     """
     height, width = image.shape[:2]
     share = min(1.0, DETECTION_SIZE / max(height, width))
