@@ -18,6 +18,8 @@ from urgt_jax.errors import UserError, one_line, require
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `atomic_write` chooses
 LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which nobody writes it
+LFS_MARK = b"version https://git-lfs"
+WEB_PAGE_MARKS = (b"<!doctype", b"<html", b"<?xml")
 _swept_folders: set[Path] = set()
 
 
@@ -41,6 +43,20 @@ def reporting_read_errors(path: Path, what: str) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be read. Save or download the {what} again: {reason}"
         ) from error
+
+
+def check_downloaded(path: Path, head: bytes, what: str) -> None:
+    """Fail if a file begins like what a failed download leaves; `what` is its content."""
+    require(
+        not head.startswith(LFS_MARK),
+        f"{path} is a pointer of Git LFS, not the {what}. Run git lfs pull in its repository, "
+        "or download the file itself.",
+    )
+    require(
+        not head.lstrip().lower().startswith(WEB_PAGE_MARKS),
+        f"{path} is a web page, not the {what}: the download was answered with an error or a "
+        "login. Download it again, and look at it in a browser if that repeats.",
+    )
 
 
 def find_paths(folder: Path, pattern: str) -> list[Path]:

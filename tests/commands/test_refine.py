@@ -157,6 +157,19 @@ def test_refine_takes_the_small_16_bit_depth_of_a_sensor_with_holes(
     assert len(list(out.iterdir())) == 5
 
 
+def test_refine_puts_the_sky_of_a_mask_far(weights, scene, tmp_path, capsys):
+    sky = np.arange(41)[:, None].repeat(67, 1) < 10
+    Image.fromarray(sky).save(tmp_path / "sky.png")
+    options = ["--sky", tmp_path / "sky.png", "--out", tmp_path / "out"]
+    call(main, scene, "--weights", weights, *options)
+    assert "  sky: 24 % of the image" in capsys.readouterr().out.splitlines()
+    depth = np.load(tmp_path / "out" / "photo_depth.npy")
+    normal = np.load(tmp_path / "out" / "photo_normal.npy")
+    assert (depth[sky] == 0).all() and (normal[sky] == 0).all()
+    np.testing.assert_allclose(np.linalg.norm(normal[~sky], axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "photo_sky.png")), sky)
+
+
 def test_refine_saves_what_other_programs_open(weights, scene, tmp_path):
     out = tmp_path / "out"
     formats = ["npz", "png16", "glb", "ply", "camera", "compare", "confidence", "mask"]
@@ -325,7 +338,8 @@ def test_refine_looks_at_the_maps_before_it_decodes_a_large_image(weights, scene
         (["--save", "obj"], "invalid choice: 'obj'"),
         (["--axes", "up"], "the axes 'up' are neither opencv, opengl, nor three letters"),
         (["--bits", "7"], "--bits: invalid choice: 7"),
-        (["--mask", "nowhere.png"], "no coarse mask map at nowhere.png"),
+        (["--mask", "nowhere.png"], "no mask at nowhere.png"),
+        (["--sky", "nowhere.png"], "no mask of the sky at nowhere.png"),
         (["--depth-size", 518], "--depth-size needs --depth-weights"),
         (["--depth-size", 13, "--depth-weights", "w"], "--depth-size: must be at least 14 pixels"),
     ],

@@ -104,10 +104,10 @@ class Chromium:
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
             self.errors.append(str(params["args"]))
 
-    def open(self, page: Path) -> None:
-        """Go to a file and wait until it has loaded."""
+    def open(self, page: Path | str) -> None:
+        """Go to a file, or to an address, and wait until it has loaded."""
         self.loaded = False
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self.loaded:
             self._handle_event(self._next())
         self.settle()
@@ -181,6 +181,12 @@ class Chromium:
         if end != start:
             self.mouse("Moved", *end, **button)
         self.mouse("Released", *end, **button)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Put a file into an <input type=file>, as if the user had dropped it there."""
+        expression = f"document.querySelector({json.dumps(selector)})"
+        element = self.call("Runtime.evaluate", expression=expression)["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", files=[str(path)], objectId=element)
 
     def fingers(self, *path: list[tuple[float, float]]) -> None:
         """Touch the screen with fingers, move them along a path, and lift them."""

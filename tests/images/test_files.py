@@ -116,6 +116,15 @@ def test_read_header_computes_the_focal_length(tmp_path, tags, focal):
     assert header.size == (30, 40) and header.orientation == 1
 
 
+def test_read_image_names_what_a_failed_download_leaves(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_text("<!DOCTYPE html><title>Not found</title>")
+    with pytest.raises(UserError, match="photo.png is a web page, not the image"):
+        read_image(path)
+    with pytest.raises(UserError, match="photo.png is a web page, not the image"):
+        read_header(path)
+
+
 def test_read_image_does_not_start_ghostscript_for_a_disguised_file(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a program was started")

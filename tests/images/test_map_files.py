@@ -142,10 +142,20 @@ def test_read_mask_is_true_where_the_image_is_not_black(tmp_path):
         np.testing.assert_array_equal(read_mask(tmp_path / name), mask)
 
 
+def test_read_mask_rejects_colours(tmp_path):
+    Image.fromarray(RNG.integers(0, 256, (9, 9, 3), np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="mask.png is a colour image, not a mask. Save it in grey"):
+        read_mask(tmp_path / "mask.png")
+
+
 def spoil(path: Path, kind: str) -> None:
     """Write something that is no map of depth."""
     if kind == "empty":
         path.touch()
+    elif kind == "bits":
+        Image.fromarray(RNG.random((9, 9)) > 0.5).save(path, "PNG")
+    elif kind == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     elif kind == "jpeg":
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(path, "JPEG")
     elif kind == "colours":
@@ -181,7 +191,12 @@ def spoil(path: Path, kind: str) -> None:
     [
         ("missing", "no coarse depth map at .*depth.map"),
         ("empty", "depth.map is empty"),
-        ("jpeg", "depth.map is not a depth map that can be read. Save it as npy, npz, exr"),
+        ("bits", "depth.map holds only true and false. Pass a mask with --mask"),
+        (
+            "pointer",
+            "depth.map is a pointer of Git LFS, not the coarse depth map. Run git lfs pull",
+        ),
+        ("jpeg", "depth.map is not a coarse depth map that can be read. Save it as npy, npz, exr"),
         ("colours", "depth.map is a colour image, not a depth map"),
         ("truncated png", "depth.map cannot be read. Save or download the coarse depth map again"),
         ("truncated colours", "depth.map cannot be read. Save or download the coarse depth map"),

@@ -11,6 +11,7 @@ from PIL import Image
 from urgt_jax.data.priors.given import DISPARITY, METRES
 from urgt_jax.errors import UserError
 from urgt_jax.images.map_files import read_map_file
+from urgt_jax.inference import outputs
 from urgt_jax.inference.coarse_maps import CoarseMaps
 from urgt_jax.inference.outputs import FORMATS, Target, save_coarse, save_result
 from urgt_jax.inference.refiner import Result
@@ -34,10 +35,10 @@ def strips(confidence=CONFIDENCE, rows_at_once=4):
 
 
 def target(
-    folder: Path, *formats: str, unit=METRES, known=None, name="photo", axes="opencv"
+    folder: Path, *formats: str, unit=METRES, known=None, name="photo", axes="opencv", sky=None
 ) -> Target:
     """What to save about the image, whose coarse maps are the refined ones."""
-    coarse = CoarseMaps(DEPTH, NORMAL, known, unit, 1.0, [])
+    coarse = CoarseMaps(DEPTH, NORMAL, known, unit, 1.0, [], sky)
     return Target(folder / name, formats, IMAGE, coarse, "disparity", 10.0, axes)
 
 
@@ -160,3 +161,66 @@ def test_save_coarse_writes_maps_of_any_size(tmp_path):
     save_coarse(DEPTH[:4], NORMAL, tmp_path / "x_coarse", metric=True)
     np.testing.assert_array_equal(np.load(tmp_path / "x_coarse_depth.npy"), DEPTH[:4])
     assert Image.open(tmp_path / "x_coarse_normal.png").size == (WIDTH, HEIGHT)
+
+
+SKY = np.arange(HEIGHT)[:, None].repeat(WIDTH, 1) < 3
+
+
+def sky_strips():
+    """Maps with an infinitely far sky."""
+    depth = np.where(SKY, np.float32(np.inf), DEPTH)
+    yield slice(0, HEIGHT), Result(depth, np.where(SKY[..., None], 0, NORMAL), None, None)
+
+
+def test_sky_is_written_as_a_mask_and_reads_back(tmp_path):
+    save_result(sky_strips(), target(tmp_path, "npz", "png16", "png", sky=SKY))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "photo_sky.png")), SKY)
+    with np.load(tmp_path / "photo.npz") as archive:
+        np.testing.assert_array_equal(archive["sky"], SKY)
+    again = read_map_file(tmp_path / "photo_depth16.png", "depth").values
+    np.testing.assert_array_equal(np.isposinf(again), SKY)
+    np.testing.assert_allclose(again[~SKY], DEPTH[~SKY], atol=1e-5)
+    colours = np.asarray(Image.open(tmp_path / "photo_depth.png"))
+    assert (colours[SKY] == colours[0, 0]).all() and colours[0, 0].sum() < colours[-1, 0].sum()
+
+
+@pytest.mark.parametrize("unit", [METRES, DISPARITY])
+def test_sky_is_no_part_of_geometry(tmp_path, unit):
+    trimesh = pytest.importorskip("trimesh")
+    parts = sky_strips() if unit == METRES else strips()
+    save_result(parts, target(tmp_path, "glb", "ply", sky=SKY, unit=unit))
+    whole = (HEIGHT - 3) * WIDTH
+    assert len(trimesh.load(str(tmp_path / "photo.glb"), force="mesh").vertices) == whole
+    cloud = trimesh.load(str(tmp_path / "photo.ply"))
+    assert np.isfinite(cloud.vertices).all() and len(cloud.vertices) == whole - WIDTH
+
+
+def pictures_of_the_page(monkeypatch, tmp_path, coarse: CoarseMaps, *, weights_unit: str) -> dict:
+    """What compare.html shows of a refined map that is DEPTH."""
+    pages = []
+    monkeypatch.setattr(outputs, "write_compare_page", lambda *page: pages.append(page))
+    saved = Target(tmp_path / "photo", ("compare",), IMAGE, coarse, weights_unit, 10.0)
+    save_result(strips(), saved)
+    return pages[0][2]
+
+
+@pytest.mark.parametrize(
+    ("weights_unit", "coarse_depth", "scale", "unit"),
+    [
+        ("disparity", DEPTH, 1.0, DISPARITY),
+        ("disparity", DEPTH * 5, 5.0, DISPARITY),  # official mode divides by the maximum
+        ("disparity", 1 / DEPTH, 1.0, METRES),
+        ("depth", DEPTH, 1.0, METRES),
+    ],
+)
+def test_compare_page_draws_both_depths_with_the_same_colours(
+    monkeypatch, tmp_path, weights_unit, coarse_depth, scale, unit
+):
+    """Where coarse and refined depth agree, so do the colours, whatever a map holds elsewhere."""
+    coarse_depth = coarse_depth.astype(np.float32)
+    coarse_depth[-3:] *= np.float32(1.5)
+    coarse = CoarseMaps(coarse_depth, NORMAL, None, unit, scale, [])
+    pictures = pictures_of_the_page(monkeypatch, tmp_path, coarse, weights_unit=weights_unit)
+    difference = np.abs(pictures["depth"][:-3].astype(int) - pictures["coarse_depth"][:-3])
+    assert difference.max() <= 1
+    assert np.abs(pictures["depth"][-1].astype(int) - pictures["coarse_depth"][-1]).max() > 20

@@ -15,6 +15,7 @@ from urgt_jax.streams import protect_output
 TASKS = {
     "Refine images": {
         "refine": "refine the depth and normals of your images",
+        "app": "refine images on a page in the browser",
         "convert": "convert official weights into a weight file, and back",
     },
     "Train": {

@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 from etils.epath import Path
@@ -13,41 +12,25 @@ from urgt_jax.commands.parser import Parser, pixels
 from urgt_jax.compile_cache import compile_timer
 from urgt_jax.config import DTYPES
 from urgt_jax.data.priors.given import SEVERAL, DepthUnit, axis_signs, parse_depth_unit
-from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork, PriorNetwork
+from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.errors import UserError, require
 from urgt_jax.evaluation.verdict import Maps, verdict
 from urgt_jax.files import make_folder
-from urgt_jax.images.files import ImageHeader, load_image, read_header, read_map
-from urgt_jax.images.map_files import MapFile, read_map_file, read_mask
-from urgt_jax.inference.coarse_maps import (
-    NO_NORMALS,
-    Statement,
-    check_map_sizes,
-    prepare_coarse_maps,
-)
-from urgt_jax.inference.image_files import (
-    Failures,
-    ImageFile,
-    check_finite,
-    find_coarse_map,
-    find_images,
-    naming_image,
-)
+from urgt_jax.images.files import ImageHeader, read_map
+from urgt_jax.images.map_files import NAMES
+from urgt_jax.inference.coarse_maps import Statement
+from urgt_jax.inference.image_files import Failures, ImageFile, find_coarse_map, find_images
 from urgt_jax.inference.modes import MODES
-from urgt_jax.inference.outputs import (
-    DEFAULT_FORMATS,
-    FORMATS,
-    SPATIAL,
-    Target,
-    save_coarse,
-    save_result,
-)
-from urgt_jax.inference.refiner import Image, Refiner, load
+from urgt_jax.inference.outputs import DEFAULT_FORMATS, FORMATS, Target
+from urgt_jax.inference.refine_file import MapPaths, Models, Options, check_sources, refine_file
+from urgt_jax.inference.refiner import load
 from urgt_jax.progress import Progress, format_duration
 from urgt_jax.weights import hub
 from urgt_jax.weights.weight_file import DEFAULT_WEIGHTS
 
-KINDS = ("depth", "normal", "mask")
+KINDS = ("depth", "normal", "mask", "sky")  # as the fields of MapPaths
+FILE_NAMES = {**NAMES, "sky": "mask of the sky"}
+DETECT = "detect"  # instead of the file of a mask
 EXAMPLES = """\
 Coarse maps come from files, or from a network. By default, photo.jpg is refined with
 photo_coarse_depth.* and photo_coarse_normal.* in the same folder. Normals are made from depth if
@@ -65,12 +48,10 @@ examples:
 
 
 class Sources(NamedTuple):
-    """Where the coarse maps of one image come from: files, or networks where there is none."""
+    """What is known about an image before work starts."""
 
-    header: ImageHeader  # of the image
-    depth: Path | None
-    normal: Path | None
-    mask: Path | None
+    header: ImageHeader
+    maps: MapPaths
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,52 +64,54 @@ def main(arguments: list[str] | None = None) -> None:
     )
     statement = Statement(args.depth_unit, args.normal_axes, args.fov)
     axis_signs(args.axes)
+    options = Options(
+        statement,
+        formats=tuple(args.save),
+        axes=args.axes,
+        grid=None if args.grid is None else tuple(args.grid),
+        overlap=args.overlap,
+        bits=args.bits,
+        detect_sky=args.sky == DETECT,
+        save_coarse=args.save_coarse,
+    )
     images = find_images(args.images, args.recursive, skip=args.out)
     for kind in KINDS:
-        option = "--mask" if kind == "mask" else f"--coarse-{kind}"
+        option = f"--{kind}" if kind in ("mask", "sky") else f"--coarse-{kind}"
         require(
-            getattr(args, f"coarse_{kind}") is None or len(images) == 1,
+            _stated_file(kind, args) is None or len(images) == 1,
             f"{option} is for one image: for more, put NAME_coarse_{kind}.npy next to each",
         )
     failures = Failures(args.out, len(images))
     sources = {}
     for image in images:
         with failures.collecting(image.path):
-            sources[image] = _find_sources(image.path, statement, args)
+            sources[image] = _find_sources(image.path, options, args)
     if sources:
         _find_weights(sources, args)
         make_folder(args.out)
         refiner = load(args.weights, args.dtype, args.fidelity, args.pool, args.resident)
-        networks = {}
-        if args.depth_weights:
-            networks["depth"] = DepthNetwork(args.depth_weights, args.depth_size)
-        if args.normal_weights:
-            networks["normal"] = NormalNetwork(args.normal_weights)
+        models = Models(
+            refiner,
+            args.weights,
+            DepthNetwork(args.depth_weights, args.depth_size) if args.depth_weights else None,
+            NormalNetwork(args.normal_weights) if args.normal_weights else None,
+        )
         for image, files in sources.items():
             with failures.collecting(image.path):
                 out = make_folder(args.out / image.folder)
-                _refine_image(refiner, image.path, files, networks, statement, args, out)
+                _refine_image(models, image.path, files, options, out)
     failures.report()
 
 
-def _find_sources(image: Path, statement: Statement, args: argparse.Namespace) -> Sources:
+def _find_sources(image: Path, options: Options, args: argparse.Namespace) -> Sources:
     """The files of an image's coarse maps, and checks that only need the header of the image.
 
     Headers are read first, so that an image that lacks something is named before work starts.
     """
-    files = [_coarse_file(image, kind, args) for kind in KINDS]
-    sources = Sources(read_header(image), *files)
-    focal = statement.focal_length(sources.header)
-    has_depth = sources.depth is not None or args.depth_weights is not None
-    if has_depth and sources.normal is None and args.normal_weights is None:
-        require(focal is not None, f"{image}: {NO_NORMALS}")
-    spatial = [name for name in args.save if name in SPATIAL]
-    require(
-        focal is not None or not spatial,
-        f"{image}: --save {' '.join(spatial)} needs the camera, and the image has no focal length. "
-        "Pass --fov DEGREES",
-    )
-    return sources
+    maps = MapPaths(*[_coarse_file(image, kind, args) for kind in KINDS])
+    makes_depth = args.depth_weights is not None
+    makes_normal = args.normal_weights is not None
+    return Sources(check_sources(image, maps, options, makes_depth, makes_normal), maps)
 
 
 def _find_weights(sources: dict[ImageFile, Sources], args: argparse.Namespace) -> None:
@@ -137,10 +120,10 @@ def _find_weights(sources: dict[ImageFile, Sources], args: argparse.Namespace) -
     Without coarse depth, both coarse maps come from networks, and the refiner is the published one.
     """
     names = {}
-    without_depth = [image for image, files in sources.items() if files.depth is None]
+    without_depth = [image for image, files in sources.items() if files.maps.depth is None]
     if without_depth and args.depth_weights is None:
         names["depth_weights"] = hub.best_name("depth_anything")
-        without_normal = [image for image in without_depth if sources[image].normal is None]
+        without_normal = [image for image in without_depth if sources[image].maps.normal is None]
         if without_normal and args.normal_weights is None:
             names["normal_weights"] = hub.best_name("metric3d")
     published = hub.best_name("refiner")
@@ -180,57 +163,27 @@ def _ask_for_licences(licences: list[str], images: list[ImageFile], accepted: bo
 
 
 def _refine_image(
-    refiner: Refiner,
-    path: Path,
-    sources: Sources,
-    networks: dict[str, PriorNetwork],
-    statement: Statement,
-    args: argparse.Namespace,
-    out: Path,
+    models: Models, path: Path, sources: Sources, options: Options, out: Path
 ) -> None:
     """Refine one image and report how it goes."""
     start = time.monotonic()
     compile_timer().take()
-    header = sources.header
-    wanted = refiner.config.prior.kind
-    depth = None if sources.depth is None else read_map_file(sources.depth, "depth")
-    normal = None if sources.normal is None else read_map_file(sources.normal, "normal")
-    mask = None if sources.mask is None else read_mask(sources.mask)
-    with naming_image(path):
-        # A large image takes long to decode, so its maps are checked before.
-        check_map_sizes(depth, normal, header)
-        image, notes = load_image(path, args.bits)
-        grid = None if args.grid is None else tuple(args.grid)
-        job = refiner.plan(image, grid, args.overlap)
-        _print_plan(path, image, job.patches, refiner.config.eval.pool)
-        if depth is None:
-            print("  predicting coarse depth ...", flush=True)
-            depth = MapFile(networks["depth"](job.image), unit="disparity")
-            statement = replace(statement, depth_unit=None)  # it is about files
-        if normal is None and "normal" in networks:
-            print("  predicting coarse normals ...", flush=True)
-            normal = MapFile(networks["normal"](job.image), axes="opencv")
-            statement = replace(statement, normal_axes="")
-        coarse = prepare_coarse_maps(depth, normal, mask, header, statement, refiner.config)
-        for note in [*notes, *coarse.notes]:
-            print(f"  {note}", flush=True)
-        strips = refiner.run(job, coarse.depth, coarse.normal, Progress(path.name, 1).follow)
-        strips = coarse.restore(check_finite(strips, args.weights), wanted)
-        focal = statement.focal_length(header)
-        prefix = out / path.stem
-        target = Target(prefix, tuple(args.save), image, coarse, wanted, focal, args.axes)
-        save_result(strips, target)
-        if args.save_coarse:
-            save_coarse(coarse.depth, coarse.normal, out / f"{path.stem}_coarse", wanted == "depth")
+    progress = Progress(path.name, 1).follow
+    target = refine_file(models, path, *sources, options, out, _print_line, progress)
     taken = format_duration(time.monotonic() - start)
     compiled = compile_timer().take()
     if compiled:
         taken += f", {compiled}"
-    print(f"{path}: refined in {taken}, {prefix}_*", flush=True)
-    if "npy" in args.save and args.axes == "opencv":
+    _print_line(f"{path}: refined in {taken}, {target.prefix}_*")
+    if "npy" in options.formats and options.axes == "opencv":
         _print_verdict(path, target)
-    if "compare" in args.save:
-        print(f"  before and after: {target.named('compare.html').absolute().as_uri()}", flush=True)
+    if "compare" in options.formats:
+        _print_line(f"  before and after: {target.named('compare.html').absolute().as_uri()}")
+
+
+def _print_line(line: str) -> None:
+    """Print a line at once, also into a file."""
+    print(line, flush=True)
 
 
 def _print_verdict(path: Path, target: Target) -> None:
@@ -245,13 +198,6 @@ def _print_verdict(path: Path, target: Target) -> None:
     words = verdict(path, coarse, refined)
     if words:
         print(f"  compared with the true maps next to it: {words}", flush=True)
-
-
-def _print_plan(path: Path, image: Image, count: int, pool: int) -> None:
-    height, width = image.shape[:2]
-    note = f", approximate: keys and values pooled over {pool} x {pool} tokens" if pool > 1 else ""
-    patches = "1 patch" if count == 1 else f"{count} patches"
-    print(f"{path}: {width} x {height} pixels, {patches}{note}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -359,6 +305,12 @@ def _parser() -> argparse.ArgumentParser:
         help="image that is 0 where the coarse depth is unknown (default: NAME_coarse_mask.png)",
     )
     coarse.add_argument(
+        "--sky",
+        metavar="FILE|detect",
+        help="image that is not 0 in the sky, or detect to look for it (default: "
+        "NAME_coarse_sky.png, and where the coarse depth is infinite)",
+    )
+    coarse.add_argument(
         "--fov",
         type=float,
         metavar="DEGREES",
@@ -435,8 +387,16 @@ def _coarse_file(image: Path, kind: str, args: argparse.Namespace) -> Path | Non
     """The file of an image's coarse map or mask; None where there is none."""
     if getattr(args, f"{kind}_weights", None) is not None:
         return None
-    path = getattr(args, f"coarse_{kind}")
+    path = _stated_file(kind, args)
     if path is None:
         return find_coarse_map(image, kind)
-    require(path.is_file(), f"no coarse {kind} map at {path}")
+    require(path.is_file(), f"no {FILE_NAMES[kind]} at {path}")
     return path
+
+
+def _stated_file(kind: str, args: argparse.Namespace) -> Path | None:
+    """The file that the command line names for a coarse map or mask."""
+    if kind == "sky" and args.sky == DETECT:
+        return None
+    path = args.sky if kind == "sky" else getattr(args, f"coarse_{kind}")
+    return None if path is None else Path(path)

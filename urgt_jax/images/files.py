@@ -14,7 +14,12 @@ from jaxtyping import Bool, UInt8
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import atomic_write, reporting_read_errors, reporting_write_errors
+from urgt_jax.files import (
+    atomic_write,
+    check_downloaded,
+    reporting_read_errors,
+    reporting_write_errors,
+)
 from urgt_jax.images.colour import RGB
 from urgt_jax.images.rgb import to_bytes, to_rgb
 from urgt_jax.images.rows import row_slices
@@ -106,7 +111,9 @@ def load_image(path: Path, bits: int | None = None) -> LoadedImage:
 def _load_float_colours(path: Path) -> LoadedImage:
     """A TIFF file with colours that are floats, which Pillow does not know."""
     values = None
-    if path.read_bytes()[:2] in (b"II", b"MM"):
+    content = path.read_bytes()
+    check_downloaded(path, content[:64], "image")
+    if content.startswith((b"II", b"MM")):
         values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     formats = ", ".join(FORMATS)
     require(

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import reporting_read_errors
+from urgt_jax.files import check_downloaded, reporting_read_errors
 from urgt_jax.images.depth_formats import open_pfm
 from urgt_jax.images.files import open_image, read_map
 
 MAP_SUFFIXES = (".npy", ".npz", ".exr", ".pfm", ".png", ".tif", ".tiff")
-CHANNELS = {"depth": 1, "normal": 3}
+CHANNELS = {"depth": 1, "normal": 3, "mask": 1}
+NAMES = {"depth": "coarse depth map", "normal": "coarse normal map", "mask": "mask"}
 PNG_TEXT = "urgt_jax"  # the key of the text in a PNG map that says what its numbers mean
 # How the last parts of the names of EXR channels are spelled.
 EXR_DEPTH = ("z", "depth", "disparity", "d", "y", "v")
@@ -32,16 +33,17 @@ class MapFile(NamedTuple):
 
 
 def read_map_file(path: Path, kind: str) -> MapFile:
-    """Read a depth map [H, W] or a normal map [H, W, 3]; `kind` is depth or normal.
+    """Read a depth map or a mask [H, W], or a normal map [H, W, 3]; `kind` is a key of NAMES.
 
     The content decides about the format, not the name. A single channel may have an axis of its
     own, and a grey image may have three equal channels. A UserError for any other shape.
     """
-    require(path.is_file(), f"no coarse {kind} map at {path}")
+    name = NAMES[kind]
+    require(path.is_file(), f"no {name} at {path}")
     with path.open("rb") as file:
-        head = file.read(6)
-    if head == b"\x93NUMPY":
-        values = read_map(path, f"coarse {kind}", mapped=True)
+        head = file.read(64)
+    if head.startswith(b"\x93NUMPY"):
+        values = read_map(path, name, mapped=True)
     elif head.startswith(b"PK\x03\x04"):
         return _read_npz(path, kind)
     elif head.startswith(b"\x76\x2f\x31\x01"):
@@ -51,33 +53,36 @@ def read_map_file(path: Path, kind: str) -> MapFile:
     elif head.startswith((b"\x89PNG", b"II", b"MM")):
         return _read_image_map(path, kind)
     else:
-        require(head != b"", f"{path} is empty. Save the coarse {kind} map again")
+        require(head != b"", f"{path} is empty. Save the {name} again")
+        check_downloaded(path, head, name)
         formats = ", ".join(suffix[1:] for suffix in MAP_SUFFIXES)
-        raise UserError(f"{path} is not a {kind} map that can be read. Save it as {formats}")
+        raise UserError(f"{path} is not a {name} that can be read. Save it as {formats}")
     return MapFile(_check_channels(values, kind, path))
 
 
 def _check_channels(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
     """The map as [H, W] or [H, W, 3]; a UserError unless it has that shape and holds numbers."""
     if values.dtype == np.bool_:
+        require(kind == "mask", f"{path} holds only true and false. Pass a mask with --mask")
         values = values.astype(np.uint8)
     require(
         values.dtype.kind in "uif",
         f"{path} has dtype {values.dtype}. A map holds floats or integers",
     )
     shape = "[H, W, 3]" if kind == "normal" else "[H, W]"
-    if kind == "depth" and values.ndim == 3 and values.shape[-1] == 1:
+    if kind != "normal" and values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    if kind == "depth" and values.ndim == 3 and values.shape[-1] in (3, 4):
+    if kind != "normal" and values.ndim == 3 and values.shape[-1] in (3, 4):
         grey = values[..., 0]
         is_grey = (values[..., 1] == grey).all() and (values[..., 2] == grey).all()
-        require(is_grey, f"{path} is a colour image, not a depth map. Save the depth itself")
+        what = "depth map. Save the depth itself" if kind == "depth" else "mask. Save it in grey"
+        require(is_grey, f"{path} is a colour image, not a {what}")
         values = grey
     channels = values.shape[2:]
     wanted = (3,) if kind == "normal" else ()
     require(
         values.ndim == 2 + len(wanted) and channels == wanted,
-        f"{path} has shape {values.shape}. A coarse {kind} map has shape {shape}",
+        f"{path} has shape {values.shape}. A {NAMES[kind]} has shape {shape}",
     )
     require(
         min(values.shape[:2]) > 1,
@@ -116,7 +121,7 @@ def _read_exr(path: Path, kind: str) -> MapFile:
     require(
         names,
         f"{path} has the channels {', '.join(pixels)}. Its {kind} must be "
-        + ("Z, or the only channel" if kind == "depth" else "normal.X, normal.Y and normal.Z"),
+        + ("normal.X, normal.Y and normal.Z" if kind == "normal" else "Z, or the only channel"),
     )
     values = np.stack([pixels[name] for name in names], -1)
     return MapFile(
@@ -152,7 +157,7 @@ def _exr_channels(pixels: Mapping[str, np.ndarray], kind: str) -> list[str]:
 
 def _read_image_map(path: Path, kind: str) -> MapFile:
     """A PNG or TIFF file, with what its text says about the numbers."""
-    with reporting_read_errors(path, f"coarse {kind} map"):
+    with reporting_read_errors(path, NAMES[kind]):
         text: dict[str, Any] = {}
         values = None
         image = _open_with_pillow(path)
@@ -170,7 +175,10 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
                 values = values[..., 2::-1]  # OpenCV's order is blue, green, red, and opacity
     values = _check_channels(values, kind, path)
     if "scale" in text:
+        infinite = values == text["infinite"] if "infinite" in text else None
         values = values * np.float32(text["scale"]) + np.float32(text["offset"])
+        if infinite is not None:
+            values[infinite] = np.inf
     return MapFile(values, text.get("unit", ""), text.get("axes", ""))
 
 
@@ -184,4 +192,4 @@ def _open_with_pillow(path: Path) -> Image.Image | None:
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     """Read a mask in any format of a depth map: True where it is not 0."""
-    return np.asarray(read_map_file(path, "depth").values != 0)
+    return np.asarray(read_map_file(path, "mask").values != 0)

@@ -46,13 +46,14 @@ def make_surface(
     z = np.asarray(depth[::step, ::step], np.float32)
     x = (np.arange(0, width, step, dtype=np.float32) + 0.5 - width / 2) / np.float32(focal)
     y = (np.arange(0, height, step, dtype=np.float32) + 0.5 - height / 2) / np.float32(focal)
-    points = np.stack([x[None] * z, y[:, None] * z, z], -1)
+    with np.errstate(invalid="ignore"):  # 0 times infinity
+        points = np.stack([x[None] * z, y[:, None] * z, z], -1)
     return Surface(points, np.asarray(normals[::step, ::step]), image[::step, ::step])
 
 
 def is_at_jump(depth: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Pixels whose depth differs from that of a neighbour by more than JUMP."""
-    found = np.zeros(depth.shape, bool)
+    """Pixels whose depth differs from that of a neighbour by more than JUMP, or is infinite."""
+    found = ~np.isfinite(depth)
     down = _differ(depth[1:], depth[:-1])
     found[1:] |= down
     found[:-1] |= down
@@ -63,13 +64,15 @@ def is_at_jump(depth: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.abs(a - b) > JUMP * np.minimum(a, b)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        return np.abs(a - b) > JUMP * np.minimum(a, b)
 
 
 def triangles(depth: Float[np.ndarray, "H W"]) -> UInt[np.ndarray, "F 3"]:
-    """Indices of the pixels of each triangle between neighbours, without those across a jump.
+    """Indices of the pixels of each triangle between neighbours.
 
-    They run counterclockwise as the camera sees them.
+    There is none across a jump, or with an infinitely far corner. They run counterclockwise as the
+    camera sees them.
     """
     height, width = depth.shape
     numbers = np.arange(height * width, dtype=np.uint32).reshape(height, width)
@@ -80,7 +83,8 @@ def triangles(depth: Float[np.ndarray, "H W"]) -> UInt[np.ndarray, "F 3"]:
     faces = np.concatenate([upper, lower])
     corners = depth.reshape(-1)[faces]
     nearest = corners.min(1)
-    return faces[corners.max(1) - nearest <= JUMP * nearest]
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        return faces[corners.max(1) - nearest <= JUMP * nearest]
 
 
 def write_ply(path: Path, surface: Surface, axes: Float[np.ndarray, "3"]) -> None:

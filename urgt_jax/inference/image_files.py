@@ -16,9 +16,9 @@ from urgt_jax.inference.refiner import Result
 
 Strips = Iterator[tuple[slice, Result]]  # rows of an image, from the top, and their maps
 FAILED = "not_refined.txt"  # in the output folder
-COARSE_ENDINGS = ("_coarse_depth", "_coarse_normal", "_coarse_mask")
+COARSE_ENDINGS = ("_coarse_depth", "_coarse_normal", "_coarse_mask", "_coarse_sky")
 # What `outputs` writes for an image, after its name.
-DRAWN_ENDINGS = ("_depth", "_normal", "_depth16", "_normal16", "_mask")
+DRAWN_ENDINGS = ("_depth", "_normal", "_depth16", "_normal16", "_mask", "_sky")
 
 
 class ImageFile(NamedTuple):
@@ -86,7 +86,7 @@ def _is_drawn_map(path: Path) -> bool:
 
 
 def find_coarse_map(image: Path, kind: str) -> Path | None:
-    """The coarse map next to an image, or None; `kind` is depth, normal or mask.
+    """The coarse map next to an image, or None; `kind` is depth, normal, mask or sky.
 
     A UserError if there are several.
     """

@@ -29,6 +29,7 @@ DEFAULT_FORMATS = ("npy", "png")
 SPATIAL = ("ply", "glb", "camera")  # formats that need the focal length
 MESH_PIXELS = 2**20  # vertices of a mesh, at most
 CLOUD_PIXELS = 2**22  # points of a cloud, at most
+INFINITE = 65535  # in a 16-bit PNG, what stands for infinite depth; none of the finite numbers
 MIN_DEPTH = 1e-3  # metres; nearer depth gets the colour of this depth
 FARTHEST = 20.0  # in space, disparity of 0 is this many times farther than the nearest pixel
 
@@ -96,6 +97,8 @@ def save_result(strips: Strips, target: Target) -> None:
                 WRITERS[name](target)
         if target.coarse.known is not None and "mask" not in target.formats:
             _write_mask(target)
+        if target.coarse.sky is not None:
+            write_image(target.named("sky.png"), target.coarse.sky)
         target.maps.clear()  # the scratch folder goes
 
 
@@ -151,11 +154,15 @@ def _our_normals(target: Target) -> LazyMap:
     return LazyMap(target.maps["normal"], turn)
 
 
-def draw_depth(depth: Float[np.ndarray, "H W"] | LazyMap, metric: bool) -> RGB:
+def draw_depth(depth: Float[np.ndarray, "H W"], metric: bool) -> RGB:
     """Depth as a picture: near is bright. With `metric` it is in metres, otherwise disparity."""
     disparity = LazyMap(depth, to_disparity) if metric else depth
-    low, high = colour_range(disparity)
-    picture = np.empty((*depth.shape, 3), np.uint8)
+    return draw_disparity(disparity, *colour_range(disparity))
+
+
+def draw_disparity(disparity: Float[np.ndarray, "H W"] | LazyMap, low: float, high: float) -> RGB:
+    """Disparity as a picture: `low` and below is dark, `high` and above is bright."""
+    picture = np.empty((*disparity.shape, 3), np.uint8)
     for rows in row_slices(len(picture)):
         picture[rows] = colour_values(disparity[rows], low, high)
     return picture
@@ -182,10 +189,13 @@ def _write_png(target: Target) -> None:
 def _write_png16(target: Target) -> None:
     """Whole numbers, with their scale and offset in the PNG's text and in a JSON file."""
     depth = target.maps["depth"]
-    low = float(depth.min())
-    scale = max((float(depth.max()) - low) / 65535, 1e-12)
+    finite = np.isfinite(depth)
+    low = float(depth.min(where=finite, initial=np.inf)) if finite.any() else 0.0
+    scale = max((float(depth.max(where=finite, initial=low)) - low) / (INFINITE - 1), 1e-12)
     meaning = {"unit": target.unit_name, "scale": scale, "offset": low}
-    numbers = np.round((depth - low) / scale).astype(np.uint16)
+    numbers = np.round(np.where(finite, (depth - low) / scale, INFINITE)).astype(np.uint16)
+    if not finite.all():
+        meaning["infinite"] = INFINITE
     _write_deep_png(target.named("depth16.png"), numbers, meaning)
     meaning = {"axes": target.axes_letters, "scale": 2 / 65535, "offset": -1.0}
     normal = np.clip(target.maps["normal"], -1, 1)
@@ -212,6 +222,8 @@ def _write_npz(target: Target) -> None:
     arrays = {name: np.asarray(values) for name, values in target.maps.items()}
     if target.coarse.known is not None:
         arrays["mask"] = target.coarse.known
+    if target.coarse.sky is not None:
+        arrays["sky"] = target.coarse.sky
     if target.focal is not None:
         arrays["intrinsics"] = _intrinsics(target)
     arrays["unit"] = np.array(target.unit_name)
@@ -231,6 +243,8 @@ def _write_exr(target: Target) -> None:
             channels[f"{kind}.confidence"] = target.maps[f"{kind}_confidence"]
     if target.coarse.known is not None:
         channels["mask"] = target.coarse.known.astype(np.float32)
+    if target.coarse.sky is not None:
+        channels["sky"] = target.coarse.sky.astype(np.float32)
     pixels = {name: np.ascontiguousarray(values, np.float32) for name, values in channels.items()}
     header = {
         "compression": openexr.ZIP_COMPRESSION,
@@ -244,12 +258,18 @@ def _write_exr(target: Target) -> None:
 
 
 def _distance(target: Target) -> Float[np.ndarray, "H W"]:
-    """Depth for points in space: metres, or 1 / disparity with the nearest pixel at 1."""
+    """Depth for points in space: metres, or 1 / disparity with the nearest pixel at 1.
+
+    It is infinite in the sky, which no surface shows.
+    """
     depth = target.maps["depth"]
     if target.is_metric:
         return depth
     nearest = max(float(depth.max()), 1e-12)
-    return 1 / np.maximum(depth / np.float32(nearest), np.float32(1 / FARTHEST))
+    distance = 1 / np.maximum(depth / np.float32(nearest), np.float32(1 / FARTHEST))
+    if target.coarse.sky is None:
+        return distance
+    return np.where(target.coarse.sky, np.float32(np.inf), distance)
 
 
 def _surface(target: Target, most: int) -> Surface:
@@ -296,15 +316,38 @@ def _write_mask(target: Target) -> None:
 
 
 def _write_compare(target: Target) -> None:
-    coarse_is_metric = target.weights_unit == "depth"
+    coarse, refined = _comparable_disparities(target)
+    # One range of colours for both, so that a colour means the same on both sides of the slider.
+    ranges = [colour_range(coarse), colour_range(refined)]
+    low = min(low for low, _ in ranges)
+    high = max(high for _, high in ranges)
     pictures = {
         "image": target.image,
-        "coarse_depth": draw_depth(target.coarse.depth, coarse_is_metric),
-        "depth": draw_depth(target.maps["depth"], target.is_metric),
+        "coarse_depth": draw_disparity(coarse, low, high),
+        "depth": draw_disparity(refined, low, high),
         "coarse_normal": draw_normal(target.coarse.normal),
         "normal": draw_normal(_our_normals(target)),
     }
     write_compare_page(target.named("compare.html"), target.prefix.name, pictures)
+
+
+def _comparable_disparities(target: Target) -> tuple[LazyMap, LazyMap]:
+    """The coarse and the refined depth as disparity in the same unit."""
+
+    def to_unit_of_refined(depth: np.ndarray) -> np.ndarray:
+        if target.weights_unit == "depth":
+            return to_disparity(depth)
+        if target.is_metric:
+            return depth  # 1/metres
+        return depth / np.float32(target.coarse.scale)
+
+    def from_refined(depth: np.ndarray) -> np.ndarray:
+        return to_disparity(depth) if target.is_metric else depth
+
+    return (
+        LazyMap(target.coarse.depth, to_unit_of_refined),
+        LazyMap(target.maps["depth"], from_refined),
+    )
 
 
 WRITERS: dict[str, Callable[[Target], None]] = {

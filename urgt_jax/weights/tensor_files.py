@@ -12,7 +12,7 @@ from etils.epath import Path
 from safetensors import SafetensorError, safe_open
 
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import atomic_write, checksum, parse_json
+from urgt_jax.files import atomic_write, check_downloaded, checksum, parse_json
 from urgt_jax.progress import Progress
 from urgt_jax.weights.tensors import (
     DTYPES,
@@ -25,8 +25,6 @@ from urgt_jax.weights.tensors import (
 )
 from urgt_jax.weights.torch_files import OLD_TORCH_MAGIC, open_torch
 
-LFS_MARK = b"version https://git-lfs"
-WEB_PAGE_MARKS = (b"<!doctype", b"<html", b"<?xml")
 ZIP_MAGIC = b"PK\x03\x04"
 REWRITE = "Write it again, and use another disk if this happens twice."
 # The metadata entry with the checksums of the tensors and of the other metadata, as JSON.
@@ -43,16 +41,7 @@ def open_tensors(path: Path) -> TensorFile:
         with path.open("rb") as file:
             head = file.read(64)
         require(head != b"", f"{path} is empty. Download or write it again.")
-        require(
-            not head.startswith(LFS_MARK),
-            f"{path} is a pointer of Git LFS, not the weights. Run git lfs pull in its repository, "
-            "or download the file itself.",
-        )
-        require(
-            not head.lstrip().lower().startswith(WEB_PAGE_MARKS),
-            f"{path} is a web page, not the weights: the download was answered with an error or a "
-            "login. Download it again, and look at it in a browser if that repeats.",
-        )
+        check_downloaded(path, head, "weights")
         require(
             head[2:14] != OLD_TORCH_MAGIC,
             f"{path} has the format of torch before version 1.6. Load it with a newer torch, "

@@ -203,6 +203,17 @@ def test_compare_slopes_tells_depth_from_disparity(tilt):
     assert compare_slopes(depth, normals * np.float32([1, -1, 1])).contradicts_itself
 
 
+def test_compare_slopes_leaves_the_sky_out():
+    """What fills the sky slopes along x, and so do the normals that are made up there."""
+    rows, columns = np.mgrid[:96, :128]
+    depth = np.float32(1 / (1 + 0.02 * rows + 0.005 * columns))
+    normals = np.broadcast_to(np.float32([0, -0.8, -0.6]), (96, 128, 3)).copy()
+    normals[:48] = [0.8, 0, -0.6]
+    depth[:48] = np.inf
+    agreement = compare_slopes(depth, normals)
+    assert abs(agreement.x) < 0.1 and agreement.grows_with_distance is True
+
+
 def test_compare_slopes_says_nothing_where_nothing_is_to_be_seen():
     flat = np.full(SIZE, 2, np.float32)
     agreement = compare_slopes(flat, np.broadcast_to(FACING, (*SIZE, 3)))

@@ -108,10 +108,12 @@ def convert_depth(
     unit: DepthUnit,
     wanted: str,
     mask: Bool[np.ndarray, "h w"] | None = None,
+    sky: Bool[np.ndarray, "H W"] | None = None,
 ) -> CoarseDepth:
     """Depth in the unit that weights expect (`wanted`: disparity or depth), its holes filled.
 
-    Unknown pixels are filled as in training: from the 1 / depth around them.
+    Unknown pixels are filled as in training: from the 1 / depth around them. The sky counts as
+    known, and is filled in the same way.
     """
     if wanted == "depth":
         require(
@@ -120,22 +122,26 @@ def convert_depth(
             "weights for disparity",
         )
     is_untouched = unit in (METRES, DISPARITY) and unit.kind == wanted
-    if is_untouched and mask is None and values.dtype == np.float32:
+    if is_untouched and mask is None and sky is None and values.dtype == np.float32:
         if _is_complete(values, unit):
             return CoarseDepth(values, None, unit)  # stays mapped into memory
     known = known_depth(values, unit, mask)
-    require(known.any(), "coarse depth has no known pixel: all are 0, negative, NaN or masked")
-    amount = np.where(known, values, 1).astype(np.float32)
+    surface = known if sky is None else known & ~sky
+    require(
+        surface.any(), "coarse depth has no known pixel: all are 0, negative, NaN, masked or sky"
+    )
+    known = known if sky is None else known | sky
+    amount = np.where(surface, values, 1).astype(np.float32)
     if unit.kind == "depth":
         depth = amount * np.float32(unit.metres)
         disparity = 1 / depth
     else:
         disparity = amount
         depth = 1 / amount if unit.is_metric else None
-    if not known.all():
-        disparity = fill_holes(disparity, known)
+    if not surface.all():
+        disparity = fill_holes(disparity, surface)
         if depth is not None:
-            depth = np.where(known, depth, 1 / disparity)
+            depth = np.where(surface, depth, 1 / disparity)
     return CoarseDepth(
         depth if wanted == "depth" else disparity,
         None if known.all() else known,
@@ -192,7 +198,7 @@ def convert_normal(
     if not summary.all_known:
         known = _known_normals(values)
         values = fill_channels(values, known)
-        notes.append(f"{_percent(known)} of the normals are unknown and were filled")
+        notes.append(f"{percent(known)} of the normals are unknown and were filled")
     return values, notes
 
 
@@ -237,13 +243,14 @@ def _known_normals(values: Float[np.ndarray, "H W 3"]) -> Bool[np.ndarray, "H W"
     return np.isfinite(length) & (length > 0)
 
 
-def _percent(known: np.ndarray) -> str:
+def percent(known: np.ndarray) -> str:
+    """The share of pixels that are not in a mask, in words."""
     return f"{100 * (1 - known.mean()):.2g} %"
 
 
 def describe_holes(known: Bool[np.ndarray, "H W"] | None) -> str:
     """The share of unknown pixels in words; empty if there are none."""
-    return "" if known is None else f"{_percent(known)} unknown and filled"
+    return "" if known is None else f"{percent(known)} unknown and filled"
 
 
 def fit_to_image(
@@ -336,16 +343,18 @@ def compare_slopes(
     """Compare the slopes of a depth or disparity map with normals.
 
     A surface that faces right gets farther to the right. At jumps slopes mean nothing, so that the
-    steepest tenth is left out.
+    steepest tenth is left out, and so are pixels that are not finite.
     """
     small = _shrink(values)
     small_normal = resize_map(_thin(normal), small.shape)
+    finite = np.isfinite(_thin(values)).astype(np.uint8) * 255
+    whole = resize_map(finite, small.shape) == 255  # no unknown pixel in them
     means = []
     for axis, channel in ((1, 0), (0, 1)):
         slope = np.gradient(small, axis=axis)
         component = small_normal[..., channel]
         limit = np.quantile(np.abs(slope), 0.9)
-        used = (np.abs(component) > 0.1) & (np.abs(slope) <= limit) & (slope != 0)
+        used = (np.abs(component) > 0.1) & (np.abs(slope) <= limit) & (slope != 0) & whole
         agreement = (np.sign(slope) * np.sign(component))[used]
         # Few pixels say little: the mean is pulled to 0.
         means.append(float(agreement.sum() / (len(agreement) + 50)))
