@@ -32,14 +32,14 @@ def main(folder: str, workdir: str, weights: str = "scenes", steps: str = "200")
     batch = next(urgt_jax.batches(config, urgt_jax.make_mesh(config)))
 
     @jax.jit
-    def loss(params: dict) -> jax.Array:
+    def loss(params: dict, batch: urgt_jax.TrainingBatch) -> jax.Array:
         maps = urgt_jax.apply(params, config.model, batch)
         total, _ = urgt_jax.losses(config, maps, batch)
         return total
 
-    before = loss(refiner.params)
+    before = loss(refiner.params, batch)
     urgt_jax.train(config, workdir, report=print)
-    after = loss(urgt_jax.load(workdir).params)
+    after = loss(urgt_jax.load(workdir).params, batch)
     print(f"loss of the first batch: {before:.4f} before, {after:.4f} after")
 
 

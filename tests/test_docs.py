@@ -29,6 +29,7 @@ def test_code_of_the_api_page_runs_from_top_to_bottom(micro, tmp_path, monkeypat
     short = config_files.with_changes(micro, changes)
     save_weights(tmp_path / "scenes", random_params(micro.model), micro)
     monkeypatch.setattr(config_files, "load_config", lambda name: short)
+    monkeypatch.setattr(config_files, "with_changes", lambda config, changes: short)
     monkeypatch.chdir(tmp_path)
     image, depth, normal = image_with_coarse_maps((112, 168))
     names = {"image": image, "coarse_depth": depth, "coarse_normal": normal}
