@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +22,17 @@ from urgt_jax.training.step import State, abstract_state, digest, state_sharding
 
 MAX_TO_KEEP = 2  # the newest checkpoints
 StepMetrics = dict[str, float]  # of one step, by name; empty if the step was skipped
+
+
+class RunLog(NamedTuple):
+    """What the lines of the log after a checkpoint need of the steps before it."""
+
+    unlogged: Sequence[StepMetrics] = ()  # of the steps that are in no line of the log yet
+    recent: Sequence[StepMetrics] = ()  # of the last steps in it, which spikes are compared with
+
+
+EMPTY_LOG = RunLog()
+
 # Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
 TEMPORARY_ERRORS = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
@@ -37,12 +49,11 @@ class Checkpoints:
         self.folder = (workdir / "checkpoints").absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix="step")
         self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=("state", "unlogged")
+            self.folder, options=options, item_names=("state", "log")
         )
-        # The metrics of steps before the restored one that are in no line of the log yet.
-        self.unlogged: list[StepMetrics] = []
+        self.log = EMPTY_LOG  # of the restored state
 
-    def save(self, state: State, step: int, unlogged: Sequence[StepMetrics] = ()) -> None:
+    def save(self, state: State, step: int, log: RunLog = EMPTY_LOG) -> None:
         """Start to save the state after `step` steps; raises the error of an earlier save.
 
         The digest is saved with it, because the checksums of the files do not cover the arrays.
@@ -53,7 +64,7 @@ class Checkpoints:
         with self._report_write_errors():
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(tree),
-                unlogged=ocp.args.JsonSave({"steps": list(unlogged)}),
+                log=ocp.args.JsonSave(log._asdict()),
             )
             self.manager.save(step, args=args)
 
@@ -68,7 +79,7 @@ class Checkpoints:
             state, problem = self._read(step, mesh)
             if state is not None:
                 self._move_damaged(damaged)
-                self.unlogged = self._read_unlogged(step)
+                self.log = self._read_log(step)
                 return state
             damaged.append(step)
             report(f"checkpoint {step} in {self.folder} is damaged ({problem})")
@@ -99,21 +110,19 @@ class Checkpoints:
             return None, "its content has changed"
         return state, ""
 
-    def _read_unlogged(self, step: int) -> list[StepMetrics]:
-        """The metrics that were saved with a state; none, with a report, if they are damaged."""
+    def _read_log(self, step: int) -> RunLog:
+        """What was saved of the log with a state; nothing, with a report, if it is damaged."""
         try:
-            args = ocp.args.Composite(unlogged=ocp.args.JsonRestore())
-            steps = self.manager.restore(step, args=args)["unlogged"]["steps"]
-            return [
-                {str(name): float(value) for name, value in metrics.items()} for metrics in steps
-            ]
+            args = ocp.args.Composite(log=ocp.args.JsonRestore())
+            values = self.manager.restore(step, args=args)["log"]
+            return RunLog(_as_metrics(values["unlogged"]), _as_metrics(values["recent"]))
         except Exception as error:  # many types, from files, JSON and Orbax
             discard_failed_tasks()
             report(
                 f"the next line of the log lacks steps before {step}, whose metrics cannot be read "
                 f"({type(error).__name__}). The run itself is not affected"
             )
-            return []
+            return EMPTY_LOG
 
     def _target(self, mesh: Mesh) -> dict:
         """Shapes, dtypes and shardings of what is read.
@@ -184,6 +193,11 @@ class Checkpoints:
         """Wait until everything is on disk, and end the threads that write."""
         self.wait()
         self.manager.close()
+
+
+def _as_metrics(steps: list[dict]) -> list[StepMetrics]:
+    """Metrics of steps from JSON; fails if they are something else."""
+    return [{str(name): float(value) for name, value in metrics.items()} for metrics in steps]
 
 
 def _temporary_reason(error: Exception) -> str:

@@ -4,19 +4,36 @@ import jax
 from etils.epath import Path
 
 from urgt_jax.distributed import is_first_process, report
+from urgt_jax.errors import reason
 from urgt_jax.training.step import State
 
 
 class StepProfiler:
     """Writes what the devices do in steps `first` to `first + count - 1`, counted from 1.
 
-    The profile is in the folder `profile` of the work directory. Only the first process writes.
+    The profile is in the folder `profile` of the work directory. Only the first process writes. If
+    the `with` block of the profiler ends early by an exception, so does the profile.
     """
 
     def __init__(self, steps: tuple[int, int], workdir: Path):
         self.first, self.count = steps
         self.folder = workdir / "profile"
         self.running = False
+
+    def __enter__(self) -> "StepProfiler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if not self.running:
+            return
+        # After an error there is no state to wait for, and the error itself must be seen.
+        self.running = False
+        try:
+            jax.profiler.stop_trace()
+        except Exception as error:  # the disk may be full
+            report(f"the profile was not written: {reason(error)}")
+        else:
+            report(f"profile, cut short: {self.folder}")
 
     def before(self, step: int, state: State) -> None:
         """Starts or ends the profile, before a step runs."""

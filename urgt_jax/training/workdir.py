@@ -31,8 +31,10 @@ CHANGEABLE_FIELDS = {
     "optim.max_skipped_steps",
     "optim.skip_above_grad_norm",
     "train.save_every",
+    "train.save_minutes",
     "train.log_every",
-    "train.tensorboard",
+    "train.profile",
+    "train.trackers",
     "train.images_every",
 }
 
