@@ -1,4 +1,4 @@
-"""Spikes against a running median."""
+"""Spikes of the loss and the gradient norm, also over a resume."""
 
 import numpy as np
 import pytest
@@ -48,9 +48,16 @@ def test_resumed_run_marks_the_same_steps(stop):
     assert resumed.recent == undisturbed.recent and len(resumed.recent) == WINDOW
 
 
-def test_a_spike_needs_enough_steps_before_it():
-    detector = SpikeDetector([_metrics(1.0)] * (FEWEST - 1))
-    assert detector.add(FEWEST, _metrics(100.0)) == []
-    (spike,) = detector.add(FEWEST + 1, _metrics(RATIO + 0.1))
-    assert str(spike) == "step 21: spike: loss 5.1 is 5.1 times the median of the steps before"
-    assert detector.add(FEWEST + 2, _metrics(RATIO)) == []
+def test_a_spike_needs_enough_steps_before_it_and_a_distance_from_them():
+    """The loss is 1 or 3 in turn: the median is 2, and its distance from every step 1."""
+    before = [_metrics(1.0), _metrics(3.0)] * (FEWEST // 2)
+    assert SpikeDetector(before[1:]).add(FEWEST, _metrics(100.0)) == []
+    assert SpikeDetector(before).add(FEWEST + 1, _metrics(2 + RATIO)) == []
+    (spike,) = SpikeDetector(before).add(FEWEST + 1, _metrics(2.1 + RATIO))
+    assert str(spike) == "step 21: spike: loss 12.1, median of the steps before 2"
+
+
+def test_a_negative_loss_has_spikes_too():
+    before = [_metrics(-1.1), _metrics(-0.9)] * FEWEST
+    (spike,) = SpikeDetector(before).add(2 * FEWEST + 1, _metrics(0.5))
+    assert spike.name == "loss"

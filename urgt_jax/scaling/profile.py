@@ -68,7 +68,7 @@ def _kernel_times(profile: ProfileData) -> Iterator[tuple[str, float]]:
 
 def print_costliest(folder: Path, parts: tuple[str, ...], count: int = 10) -> None:
     """Prints the costliest kernels of each part, whose profiles are in folders of these names."""
-    print(f"profile: {folder} (tensorboard --logdir {folder}, with pip install xprof)")
+    print(f"profile: {folder} (xprof --logdir {folder}, with pip install xprof)")
     for part in parts:
         print(f"{part}, the {count} costliest kernels:")
         for kernel in costliest(folder / part, count):

@@ -1,4 +1,9 @@
-"""Spikes: steps whose loss or gradient norm is far above that of the steps before."""
+"""Spikes: steps whose loss or gradient norm is far above that of the steps before.
+
+A step is a spike if it is further above the median of the last `WINDOW` steps than `RATIO` times
+the median distance of these steps from it. Unlike a ratio to the median, this also works for a loss
+that is negative, as with `loss.confidence`.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 WATCHED = ("loss", "grad_norm")
-WINDOW = 100  # steps before that the median is taken of
+WINDOW = 100  # steps before that are compared with, spikes included
 FEWEST = 20  # of them, below which no step counts as a spike
-RATIO = 5.0  # to the median, above which a step is a spike
+RATIO = 10.0  # 6.7 standard deviations if values were normally distributed
 
 
 class Spike(NamedTuple):
@@ -21,13 +26,13 @@ class Spike(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"step {self.step}: spike: {self.name} {self.value:.3g} is "
-            f"{self.value / self.median:.1f} times the median of the steps before"
+            f"step {self.step}: spike: {self.name} {self.value:.3g}, median of the steps before "
+            f"{self.median:.3g}"
         )
 
 
 class SpikeDetector:
-    """Compares each step with the running median of the steps before. Spikes are part of it."""
+    """Compares each step with the steps before."""
 
     def __init__(self, recent: Sequence[dict[str, float]] = ()):
         # The watched values of the last steps that were taken, the oldest first.
@@ -39,8 +44,10 @@ class SpikeDetector:
         spikes = []
         if len(self.recent) >= FEWEST:
             for name, value in values.items():
-                median = float(np.median([past[name] for past in self.recent]))
-                if 0 < RATIO * median < value:
+                before = np.array([past[name] for past in self.recent])
+                median = float(np.median(before))
+                spread = float(np.median(np.abs(before - median)))
+                if spread > 0 and value - median > RATIO * spread:
                     spikes.append(Spike(step, name, value, median))
         self.recent = [*self.recent, values][-WINDOW:]
         return spikes
