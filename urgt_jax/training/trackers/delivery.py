@@ -65,18 +65,20 @@ class Delivery:
             tracker = kind(run)
             while (entry := self.entries.get()) is not None:
                 if entry.scalars:
-                    tracker.write_scalars(entry.step, entry.scalars)
+                    tracker.write_scalars(entry.step, dict(entry.scalars))
                 if entry.images:
-                    tracker.write_images(entry.step, entry.images)
+                    tracker.write_images(entry.step, dict(entry.images))
             tracker.close()
         except BaseException as error:  # some packages call sys.exit
             self._fail(one_line(f"{type(error).__name__}: {error}"))
 
     def _fail(self, problem: str) -> None:
+        if self.failed:
+            return
         self.failed = True
         report(
             f"the tracker {self.name} failed and gets nothing more from this start of the run "
-            f"({problem[:200]}). Training continues; metrics.jsonl is complete"
+            f"({problem[:120]}). The run itself is not affected; metrics.jsonl is complete"
         )
 
 
@@ -116,5 +118,5 @@ def open_trackers(
         write_text(path, secrets.token_hex(4))
     fields = flatten(dataclasses.asdict(config))
     run_id = read_text(path, "id of the run").strip()
-    run = TrackedRun(run_id, workdir.absolute().name, workdir, step, fields, commit())
+    run = TrackedRun(run_id, workdir.name or "run", workdir, step, fields, commit())
     return Trackers([Delivery(name, kind, run) for name, kind in kinds.items()])

@@ -19,6 +19,7 @@ class WandbTracker:
     """
 
     def __init__(self, run: TrackedRun):
+        is_local = "://" not in str(run.workdir)
         settings = wandb.Settings(
             console="off",  # the output of the program stays as it is
             silent=True,  # it would warn of every step that is logged again
@@ -30,7 +31,7 @@ class WandbTracker:
             name=run.name,
             resume="allow",
             config={**run.config, "commit": run.commit},
-            dir=str(run.workdir),
+            dir=str(run.workdir) if is_local else None,  # by default the current folder
             reinit="create_new",  # a run that the caller has open is left alone
             settings=settings,
         )
