@@ -23,6 +23,13 @@ from urgt_jax.training.step import State, abstract_state, digest, state_sharding
 MAX_TO_KEEP = 2  # the newest checkpoints
 StepMetrics = dict[str, float]  # of one step, by name; empty if the step was skipped
 
+# Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
+TEMPORARY_ERRORS = re.compile(
+    "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
+    "Stale file handle|Input/output error|Topology mismatch|out of memory"
+)
+WRITE_ERRORS = re.compile("No space left|quota exceeded|Read-only|Permission|too large")
+
 
 class RunLog(NamedTuple):
     """What the lines of the log after a checkpoint need of the steps before it."""
@@ -32,13 +39,6 @@ class RunLog(NamedTuple):
 
 
 EMPTY_LOG = RunLog()
-
-# Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
-TEMPORARY_ERRORS = re.compile(
-    "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
-    "Stale file handle|Input/output error|Topology mismatch|out of memory"
-)
-WRITE_ERRORS = re.compile("No space left|quota exceeded|Read-only|Permission|too large")
 
 
 class Checkpoints:
