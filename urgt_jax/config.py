@@ -361,8 +361,8 @@ class Train:
         for name in self.trackers:
             require(
                 name in TRACKERS or "." in name.strip("."),
-                f"train.trackers {name} is not {', '.join(TRACKERS)} or a dotted path such as "
-                "my_package.my_module.MyTracker",
+                f"train.trackers {name} is unknown. Choose from {', '.join(TRACKERS)}, or give the "
+                "dotted path of a class, such as my_package.my_module.MyTracker",
             )
         require(
             len(set(self.trackers)) == len(self.trackers),

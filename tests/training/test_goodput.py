@@ -61,7 +61,7 @@ def test_goodput_sums_up_all_starts(tmp_path, clock):
     }
     # 135 s of steps, of which 20 of 140 were repeated: (135 - 19.3) / 190.
     first, second = third.summary()
-    assert first == "goodput: 61% of 3:10, 2 restarts, 20 of 140 steps were lost and repeated"
+    assert first == "goodput: 61% of 3:10; restarts: 2; steps lost and repeated: 20 of 140"
     assert second == (
         "the rest: startup 0:30, data 0:03, compilation 0:20, checkpoint 0:02, images 0:00, "
         "repeated steps 0:19"

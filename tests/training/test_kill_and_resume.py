@@ -98,7 +98,7 @@ def test_stopped_run_resumes_to_the_same_bits(short, undisturbed, tmp_path, name
     assert account["starts"] == 2 and account["last_step"] == 30
     assert account["steps"] == 30 + account["lost_steps"]
     assert account["startup_seconds"] > 0 and account["compilation_seconds"] > 0
-    assert f"{account['lost_steps']} of {account['steps']} steps were lost" in output
+    assert f"lost and repeated: {account['lost_steps']} of {account['steps']}" in output
 
 
 @pytest.mark.slow

@@ -237,7 +237,7 @@ def test_run_with_trackers_and_saves_by_minutes_keeps_its_bits(
             assert post["step"] == line["step"] and post["values"].items() <= line.items()
         assert [post["step"] for post in server.of_kind("images")] == [4]
     capsys.readouterr()
-    train(tracked, tmp_path / "run")  # without the server
+    train(tracked, tmp_path / "run", report=print)  # without the server
     output = capsys.readouterr().out
     assert output.count("the tracker helpers.tracker_server.HttpTracker failed") == 1
     assert "tracker tensorboard" not in output and "goodput: " in output

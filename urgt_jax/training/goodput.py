@@ -91,10 +91,10 @@ class Goodput:
             losses[what] = totals[f"{what}_seconds"]
         losses["repeated steps"] = repeated
         parts = [f"{what} {format_duration(seconds)}" for what, seconds in losses.items()]
-        restarts = int(totals["starts"]) - 1
+        lost = f"{totals['lost_steps']} of {totals['steps']}"
         return [
-            f"goodput: {share:.0%} of {format_duration(totals['seconds'])}, {restarts} restarts, "
-            f"{int(totals['lost_steps'])} of {int(totals['steps'])} steps were lost and repeated",
+            f"goodput: {share:.0%} of {format_duration(totals['seconds'])}; restarts: "
+            f"{totals['starts'] - 1}; steps lost and repeated: {lost}",
             f"the rest: {', '.join(parts)}",
         ]
 

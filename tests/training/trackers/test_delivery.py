@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.tracker_server import HttpTracker
 
+from urgt_jax.distributed import report_to
 from urgt_jax.files import make_folder
 from urgt_jax.training.trackers import delivery
 from urgt_jax.training.trackers.delivery import Delivery, Trackers, open_trackers
@@ -55,6 +56,14 @@ def test_failing_tracker_is_reported_once_and_the_other_gets_everything(
     assert len(server.of_kind("close")) == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("the tracker bad failed") and "(SystemExit: no route to host)" in line
+
+
+def test_failing_tracker_is_reported_where_the_run_reports(run, monkeypatch, capsys):
+    monkeypatch.setattr(Broken, "method", "__init__")
+    lines = []
+    with report_to(lines.append):
+        _log_three_steps(Trackers([Delivery("bad", Broken, run)]))
+    assert len(lines) == 1 and capsys.readouterr().out == ""
 
 
 class Hanging(Broken):

@@ -39,7 +39,7 @@ def test_find_tracker_names_the_extra_that_is_missing(name, monkeypatch):
 @pytest.mark.parametrize(
     ("trackers", "message"),
     [
-        (("tensorbord",), "tensorbord is not tensorboard, wandb, trackio or a dotted path"),
+        (("tensorbord",), "tensorbord is unknown. Choose from tensorboard, wandb, trackio, or"),
         (("wandb", "wandb"), "named twice"),
     ],
 )

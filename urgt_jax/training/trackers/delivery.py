@@ -1,10 +1,12 @@
 """Hands what a run logs to its trackers, without waiting for them."""
 
+import contextvars
 import dataclasses
 import queue
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from etils.epath import Path
@@ -41,8 +43,10 @@ class Delivery:
         self.name = name
         self.failed = False
         self.entries: queue.Queue[Entry | None] = queue.Queue(MAX_WAITING)
+        # In the context of this thread, which knows where `report` prints.
+        deliver = partial(contextvars.copy_context().run, self._deliver, kind, run)
         # A daemon: the program ends even if the tracker hangs.
-        self.thread = threading.Thread(target=self._deliver, args=(kind, run), daemon=True)
+        self.thread = threading.Thread(target=deliver, daemon=True)
         self.thread.start()
 
     def put(self, entry: Entry | None) -> None:

@@ -20,6 +20,8 @@ class TrackioTracker:
             resume="allow",
             config={**run.config, "commit": run.commit},
             embed=False,
+            auto_log_cpu=False,  # threads that measure would take time from the run
+            auto_log_gpu=False,
         )
 
     def write_scalars(self, step: int, values: dict[str, float]) -> None:

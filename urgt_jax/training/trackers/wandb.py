@@ -35,7 +35,8 @@ class WandbTracker:
             reinit="create_new",  # a run that the caller has open is left alone
             settings=settings,
         )
-        report(f"Weights & Biases: {self.run.url or self.run.dir}")
+        place = self.run.dir if self.run.offline else self.run.url
+        report(f"Weights & Biases: {place}")
 
     def write_scalars(self, step: int, values: dict[str, float]) -> None:
         """Log the values of a step."""
