@@ -77,13 +77,12 @@ class Delivery:
             self._fail(one_line(f"{type(error).__name__}: {error}"))
 
     def _fail(self, problem: str) -> None:
-        if self.failed:
-            return
-        self.failed = True
-        report(
-            f"the tracker {self.name} failed and gets nothing more from this start of the run "
-            f"({problem[:120]}). The run itself is not affected; metrics.jsonl is complete"
-        )
+        if not self.failed:
+            report(
+                f"the tracker {self.name} failed and gets nothing more from this start of the run "
+                f"({problem[:120]}). The run itself is not affected; metrics.jsonl is complete"
+            )
+        self.failed = True  # only now, since the end of a run does not wait for a failed tracker
 
 
 class Trackers:
