@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from urgt_jax.errors import UserError
 from urgt_jax.images.colour import RGB, colour_normal, colour_values
 from urgt_jax.images.geometry import unit_normals
+from urgt_jax.remote import Stage, is_remote
 
 SIDES = ("coarse", "refined", "true")
 Strip = UInt8[np.ndarray, "H S 3"]  # four maps side by side
@@ -22,8 +23,9 @@ class TensorBoardWriter:
 
     def __init__(self, workdir: Path, step: int, writes: bool = True):
         self.writer = None
+        self.stage = Stage(workdir / "tensorboard")
         if writes:
-            folder = str(workdir / "tensorboard")
+            folder = str(self.stage.local)
             self.writer = summary_writer()(folder, purge_step=step + 1, flush_secs=20)
 
     def write_scalars(self, step: int, values: dict[str, float]) -> None:
@@ -32,6 +34,9 @@ class TensorBoardWriter:
             return
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+        if is_remote(self.stage.folder):
+            self.writer.flush()
+            self.stage.upload()
 
     def write_maps(self, step: int, maps: dict[str, Shaped[Array, "H W ..."]]) -> None:
         """Add the strips of an image's maps."""
@@ -45,6 +50,7 @@ class TensorBoardWriter:
         """Wait until everything is on disk."""
         if self.writer is not None:
             self.writer.close()
+            self.stage.upload()
 
 
 def draw_strips(maps: dict[str, Shaped[np.ndarray, "H W ..."]]) -> dict[str, Strip]:
