@@ -4,6 +4,7 @@ import json
 from unittest.mock import Mock
 
 import pytest
+from etils.epath import Path
 
 from urgt_jax.training import goodput
 from urgt_jax.training.goodput import FILE, Goodput
@@ -96,3 +97,9 @@ def test_other_processes_write_nothing(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(goodput, "is_first_process", Mock(return_value=False))
     _start(tmp_path, clock, 0).record()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_goodput_of_a_run_in_a_store(store, clock):
+    workdir = Path("fake://bucket/run")
+    _start(workdir, clock, 0)
+    assert _start(workdir, clock, 0).totals()["starts"] == 2

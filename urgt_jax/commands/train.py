@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the run, which all processes must see",
+        help="folder of the run, which all processes must see; may be gs://BUCKET/FOLDER",
     )
     compile_cache.add_option(parser, "DIR/compiled of the work directory")
     distributed.add_options(parser)

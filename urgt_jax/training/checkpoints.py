@@ -1,7 +1,6 @@
 """Orbax checkpoints of a run."""
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -16,9 +15,12 @@ from urgt_jax.config import Config
 from urgt_jax.distributed import all_agree, is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder
+from urgt_jax.remote import absolute, move_folder, scheme
+from urgt_jax.training.checkpoint_mirror import ORBAX_SCHEMES, PREFIX, CheckpointMirror
 from urgt_jax.training.orbax_errors import discard_failed_tasks
 from urgt_jax.training.sharding import REPLICATED
 from urgt_jax.training.step import State, abstract_state, digest, state_shardings
+from urgt_jax.training.workdir import Lock, check_lock
 
 MAX_TO_KEEP = 2  # the newest checkpoints
 StepMetrics = dict[str, float]  # of one step, by name; empty if the step was skipped
@@ -44,13 +46,18 @@ EMPTY_LOG = RunLog()
 class Checkpoints:
     """The checkpoints of a work directory, written atomically and in the background."""
 
-    def __init__(self, workdir: Path, config: Config):
+    def __init__(self, workdir: Path, config: Config, lock: Lock | None = None):
         self.config = config
-        self.folder = (workdir / "checkpoints").absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix="step")
-        self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=("state", "log")
-        )
+        self.workdir = workdir
+        self.lock = lock
+        self.folder = absolute(workdir / "checkpoints")
+        self.mirror: CheckpointMirror | None = None
+        folder = self.folder
+        if scheme(folder) not in ORBAX_SCHEMES:
+            self.mirror = CheckpointMirror(folder)
+            folder = self.mirror.local
+        options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix=PREFIX)
+        self.manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "log"))
         self.log = EMPTY_LOG  # of the restored state
 
     def save(self, state: State, step: int, log: RunLog = EMPTY_LOG) -> None:
@@ -60,6 +67,7 @@ class Checkpoints:
         """
         if step in self.manager.all_steps():
             return
+        check_lock(self.lock, self.workdir)
         tree = {**state._asdict(), "digest": digest(state)}
         with self._report_write_errors():
             args = ocp.args.Composite(
@@ -67,6 +75,9 @@ class Checkpoints:
                 log=ocp.args.JsonSave(log._asdict()),
             )
             self.manager.save(step, args=args)
+            if self.mirror is not None:
+                self.manager.wait_until_finished()
+                self.mirror.upload()
 
     def restore(self, mesh: Mesh) -> State | None:
         """The newest readable state, sharded over the mesh; None if nothing was saved.
@@ -156,8 +167,11 @@ class Checkpoints:
         damaged = make_folder(self.folder.parent / "damaged")
         if is_first_process():
             for step in steps:
-                shutil.rmtree(damaged / f"step_{step}", ignore_errors=True)
-                shutil.move(self.folder / f"step_{step}", damaged)
+                name = f"{PREFIX}_{step}"
+                (damaged / name).rmtree(missing_ok=True)
+                move_folder(self.manager.directory / name, damaged / name)
+            if self.mirror is not None:
+                self.mirror.upload()
         wait_for_all("damaged checkpoints are moved")
         self.manager.reload()
         report(f"resuming from the checkpoint before; damaged checkpoints were moved to {damaged}")
@@ -167,6 +181,8 @@ class Checkpoints:
         """Turn an error while a checkpoint is written into a user error."""
         try:
             yield
+        except UserError:
+            raise
         except jax.errors.JaxRuntimeError:  # from devices or other processes, not from the disk
             raise
         except Exception as error:

@@ -29,6 +29,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress
+from urgt_jax.remote import open_path
 from urgt_jax.streams import root_logger_unchanged
 from urgt_jax.training import determinism, sharding
 from urgt_jax.training.batches import batches as training_batches
@@ -77,7 +78,7 @@ def train(
     """
     # The configuration decides about dtypes. Otherwise JAX_ENABLE_X64 would make weights float64.
     with jax.enable_x64(False), report_to(report), root_logger_unchanged():
-        return _train(config, Path(workdir), loss)
+        return _train(config, open_path(workdir), loss)
 
 
 def _train(config: Config, workdir: Path, loss: LossFunction | None) -> State:
@@ -152,7 +153,7 @@ class TrainingRun:
         self.lock = lock_workdir(workdir)
         try:
             claim(workdir, config)
-            self.checkpoints = Checkpoints(workdir, config)
+            self.checkpoints = Checkpoints(workdir, config, self.lock)
         except BaseException:
             self.release_workdir()
             raise

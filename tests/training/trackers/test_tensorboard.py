@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from etils.epath import Path
 from helpers.tracker_server import HttpTracker
 
 from urgt_jax.training.trackers.delivery import open_trackers
@@ -42,3 +43,15 @@ def test_event_files_hold_what_another_tracker_gets(micro, server, tmp_path):
     assert (image.height, image.width) == (4, 6)
     texts = " ".join(str(value.tensor) for _, _, value in events)
     assert "| data.scenes | 6 |" in texts and (tmp_path / "run_id").read_text() in texts
+
+
+def test_event_files_of_a_run_in_a_store_are_uploaded(micro, store):
+    workdir = Path("fake://bucket/run")
+    trackers = open_trackers({"tensorboard": find_tracker("tensorboard")}, micro, workdir, 0)
+    trackers.write_scalars(2, {"loss": 0.5})
+    trackers.write_images(4, {"depth": IMAGE})
+    trackers.close()
+    (file,) = (workdir / "tensorboard").iterdir()
+    tags = [tag for _, tag, _ in _read_events(file.read_bytes())]
+    assert "loss" in tags and "images/depth" in tags
+    assert len((workdir / "run_id").read_text()) == 8

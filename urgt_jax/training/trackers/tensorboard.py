@@ -3,6 +3,7 @@
 from tensorboardX import SummaryWriter
 
 from urgt_jax.images.colour import RGB
+from urgt_jax.remote import Stage, is_remote
 from urgt_jax.training.trackers.protocol import TrackedRun
 
 FLUSH_SECONDS = 20  # between writes to disk
@@ -15,8 +16,9 @@ class TensorBoardTracker:
     """
 
     def __init__(self, run: TrackedRun):
+        self.stage = Stage(run.workdir / "tensorboard")
         self.writer = SummaryWriter(
-            str(run.workdir / "tensorboard"), purge_step=run.step + 1, flush_secs=FLUSH_SECONDS
+            str(self.stage.local), purge_step=run.step + 1, flush_secs=FLUSH_SECONDS
         )
         fields = [f"| {name} | {value} |" for name, value in run.config.items()]
         table = "\n".join(["| field | value |", "|---|---|", *fields])
@@ -27,6 +29,9 @@ class TensorBoardTracker:
         """Add a point to the curve of every value."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+        if is_remote(self.stage.folder):
+            self.writer.flush()
+            self.stage.upload()
 
     def write_images(self, step: int, images: dict[str, RGB]) -> None:
         """Add images."""
@@ -36,3 +41,4 @@ class TensorBoardTracker:
     def close(self) -> None:
         """Wait until everything is on disk."""
         self.writer.close()
+        self.stage.upload()

@@ -6,6 +6,7 @@ import wandb
 
 from urgt_jax.distributed import report
 from urgt_jax.images.colour import RGB
+from urgt_jax.remote import is_remote
 from urgt_jax.training.trackers.protocol import PROJECT, TrackedRun
 
 LOGIN_SECONDS = 60  # that a question for the API key waits for an answer
@@ -19,7 +20,6 @@ class WandbTracker:
     """
 
     def __init__(self, run: TrackedRun):
-        is_local = "://" not in str(run.workdir)
         settings = wandb.Settings(
             console="off",  # the output of the program stays as it is
             silent=True,  # it would warn of every step that is logged again
@@ -31,7 +31,7 @@ class WandbTracker:
             name=run.name,
             resume="allow",
             config={**run.config, "commit": run.commit},
-            dir=str(run.workdir) if is_local else None,  # by default the current folder
+            dir=None if is_remote(run.workdir) else str(run.workdir),  # or the current folder
             reinit="create_new",  # a run that the caller has open is left alone
             settings=settings,
         )
