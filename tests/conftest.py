@@ -30,8 +30,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # From here on, every annotation of the package is checked at every call, shapes included.
 install_import_hook("urgt_jax", f"{helpers.typecheck.__name__}.check")
 
+from helpers.fake_remote import FakeStore, register_store  # noqa: E402
 from helpers.micro import MICRO  # noqa: E402
 
+from urgt_jax import remote  # noqa: E402
 from urgt_jax.config import Config  # noqa: E402
 from urgt_jax.config_files import with_changes  # noqa: E402
 
@@ -56,6 +58,18 @@ def pytest_collection_modifyitems(items) -> None:
 def tmp_path(tmp_path) -> Path:
     """A folder of the test, as commands and Python calls get theirs: an epath."""
     return Path(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> FakeStore:
+    """A store with fake:// addresses. No test may write to a folder that is named like one."""
+    monkeypatch.setattr(remote, "_copies", {})
+    monkeypatch.setattr(remote, "_writable", set())
+    workplace = tmp_path / "workplace"
+    workplace.mkdir()
+    monkeypatch.chdir(workplace)
+    yield register_store(tmp_path / "store")
+    assert list(workplace.iterdir()) == []
 
 
 @pytest.fixture(scope="session")

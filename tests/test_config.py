@@ -23,7 +23,7 @@ from urgt_jax.errors import UserError
         ({"prior.lines": (9.0, 3.0)}, "prior.lines"),
         ({"seed": -1}, "seed -1"),
         ({"eval.overlap": 1.0}, "eval.overlap 1.0"),
-        ({"train.images_every": 5}, "add --train.tensorboard"),
+        ({"train.images_every": 5}, "add --train.trackers"),
     ],
 )
 def test_config_rejects_bad_values_naming_the_field(changes, message):

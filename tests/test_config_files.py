@@ -74,5 +74,6 @@ def test_with_changes_replaces_fields_that_only_go_together():
 
 
 def test_command_line_options_give_the_same_changes():
-    changes = {"model.cross_patch": False, "train.tensorboard": True, "data.size": (64, 96)}
+    changes = {"model.cross_patch": False, "eval.edges": True, "data.size": (64, 96)}
+    changes["train.trackers"] = ("wandb", "my.Tracker")
     assert override(Config(), command_line_options(changes)) == with_changes(Config(), changes)

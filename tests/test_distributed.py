@@ -113,6 +113,27 @@ def test_checkpoint_of_four_processes_resumes_in_one_with_other_devices(
     np.testing.assert_allclose(_losses(tmp_path / "run"), _losses(one_process), rtol=1e-5)
 
 
+STOPPED_CLOCK = (
+    "from types import SimpleNamespace\n"
+    "from urgt_jax.training import loop\n"
+    "loop.time = SimpleNamespace(monotonic=float)\n"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stopped", "saved"), [(1, ["step_4", "step_6"]), (0, ["step_6"])])
+def test_processes_whose_clocks_differ_save_when_the_first_one_says(
+    short, one_process, tmp_path, stopped, saved
+):
+    changes = {"train.save_every": 99, "train.log_every": 2, "train.save_minutes": 1e-9}
+    config = with_changes(short, changes)
+    _finish(_start(config, tmp_path, 2, 4, {stopped: STOPPED_CLOCK}))
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step_*")) == saved
+    np.testing.assert_allclose(
+        _losses(tmp_path / "run")[-1], np.mean(_losses(one_process)[-2:]), rtol=1e-5
+    )
+
+
 FAILS_AFTER_FIVE_BATCHES = (
     "from urgt_jax.data import pipeline\n"
     "from urgt_jax.errors import UserError\n"

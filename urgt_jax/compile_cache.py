@@ -8,7 +8,8 @@ from functools import cache
 import jax
 from etils.epath import Path
 
-from urgt_jax.files import find_paths, user_cache
+from urgt_jax.files import find_paths, make_folder, user_cache
+from urgt_jax.remote import is_remote
 
 MAX_BYTES = 5e9  # the oldest programs are removed above that
 OFF = "off"
@@ -51,11 +52,17 @@ def start(choice: str | None, run: Path | None = None) -> None:
         folder = Path(choice) if choice else user_folder()
         try:
             # The programs in it are run without a check, so that nobody else should write there.
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if is_remote(folder):
+                make_folder(folder)  # JAX would create a bucket that is missing
+            else:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_oldest(folder, MAX_BYTES)
         except OSError as error:
             print(f"compiled programs are not kept: {folder}: {error.strerror}", file=sys.stderr)
             return
+    if is_remote(folder):
+        # XLA's own caches, of kernels on GPUs, are local files in the same folder.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     os.environ[VARIABLE] = str(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX would keep only programs that take a second. Refining an image takes dozens of small ones.

@@ -8,6 +8,7 @@ from urgt_jax.errors import require
 MAX_BLOCK_PATCHES = 16  # patches in the largest GridMix block (4 x 4), and in a packed row
 TOKEN_SIZE = 14  # pixels per token and side, DINOv2's
 MAX_PATCH_PIXELS = 2**22  # of the network's patches, 15 times the released model's
+TRACKERS = ("tensorboard", "wandb", "trackio")  # that train.trackers may name
 
 
 def check_positive(owner: str, config, *names: str) -> None:
@@ -336,27 +337,41 @@ class Train:
     """Checkpoints and logs of a run."""
 
     save_every: int = 1000  # steps between checkpoints
+    save_minutes: float = 0.0  # also save this many minutes after the last checkpoint; 0 is off
     log_every: int = 50  # steps between lines of the log
     # The same bits in every run on GPUs too, at the cost of speed (docs/gpu.md). CPUs and TPUs give
     # them anyway.
     deterministic: bool = False
     # First step to profile, and number of steps (docs/train.md); 0 0 is off.
     profile: tuple[int, int] = (0, 0)
-    tensorboard: bool = False  # also log to TensorBoard (pip install tensorboardX)
-    images_every: int = 0  # steps between images of predictions in TensorBoard; 0 is off
+    # Also log to these: tensorboard, wandb, trackio, or the dotted path of a class of your own
+    # (docs/train.md).
+    trackers: tuple[str, ...] = ()
+    images_every: int = 0  # steps between images of predictions for the trackers; 0 is off
 
     def __post_init__(self) -> None:
         check_positive("train", self, "save_every", "log_every")
-        check_not_negative("train", self, "images_every")
+        check_not_negative("train", self, "images_every", "save_minutes")
         first, count = self.profile
         require(
             self.profile == (0, 0) or (first >= 1 and count >= 1),
             f"train.profile {first} {count} is out of range: the first step and the number of "
             "steps must be at least 1",
         )
+        for name in self.trackers:
+            require(
+                name in TRACKERS or "." in name.strip("."),
+                f"train.trackers {name} is unknown. Choose from {', '.join(TRACKERS)}, or give the "
+                "dotted path of a class, such as my_package.my_module.MyTracker",
+            )
         require(
-            self.tensorboard or not self.images_every,
-            f"train.images_every {self.images_every} needs TensorBoard: add --train.tensorboard",
+            len(set(self.trackers)) == len(self.trackers),
+            f"train.trackers {' '.join(self.trackers)}: a tracker is named twice",
+        )
+        require(
+            self.trackers or not self.images_every,
+            f"train.images_every {self.images_every} needs a tracker: add --train.trackers "
+            "tensorboard",
         )
 
 

@@ -12,6 +12,7 @@ from etils.epath import Path, PathLike
 from urgt_jax.config import Config
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import find_paths, parse_json
+from urgt_jax.remote import local_copy, open_path
 
 PACKAGE = Path(__file__).parent
 # In a wheel the configurations lie in the package, in a checkout beside it.
@@ -29,7 +30,7 @@ def load_config(name: PathLike) -> Config:
 def load_module(name: PathLike) -> ModuleType:
     """Runs a configuration file; whatever goes wrong in it becomes one line."""
     path = find_config(name)
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", local_copy(path))
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: a configuration defines `config` in one")
     module = importlib.util.module_from_spec(spec)
@@ -44,7 +45,7 @@ def load_module(name: PathLike) -> ModuleType:
 
 def find_config(name: PathLike) -> Path:
     """The file of a configuration, given as a path or as the name of a shipped one."""
-    path = Path(name)
+    path = open_path(name)
     if path.is_file():
         return path
     # `tiny`, `ablations/joint`, and `configs/tiny.py` as typed in a checkout.

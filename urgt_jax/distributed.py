@@ -215,6 +215,13 @@ def all_agree(condition: bool) -> bool:
     return bool(np.all(conditions))
 
 
+def first_process_decides(condition: bool) -> bool:
+    """Whether the condition holds in the first process; all processes must call this."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(condition)))
+
+
 def wait_for_all(what: str) -> None:
     """Wait until all processes have reached this point; `what` names it."""
     multihost_utils.sync_global_devices(what)

@@ -1,6 +1,10 @@
-"""Reading and writing files: errors are one line, and a written file is complete or absent."""
+"""Reading and writing files: errors are one line, and a written file is complete or absent.
+
+Paths may be remote: see `remote`.
+"""
 
 import glob
+import io
 import json
 import os
 import re
@@ -15,6 +19,7 @@ import numpy as np
 from etils.epath import Path
 
 from urgt_jax.errors import UserError, one_line, require
+from urgt_jax.remote import RemoteLog, check_writable, is_remote, uploading
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `atomic_write` chooses
 LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which nobody writes it
@@ -62,7 +67,22 @@ def check_downloaded(path: Path, head: bytes, what: str) -> None:
 def find_paths(folder: Path, pattern: str) -> list[Path]:
     """The paths in a folder that match a pattern, in order; `*` leaves hidden ones out."""
     # Without the escape, a [ in the folder's own name would be read as a pattern.
-    return sorted(Path(glob.escape(str(folder))).glob(pattern))
+    paths = sorted(Path(glob.escape(str(folder))).glob(pattern))
+    if is_remote(folder) and not pattern.startswith("."):
+        # There `*` matches hidden names too.
+        paths = [path for path in paths if not _is_hidden(path.relative_to(folder))]
+    return paths
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def load_npy(path: Path, mapped: bool = False) -> np.ndarray:
+    """The array of a .npy file, with numpy's errors; `mapped` maps a local file into memory."""
+    if is_remote(path):
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    return np.load(path, "r" if mapped else None, allow_pickle=False)
 
 
 def read_text(path: Path, what: str) -> str:
@@ -136,7 +156,14 @@ def reporting_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing; it is renamed to `path` once it is complete."""
+    """Open a temporary file for writing; it is renamed to `path` once it is complete.
+
+    For a remote path it is a local file, which is uploaded.
+    """
+    if is_remote(path):
+        with reporting_write_errors(path), uploading(path) as file:
+            yield file
+        return
     _remove_leftovers(path.parent)
     # A random name: hosts that share the folder may have the same process ids.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -183,14 +210,22 @@ def inside(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def open_to_append(path: Path) -> BinaryIO:
-    """Open a file of this program for appending; fails for a link, which may lead anywhere."""
+def open_to_append(path: Path) -> BinaryIO | RemoteLog:
+    """Open a file of this program for appending; fails for a link, which may lead anywhere.
+
+    A remote file is written as a whole whenever it is flushed.
+    """
+    if is_remote(path):
+        return RemoteLog(path)
     require(not os.path.islink(path), f"{path} is a link. Replace it with a file, or remove it")
     return path.open("ab")
 
 
 def make_folder(path: Path) -> Path:
     """Create the folder if it is missing and return it; a UserError if it cannot be written to."""
+    if is_remote(path):  # stores have no folders
+        check_writable(path)
+        return path
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

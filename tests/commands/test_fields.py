@@ -59,8 +59,8 @@ def test_help_shows_the_defaults_of_the_named_configuration(columns, capsys, mon
         (["tiny", "--workdri", "runs"], "unknown option --workdri; did you mean --workdir"),
         (["tiny"], "required: --workdir"),
         (["tiny", "--workdir", ""], "an argument is empty"),
-        (["tiny", "--workdir", "gs://bucket/run"], "gs://bucket/run is not a local path"),
-        (["tiny", "--data.path=s3://b/x"], "s3://b/x is not a local path"),
+        (["tiny", "--workdir", "gcs://bucket/run"], "gcs://bucket/run: gcs:// is unknown. Pass"),
+        (["tiny", "--data.path=https://b/x"], "https://b/x: https:// is unknown"),
     ],
 )
 def test_parser_names_the_nearest_option_or_field(arguments, message):

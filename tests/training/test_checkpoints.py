@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import pathlib
 import resource
 import shutil
 import sys
@@ -14,9 +13,12 @@ from etils.epath import Path
 
 from urgt_jax.config_files import with_changes
 from urgt_jax.errors import UserError
+from urgt_jax.remote import all_files, copy_folder
 from urgt_jax.training import sharding
+from urgt_jax.training.checkpoint_mirror import COMPLETE
 from urgt_jax.training.checkpoints import Checkpoints
 from urgt_jax.training.step import state_shardings
+from urgt_jax.training.workdir import lock_workdir
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,7 @@ def stray_errors(monkeypatch, caplog):
 
 def _largest_file(folder, step: int):
     """The file of a checkpoint that holds its arrays."""
-    files = [f for f in pathlib.Path(folder / f"checkpoints/step_{step}").rglob("*") if f.is_file()]
-    return max(files, key=lambda f: f.stat().st_size)
+    return max(all_files(folder / f"checkpoints/step_{step}"), key=lambda f: f.stat().length)
 
 
 def _truncate(file) -> None:
@@ -88,6 +89,28 @@ def test_restore_takes_the_checkpoint_before_a_damaged_one(
     assert Checkpoints(workdir, depth_only).restore(mesh).step == 4
     del checkpoints  # which holds the tasks
     assert stray_errors() == []
+
+
+def test_checkpoints_in_a_store_are_restored_and_damaged_ones_set_aside(
+    depth_only, mesh, saved, store
+):
+    workdir = Path("fake://b/run")
+    for name in ("step_2", "step_4"):
+        copy_folder(saved / "checkpoints" / name, workdir / "checkpoints" / name)
+        (workdir / "checkpoints" / name / COMPLETE).write_bytes(b"")
+    _flip_bit(_largest_file(workdir, 4))
+    checkpoints = Checkpoints(workdir, depth_only, lock_workdir(workdir))
+    state = checkpoints.restore(mesh)
+    assert state.step == 2
+    assert [path.name for path in (workdir / "damaged").iterdir()] == ["step_4"]
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["step_2"]
+    checkpoints.save(state._replace(step=np.int32(6)), 6)
+    stored = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert stored == ["step_2", "step_6"]  # without waiting for the end of the run
+    lock_workdir(workdir)  # as another run
+    with pytest.raises(UserError, match="taken over by another run"):
+        checkpoints.save(state, 8)
+    checkpoints.close()
 
 
 def test_restore_never_starts_again_if_all_checkpoints_are_damaged(

@@ -94,6 +94,11 @@ def test_stopped_run_resumes_to_the_same_bits(short, undisturbed, tmp_path, name
     assert _weights(tmp_path / "run") == _weights(undisturbed)
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 31))
+    account = json.loads((tmp_path / "run/goodput.json").read_text())
+    assert account["starts"] == 2 and account["last_step"] == 30
+    assert account["steps"] == 30 + account["lost_steps"]
+    assert account["startup_seconds"] > 0 and account["compilation_seconds"] > 0
+    assert f"lost and repeated: {account['lost_steps']} of {account['steps']}" in output
 
 
 @pytest.mark.slow

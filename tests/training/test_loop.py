@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 from etils.epath import Path
 from helpers.command import config_file
+from helpers.tracker_server import URL, TrackerServer
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import with_changes
 from urgt_jax.data import pipeline
 from urgt_jax.errors import UserError
-from urgt_jax.training import loop
+from urgt_jax.training import loop, spikes
 from urgt_jax.training.checkpoints import Checkpoints
 from urgt_jax.training.loop import StepWatch, StopRequest, TrainingRun, train
 from urgt_jax.training.step import METRICS, StepVerdict
+from urgt_jax.weights.tensor_files import open_tensors
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,6 +193,8 @@ def test_train_stops_on_a_signal_and_restores_the_handlers(
 
 
 def test_log_of_a_resumed_run_is_that_of_an_undisturbed_one(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(spikes, "FEWEST", 1)
+    monkeypatch.setattr(spikes, "RATIO", 0.0)
     config = with_changes(short, {"optim.steps": 6, "train.log_every": 4, "train.save_every": 9})
     train(config, tmp_path / "undisturbed")
     with monkeypatch.context() as patch:
@@ -200,9 +204,52 @@ def test_log_of_a_resumed_run_is_that_of_an_undisturbed_one(short, tmp_path, mon
     undisturbed = _metrics(tmp_path / "undisturbed")
     resumed = _metrics(tmp_path / "resumed")
     assert [line["step"] for line in resumed] == [4, 6]
-    for name in METRICS:
+    for name in (*METRICS, "loss_spikes", "grad_norm_spikes"):
         values = [[line.get(name) for line in lines] for lines in (undisturbed, resumed)]
         assert values[0] == values[1], name
+    assert any("loss_spikes" in line or "grad_norm_spikes" in line for line in resumed)
+
+
+@pytest.mark.slow
+def test_run_with_trackers_and_saves_by_minutes_keeps_its_bits(
+    short, tmp_path, monkeypatch, capsys
+):
+    """Two trackers get the lines of metrics.jsonl and images; the server of one goes away."""
+    pytest.importorskip("tensorboardX")
+    config = with_changes(short, {"optim.steps": 8, "train.save_every": 99})
+    train(config, tmp_path / "plain")
+    changes = {
+        "train.trackers": ("tensorboard", "helpers.tracker_server.HttpTracker"),
+        "train.images_every": 4,
+        "train.save_minutes": 1e-9,
+    }
+    tracked = with_changes(config, changes)
+    with TrackerServer() as server:
+        monkeypatch.setenv(URL, server.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(StopRequest, "stops_before", lambda self, step: step == 5)
+            train(tracked, tmp_path / "run")
+        # Saved at every step, of which the newest two are kept.
+        saved = [path.name for path in (tmp_path / "run/checkpoints").glob("step_*")]
+        assert sorted(saved) == ["step_4", "step_5"]
+        lines = _metrics(tmp_path / "run")
+        for post, line in zip(server.of_kind("scalars"), lines, strict=True):
+            assert post["step"] == line["step"] and post["values"].items() <= line.items()
+        assert [post["step"] for post in server.of_kind("images")] == [4]
+    capsys.readouterr()
+    train(tracked, tmp_path / "run", report=print)  # without the server
+    output = capsys.readouterr().out
+    assert output.count("the tracker helpers.tracker_server.HttpTracker failed") == 1
+    assert "tracker tensorboard" not in output and "goodput: " in output
+    files = [open_tensors(tmp_path / name / "weights.safetensors") for name in ("plain", "run")]
+    tensors = [{name: x.read().tobytes() for name, x in file.tensors.items()} for file in files]
+    assert tensors[0] == tensors[1]
+    assert [line["loss"] for line in _metrics(tmp_path / "plain")] == [
+        line["loss"] for line in _metrics(tmp_path / "run")
+    ]
+    account = json.loads((tmp_path / "run/goodput.json").read_text())
+    assert account["starts"] == 2 and account["steps"] == 8 and account["lost_steps"] == 0
+    assert account["checkpoint_seconds"] > 0 and account["images_seconds"] > 0
 
 
 def test_train_keeps_its_dtypes_where_jax_has_64_bits(short, tmp_path):

@@ -11,6 +11,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.files import find_paths
 from urgt_jax.scaling.tpu_plan import abstract_batch
 from urgt_jax.training.loop import train
+from urgt_jax.training.profile import StepProfiler
 from urgt_jax.training.step import abstract_state, train_step
 
 
@@ -29,6 +30,20 @@ def test_train_profile_holds_the_steps_that_were_asked_for(tmp_path, depth_only,
                     steps.add(dict(event.stats)["step_num"])
     assert steps == {2, 3, 4}
     assert find_paths(tmp_path / "profile", "plugins/profile/*/perfetto_trace.json.gz")
+
+
+def test_profile_ends_with_the_steps_if_these_fail(tmp_path, first_state, capsys):
+    profiler = StepProfiler((2, 9), tmp_path)
+    with pytest.raises(UserError, match="too many skipped"), profiler:
+        for step in (1, 2, 3):
+            profiler.before(step, first_state)
+        raise UserError("too many skipped")
+    assert capsys.readouterr().out.startswith("profile, cut short: ")
+    (path,) = find_paths(tmp_path / "profile", "plugins/profile/*/*.xplane.pb")
+    ProfileData.from_file(str(path))
+    with StepProfiler((1, 1), tmp_path / "again") as profiler:  # no other profile is active
+        profiler.before(1, first_state)
+        profiler.close(first_state)
 
 
 def test_train_step_names_its_parts(depth_only, mesh):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from etils.epath import Path
 from urgt_jax.config_files import with_changes
 from urgt_jax.errors import UserError
 from urgt_jax.training.loop import TrainingRun, train
-from urgt_jax.training.workdir import LOCK, WorkdirLock, claim
+from urgt_jax.training.workdir import LOCK, WorkdirLock, check_lock, claim, lock_workdir
 
 HOLDER = """
 import sys, time
@@ -59,6 +60,17 @@ def test_lock_is_released_with_the_run_and_after_an_error(depth_only, tmp_path):
     with pytest.raises(UserError, match="another configuration"):
         TrainingRun(dataclasses.replace(depth_only, seed=7), tmp_path / "run")
     WorkdirLock(tmp_path / "run").release()
+
+
+def test_later_run_takes_over_a_work_directory_in_a_store(store):
+    workdir = Path("fake://b/run")
+    first = lock_workdir(workdir)
+    check_lock(first, workdir)
+    assert re.match(rf"process {os.getpid()} on \S+ since 20", (workdir / LOCK).read_text())
+    second = lock_workdir(workdir)
+    with pytest.raises(UserError, match="fake://b/run was taken over by another run, which has"):
+        check_lock(first, workdir)
+    check_lock(second, workdir)
 
 
 def test_claim_rejects_another_configuration(micro, tmp_path):

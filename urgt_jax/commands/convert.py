@@ -8,6 +8,7 @@ from etils.epath import Path
 from urgt_jax.commands.parser import Parser
 from urgt_jax.errors import require
 from urgt_jax.files import read_json_object
+from urgt_jax.remote import absolute
 from urgt_jax.weights import download
 from urgt_jax.weights.convert import check_target, convert
 from urgt_jax.weights.weight_file import locate_weights
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         source = download.fetch(args.download, target)
     require(source is not None and target is not None, "SRC and DST are needed (see --help)")
     source = locate_weights(source)
-    require(source.resolve() != target.resolve(), f"{target} is SRC itself: name another DST")
+    require(absolute(source) != absolute(target), f"{target} is SRC itself: name another DST")
     fields = {} if args.config is None else _read_fields(args.config)
     convert(source, target, fields, args.half, args.take)
 

@@ -23,6 +23,7 @@ from urgt_jax.evaluation.candidates import (
 from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
 from urgt_jax.inference.refiner import Refiner, load
+from urgt_jax.remote import absolute
 from urgt_jax.weights.weight_file import SHIPPED
 
 PNG_SCALE = 256.0  # steps per metre of 16-bit depth in PatchFusion and KITTI
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.weights or args.workdir:
         weights = args.weights or args.workdir
         # Shipped weights and those of a hub have names, not paths.
-        provenance["weights"] = str(weights.absolute() if weights.exists() else weights)
+        provenance["weights"] = str(absolute(weights) if weights.exists() else weights)
     log = args.workdir / "metrics.jsonl" if args.workdir else None
     evaluation = run_evaluation(
         source, config, args.out or out, args.pages, provenance, log, args.max_skipped
@@ -198,7 +199,7 @@ def open_refiner(
 
 def scores_folder(path: Path) -> Path:
     """The folder NAME_scores next to a file or folder."""
-    path = path.absolute()
+    path = absolute(path)
     name = path.stem if path.is_file() else path.name
     if path.parent == SHIPPED:  # do not write into the installed package
         return Path(f"{path.stem}_scores")
@@ -226,7 +227,7 @@ def print_comparison(args: argparse.Namespace) -> None:
     second = read_results(args.compare[1])
     comparison = compare(first, second)
     labels = comparison_page.labels(comparison)
-    out = args.out or second.folder / f"compared_with_{first.folder.absolute().name}"
+    out = args.out or second.folder / f"compared_with_{absolute(first.folder).name}"
     page = comparison_page.write_page(comparison, out)
     print(comparison_table(comparison, labels))
     images = len(comparison.names)

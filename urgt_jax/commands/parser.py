@@ -2,12 +2,12 @@
 
 import argparse
 import difflib
-import re
 import sys
 from collections.abc import Sequence
 
+from urgt_jax import remote
 from urgt_jax.config import TOKEN_SIZE
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         if "" in arguments:
             self.error("an argument is empty: is a variable of the shell unset?")
         for argument in arguments:
-            check_local(argument.split("=", 1)[-1] if argument.startswith("--") else argument)
+            remote.check(argument.split("=", 1)[-1] if argument.startswith("--") else argument)
         self.check_options(arguments)
         return super().parse_known_args(arguments, namespace)
 
@@ -54,16 +54,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def check_local(argument: str) -> None:
-    """Fails for the address of a bucket or a web page; weights on a hub (hf://) are fine."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", argument)
-    require(
-        scheme is None or scheme[1] == "hf",
-        f"{argument} is not a local path, and only those can be read and written. Mount the bucket "
-        "(gcsfuse, mountpoint-s3) and pass its folder, or copy the files",
-    )
 
 
 def pixels(text: str) -> int:

@@ -25,6 +25,7 @@ from urgt_jax.inference.outputs import DEFAULT_FORMATS, FORMATS, Target
 from urgt_jax.inference.refine_file import MapPaths, Models, Options, check_sources, refine_file
 from urgt_jax.inference.refiner import load
 from urgt_jax.progress import Progress, format_duration
+from urgt_jax.remote import absolute, staged
 from urgt_jax.weights import hub
 from urgt_jax.weights.weight_file import DEFAULT_WEIGHTS
 
@@ -169,16 +170,19 @@ def _refine_image(
     start = time.monotonic()
     compile_timer().take()
     progress = Progress(path.name, 1).follow
-    target = refine_file(models, path, *sources, options, out, _print_line, progress)
+    with staged(out) as folder:
+        target = refine_file(models, path, *sources, options, folder, _print_line, progress)
+        words = _verdict(path, target)
     taken = format_duration(time.monotonic() - start)
     compiled = compile_timer().take()
     if compiled:
         taken += f", {compiled}"
-    _print_line(f"{path}: refined in {taken}, {target.prefix}_*")
-    if "npy" in options.formats and options.axes == "opencv":
-        _print_verdict(path, target)
+    _print_line(f"{path}: refined in {taken}, {out / path.stem}_*")
+    if words:
+        _print_line(f"  compared with the true maps next to it: {words}")
     if "compare" in options.formats:
-        _print_line(f"  before and after: {target.named('compare.html').absolute().as_uri()}")
+        page = absolute(out / f"{path.stem}_compare.html")
+        _print_line(f"  before and after: {page.as_uri()}")
 
 
 def _print_line(line: str) -> None:
@@ -186,8 +190,10 @@ def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
-def _print_verdict(path: Path, target: Target) -> None:
-    """Print how close to the truth the maps are, if it lies beside the image."""
+def _verdict(path: Path, target: Target) -> str:
+    """How close to the truth the saved maps are; empty if no truth is next to the image."""
+    if "npy" not in target.formats or target.axes != "opencv":
+        return ""
     coarse = Maps(target.coarse.depth, target.coarse.normal, target.weights_unit == "depth")
     refined = Maps(
         # Mapped, because they are not needed where no truth lies beside the image.
@@ -195,9 +201,7 @@ def _print_verdict(path: Path, target: Target) -> None:
         read_map(target.named("normal.npy"), "refined normal", mapped=True),
         target.is_metric,
     )
-    words = verdict(path, coarse, refined)
-    if words:
-        print(f"  compared with the true maps next to it: {words}", flush=True)
+    return verdict(path, coarse, refined)
 
 
 def _parser() -> argparse.ArgumentParser:

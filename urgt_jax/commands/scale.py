@@ -13,6 +13,7 @@ from urgt_jax.config import DTYPES, SIZES, Config, Data
 from urgt_jax.errors import NegativeResult, require
 from urgt_jax.files import make_folder
 from urgt_jax.models.layers import POLICIES
+from urgt_jax.remote import absolute
 from urgt_jax.scaling import page, points, study
 from urgt_jax.scaling.own_process import in_own_process
 from urgt_jax.scaling.step_benchmark import StepCost, append_step, measure_step, read_steps
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     table = StudyTable(args.out or Path(page.TABLE))
     if args.report:
-        make_folder(args.report.absolute().parent)
+        make_folder(absolute(args.report).parent)
     finished = 0
     for kind in args.what:
         finished += _study(args, kind, table)
@@ -251,7 +252,7 @@ def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> int:
 def _measure_steps(args: argparse.Namespace, fields: list[str]) -> None:
     """Measures a training step for every size and number of patches."""
     if args.out:
-        make_folder(args.out.absolute().parent)
+        make_folder(absolute(args.out).parent)
         read_steps(args.out)  # fails before anything is measured
     for size in args.sizes:
         for patches in args.patches:

@@ -25,6 +25,7 @@ The work directory contains
   config.json           the configuration
   metrics.jsonl         one line of metrics every train.log_every steps
   checkpoints/          the two newest checkpoints
+  goodput.json          where the time went, over all starts of the run
   compiled/             compiled programs, so that a resumed run starts at once
   weights.safetensors   the trained weights, for urgt eval and urgt refine
 """
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the run, which all processes must see",
+        help="folder of the run, which all processes must see; may be gs://BUCKET/FOLDER",
     )
     compile_cache.add_option(parser, "DIR/compiled of the work directory")
     distributed.add_options(parser)

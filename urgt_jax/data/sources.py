@@ -23,6 +23,7 @@ from urgt_jax.data.samples import (
 )
 from urgt_jax.data.sets import find_data_set
 from urgt_jax.errors import UserError, require
+from urgt_jax.remote import open_path
 
 MAX_CACHE_BYTES = 8e9  # rendered scenes kept in memory by all worker processes
 MAX_CACHE_SHARE = 0.3  # of the machine's memory, if that is less
@@ -290,7 +291,7 @@ def open_prior_source(
 
 def open_source(name: str, path: PathLike, split: str = "") -> Source:
     """A split of the data set of that name in a folder; an empty split is the default one."""
-    return find_data_set(name)(Path(path), split)
+    return find_data_set(name)(open_path(path), split)
 
 
 def usual_max_depth(name: str) -> float:
@@ -309,5 +310,5 @@ def default_split(name: str, split: str) -> str:
 
 def priors_folder(path: PathLike, split: str, priors_path: str | Path = "") -> Path:
     """The folder of the coarse maps of a data set's split, by default inside the data set's."""
-    root = Path(priors_path or Path(path) / "priors")
+    root = open_path(priors_path or Path(path) / "priors")
     return root / (split or "all")

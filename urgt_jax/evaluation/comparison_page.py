@@ -20,6 +20,7 @@ from urgt_jax.evaluation.report.layers import (
     layer_file,
     read_contents,
 )
+from urgt_jax.remote import absolute
 
 if TYPE_CHECKING:
     import jinja2
@@ -29,7 +30,7 @@ RANKED = COLUMNS[0]  # images are listed by the change of AbsRel
 
 def labels(comparison: Comparison) -> tuple[str, str]:
     """What the two evaluations are called: their folders' names, or the whole paths."""
-    folders = [comparison.first.folder.absolute(), comparison.second.folder.absolute()]
+    folders = [absolute(comparison.first.folder), absolute(comparison.second.folder)]
     if folders[0].name != folders[1].name:
         return folders[0].name, folders[1].name
     return str(folders[0]), str(folders[1])

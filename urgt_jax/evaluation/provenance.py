@@ -4,23 +4,21 @@ import dataclasses
 import json
 import platform
 import shlex
-import subprocess
 from datetime import UTC, datetime
 
 import jax
 from etils.epath import Path
 
 import urgt_jax
+from urgt_jax.commit import commit
 from urgt_jax.config import Config
 from urgt_jax.config_files import command_line_options, flatten
 from urgt_jax.errors import import_extra
 from urgt_jax.evaluation.figures import svg_bytes
 from urgt_jax.evaluation.report.layers import HOME
 from urgt_jax.evaluation.report.pages import TRAINING_CURVE
-from urgt_jax.evaluation.resume import PACKAGE
 from urgt_jax.files import atomic_write, make_folder
 
-GIT_SECONDS = 10  # that git may take
 # What an evaluation's identity says about the weights or the predictions, and its titles.
 SCORED = {
     "weights": "checksum of the weights",
@@ -55,23 +53,6 @@ def changed_fields(config: Config) -> str:
     fields = flatten(dataclasses.asdict(config))
     changed = {name: x for name, x in fields.items() if default.get(name) != x}
     return shlex.join(command_line_options(changed)) or "the defaults"
-
-
-def commit() -> str:
-    """The commit of a checkout, or that this is an installed package."""
-    root = PACKAGE.parent
-    if not (root / ".git").exists():
-        return "installed"
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=GIT_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "commit unknown"
-    return f"commit {done.stdout.strip()[:12]}" if done.returncode == 0 else "commit unknown"
 
 
 def write_training_curve(log: Path | None, out: Path) -> None:

@@ -30,6 +30,7 @@ from urgt_jax.files import (
     seal,
     unseal,
 )
+from urgt_jax.remote import absolute, is_remote
 from urgt_jax.weights.weight_file import flatten_params
 
 JOURNAL = "scored.jsonl"
@@ -166,7 +167,7 @@ def evaluation_identity(source: CandidateSource, config: Config) -> dict:
     data = dataclasses.asdict(config.data)
     for name in ("path", "priors_path"):
         if data[name]:
-            data[name] = str(Path(data[name]).absolute())
+            data[name] = str(absolute(Path(data[name])))
     data["files"] = (
         files_digest(find_paths(Path(config.data.path), "*")) if config.data.path else ""
     )
@@ -179,7 +180,7 @@ def evaluation_identity(source: CandidateSource, config: Config) -> dict:
 
 def predictions_identity(source: SavedPredictions) -> dict[str, object]:
     """The identity of saved maps: their folder, sizes, times and scale."""
-    folder = source.folder.absolute()
+    folder = absolute(source.folder)
     files = [folder / name for name in source.files.values()]
     return {
         "predictions": str(folder),
@@ -211,8 +212,13 @@ def files_digest(paths: Iterable[Path]) -> str:
     lines = []
     for path in sorted(paths):
         if path.is_file() and path.name != JOURNAL:
-            stat = os.stat(path)  # in nanoseconds; epath's are in seconds
-            lines.append(f"{path.name!r} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            if is_remote(path):
+                status = path.stat()  # s3:// has no times for epath
+                version = f"{status.length} {status.mtime}"
+            else:
+                status = os.stat(path)  # in nanoseconds; epath's are in seconds
+                version = f"{status.st_size} {status.st_mtime_ns}"
+            lines.append(f"{path.name!r} {version}\n".encode())
     return digest(*lines)
 
 

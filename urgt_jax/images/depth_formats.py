@@ -8,8 +8,9 @@ from etils.epath import Path
 from jaxtyping import Float
 
 from urgt_jax.errors import import_extra, require
-from urgt_jax.files import reporting_read_errors
+from urgt_jax.files import load_npy, reporting_read_errors
 from urgt_jax.images.files import open_image
+from urgt_jax.remote import is_remote, readable
 
 SINTEL_TAG = np.float32(202021.25).tobytes()  # begins the depth and camera files of MPI Sintel
 # Some programs write comments between the parts of the header, as in other netpbm files.
@@ -23,7 +24,7 @@ def open_npy(path: Path, channels: int = 0) -> Float[np.ndarray, "H W *C"]:
     with reporting_read_errors(path, ".npy map"), path.open("rb") as file:
         is_npy = file.read(6) == b"\x93NUMPY"
         require(is_npy, f"{path} is not a .npy file. Save one array with np.save")
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = load_npy(path, mapped=True)
     require(values.dtype.kind == "f", f"{path} has dtype {values.dtype}. Save it as float32")
     if channels:
         require(
@@ -94,7 +95,7 @@ def open_dpt(path: Path) -> Float[np.ndarray, "H W"]:
 def read_hdf5(path: Path, name: str, part: int | None = None) -> np.ndarray:
     """The array of that name in an HDF5 file, or one part of it along its first axis."""
     h5py = import_extra("h5py", "data")
-    with reporting_read_errors(path, "HDF5 file"), h5py.File(path, "r") as file:
+    with reporting_read_errors(path, "HDF5 file"), h5py.File(readable(path), "r") as file:
         require(name in file, f"{path} has no array {name!r}. Download it again")
         values = file[name]
         if part is None:
@@ -147,6 +148,8 @@ def _map_floats(path: Path, dtype: str, offset: int, shape: tuple[int, ...]) -> 
         f"{expected}. Download it again",
     )
     with reporting_read_errors(path, "map"):
+        if is_remote(path):
+            return np.frombuffer(path.read_bytes(), dtype, offset=offset).reshape(shape)
         return np.memmap(path, dtype, "r", offset, shape)
 
 

@@ -17,12 +17,14 @@ from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import (
     atomic_write,
     check_downloaded,
+    load_npy,
     reporting_read_errors,
     reporting_write_errors,
 )
 from urgt_jax.images.colour import RGB
 from urgt_jax.images.rgb import to_bytes, to_rgb
 from urgt_jax.images.rows import row_slices
+from urgt_jax.remote import readable
 
 SMALLEST = 8  # pixels a side, the least that is worth refining
 LARGEST = 2**28  # pixels of an image, which take 0.8 GB; 16K has 2**27
@@ -60,7 +62,7 @@ def open_image(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
         try:
             Image.init()
             known = [name for name in formats if name in Image.OPEN]  # Pillow 11.3 brought AVIF
-            file = Image.open(path, formats=known)
+            file = Image.open(readable(path), formats=known)
         finally:
             Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
     pixels = file.width * file.height
@@ -114,7 +116,7 @@ def _load_float_colours(path: Path) -> LoadedImage:
     content = path.read_bytes()
     check_downloaded(path, content[:64], "image")
     if content.startswith((b"II", b"MM")):
-        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     formats = ", ".join(FORMATS)
     require(
         values is not None and values.ndim == 3 and values.shape[2] >= 3,
@@ -230,7 +232,7 @@ def read_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
     """Read the array of a .npy file, or map the file into memory; `map_range` checks the values."""
     require(path.is_file(), f"no {what} at {path}")
     try:
-        values = np.load(path, "r" if mapped else None, allow_pickle=False)
+        values = load_npy(path, mapped)
     except Exception as error:  # numpy raises many kinds of errors on damaged files
         raise UserError(
             f"{path} is not a complete .npy file of numbers. Save it again: {error}"

@@ -14,6 +14,7 @@ from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import check_downloaded, reporting_read_errors
 from urgt_jax.images.depth_formats import open_pfm
 from urgt_jax.images.files import open_image, read_map
+from urgt_jax.remote import local_copy, readable
 
 MAP_SUFFIXES = (".npy", ".npz", ".exr", ".pfm", ".png", ".tif", ".tiff")
 CHANNELS = {"depth": 1, "normal": 3, "mask": 1}
@@ -93,7 +94,10 @@ def _check_channels(values: np.ndarray, kind: str, path: Path) -> np.ndarray:
 
 def _read_npz(path: Path, kind: str) -> MapFile:
     """The array of an archive: the only one, or the one that is named after the kind of map."""
-    with reporting_read_errors(path, ".npz map"), np.load(path, allow_pickle=False) as archive:
+    with (
+        reporting_read_errors(path, ".npz map"),
+        np.load(readable(path), allow_pickle=False) as archive,
+    ):
         names = list(archive)
         matches = [name for name in names if name == kind]
         if not matches:
@@ -114,7 +118,7 @@ def _read_exr(path: Path, kind: str) -> MapFile:
     """The channels of an OpenEXR file that hold the map."""
     openexr = import_extra("OpenEXR", "exr")
     with reporting_read_errors(path, "EXR map"):
-        with openexr.File(str(path), separate_channels=True) as file:
+        with openexr.File(str(local_copy(path)), separate_channels=True) as file:
             header = dict(file.header())  # the file clears its own when it is closed
             pixels = {name: channel.pixels for name, channel in file.channels().items()}
     names = _exr_channels(pixels, kind)
@@ -169,7 +173,8 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
                     values = np.asarray(image)
         if values is None:
             # Pillow would cut 16-bit colour to 8 bits, and knows no colours that are floats.
-            values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+            content = np.frombuffer(path.read_bytes(), np.uint8)
+            values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
             require(values is not None, f"{path} cannot be read. Save it as .npy")
             if values.ndim == 3:
                 values = values[..., 2::-1]  # OpenCV's order is blue, green, red, and opacity

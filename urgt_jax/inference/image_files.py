@@ -13,6 +13,7 @@ from urgt_jax.files import make_folder, write_text
 from urgt_jax.images.files import SUFFIXES
 from urgt_jax.images.map_files import MAP_SUFFIXES
 from urgt_jax.inference.refiner import Result
+from urgt_jax.remote import absolute
 
 Strips = Iterator[tuple[slice, Result]]  # rows of an image, from the top, and their maps
 FAILED = "not_refined.txt"  # in the output folder
@@ -64,7 +65,7 @@ def _images_in(folder: Path, recursive: bool, skip: Path | None) -> list[ImageFi
             if path.name.startswith("."):  # macOS puts a ._photo.jpg next to each photo.jpg
                 continue
             if path.is_dir():
-                if recursive and (skip is None or path.resolve() != skip.resolve()):
+                if recursive and (skip is None or absolute(path) != absolute(skip)):
                     folders.append((path, f"{relative}{path.name}/"))
             elif path.suffix.lower() in SUFFIXES and not _is_drawn_map(path):
                 images.append(ImageFile(path, relative))

@@ -11,6 +11,7 @@ from etils.epath import Path
 from urgt_jax.config import SIZES
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.hardware import GB, TERA, total_memory
+from urgt_jax.remote import absolute
 from urgt_jax.scaling.curves import Curve, Mark, draw_chart, slope
 from urgt_jax.scaling.points import crossing
 from urgt_jax.scaling.study import CHIPS, FLOPS, Point, StudyRow, StudyTable
@@ -65,7 +66,7 @@ SHARED = (
 def write(path: Path, table: StudyTable) -> Path:
     """Writes the page of a table, and its charts into a folder beside it."""
     rows = table.rows()
-    folder = make_folder(path.absolute().with_suffix(""))
+    folder = make_folder(absolute(path).with_suffix(""))
     sizes = list(SIZES)
 
     def rank(point: Point) -> int:

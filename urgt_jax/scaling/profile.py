@@ -9,6 +9,7 @@ from etils.epath import Path
 from jax.profiler import ProfileData
 
 from urgt_jax.files import find_paths
+from urgt_jax.remote import local_copy, staged
 
 # Operations that contain others, whose time is counted where it is spent.
 CONTAINERS = ("while", "call", "conditional")
@@ -31,7 +32,7 @@ def tracing(folder: Path | None) -> Iterator[None]:
         return
     # JAX names a trace by the second, in which a stage may run several times.
     number = len(find_paths(folder, "*"))
-    with jax.profiler.trace(str(folder / f"{number:03}")):
+    with staged(folder / f"{number:03}") as local, jax.profiler.trace(str(local)):
         yield
 
 
@@ -40,7 +41,7 @@ def costliest(folder: Path, count: int) -> list[Kernel]:
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
     for path in find_paths(folder, "*/plugins/profile/*/*.xplane.pb"):
-        for name, duration in _kernel_times(ProfileData.from_file(str(path))):
+        for name, duration in _kernel_times(ProfileData.from_file(str(local_copy(path)))):
             seconds[name] = seconds.get(name, 0.0) + duration
             calls[name] = calls.get(name, 0) + 1
     total = sum(seconds.values())
@@ -68,7 +69,7 @@ def _kernel_times(profile: ProfileData) -> Iterator[tuple[str, float]]:
 
 def print_costliest(folder: Path, parts: tuple[str, ...], count: int = 10) -> None:
     """Prints the costliest kernels of each part, whose profiles are in folders of these names."""
-    print(f"profile: {folder} (tensorboard --logdir {folder}, with pip install xprof)")
+    print(f"profile: {folder} (xprof --logdir {folder}, with pip install xprof)")
     for part in parts:
         print(f"{part}, the {count} costliest kernels:")
         for kernel in costliest(folder / part, count):

@@ -1,6 +1,7 @@
 """Time and memory of a training step on this machine, against the rate of its matrix products."""
 
 import csv
+import io
 import time
 from dataclasses import asdict, dataclass, fields
 
@@ -11,6 +12,7 @@ from etils.epath import Path
 
 from urgt_jax.config import DTYPES, Config
 from urgt_jax.data.gridmix import patch_owners, row_sides
+from urgt_jax.files import open_to_append
 from urgt_jax.hardware import chip_of, peak_device_memory
 from urgt_jax.models.precision import in_precision
 from urgt_jax.scaling.profile import print_costliest, tracing
@@ -140,8 +142,10 @@ def read_steps(path: Path) -> list[dict[str, str]]:
 def append_step(path: Path, cost: StepCost) -> None:
     """Adds a row to a table of training steps."""
     row = asdict(cost)
-    with path.open("a") as file:
-        writer = csv.DictWriter(file, row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, row)
+    with open_to_append(path) as file:
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
+        file.write(text.getvalue().encode())

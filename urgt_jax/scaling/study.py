@@ -11,6 +11,7 @@ from etils.epath import Path
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.progress import Progress
+from urgt_jax.remote import absolute
 
 RESOLUTIONS = {"2k": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # height, width, pixels
 CHIPS = ("H100", "v5e", "v5p", "v6e")
@@ -99,7 +100,7 @@ class StudyTable:
 
     def __init__(self, path: Path):
         self.path = path
-        make_folder(path.absolute().parent)
+        make_folder(absolute(path).parent)
         self.rows()  # fails before anything is worked out
 
     def rows(self) -> dict[Point, StudyRow]:

@@ -1,9 +1,9 @@
 """Orbax checkpoints of a run."""
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,12 +15,16 @@ from urgt_jax.config import Config
 from urgt_jax.distributed import all_agree, is_first_process, report, wait_for_all
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder
+from urgt_jax.remote import absolute, move_folder, scheme
+from urgt_jax.training.checkpoint_mirror import ORBAX_SCHEMES, PREFIX, CheckpointMirror
 from urgt_jax.training.orbax_errors import discard_failed_tasks
 from urgt_jax.training.sharding import REPLICATED
 from urgt_jax.training.step import State, abstract_state, digest, state_shardings
+from urgt_jax.training.workdir import Lock, check_lock
 
 MAX_TO_KEEP = 2  # the newest checkpoints
 StepMetrics = dict[str, float]  # of one step, by name; empty if the step was skipped
+
 # Errors of the machine or the network while a checkpoint is read. They say nothing about its files.
 TEMPORARY_ERRORS = re.compile(
     "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|DEADLINE_EXCEEDED|Permission denied|"
@@ -29,33 +33,51 @@ TEMPORARY_ERRORS = re.compile(
 WRITE_ERRORS = re.compile("No space left|quota exceeded|Read-only|Permission|too large")
 
 
+class RunLog(NamedTuple):
+    """What the lines of the log after a checkpoint need of the steps before it."""
+
+    unlogged: Sequence[StepMetrics] = ()  # of the steps that are in no line of the log yet
+    recent: Sequence[StepMetrics] = ()  # of the last steps in it, which spikes are compared with
+
+
+EMPTY_LOG = RunLog()
+
+
 class Checkpoints:
     """The checkpoints of a work directory, written atomically and in the background."""
 
-    def __init__(self, workdir: Path, config: Config):
+    def __init__(self, workdir: Path, config: Config, lock: Lock | None = None):
         self.config = config
-        self.folder = (workdir / "checkpoints").absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix="step")
-        self.manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=("state", "unlogged")
-        )
-        # The metrics of steps before the restored one that are in no line of the log yet.
-        self.unlogged: list[StepMetrics] = []
+        self.workdir = workdir
+        self.lock = lock
+        self.folder = absolute(workdir / "checkpoints")
+        self.mirror: CheckpointMirror | None = None
+        folder = self.folder
+        if scheme(folder) not in ORBAX_SCHEMES:
+            self.mirror = CheckpointMirror(folder)
+            folder = self.mirror.local
+        options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix=PREFIX)
+        self.manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "log"))
+        self.log = EMPTY_LOG  # of the restored state
 
-    def save(self, state: State, step: int, unlogged: Sequence[StepMetrics] = ()) -> None:
+    def save(self, state: State, step: int, log: RunLog = EMPTY_LOG) -> None:
         """Start to save the state after `step` steps; raises the error of an earlier save.
 
         The digest is saved with it, because the checksums of the files do not cover the arrays.
         """
         if step in self.manager.all_steps():
             return
+        check_lock(self.lock, self.workdir)
         tree = {**state._asdict(), "digest": digest(state)}
         with self._report_write_errors():
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(tree),
-                unlogged=ocp.args.JsonSave({"steps": list(unlogged)}),
+                log=ocp.args.JsonSave(log._asdict()),
             )
             self.manager.save(step, args=args)
+            if self.mirror is not None:
+                self.manager.wait_until_finished()
+                self.mirror.upload()
 
     def restore(self, mesh: Mesh) -> State | None:
         """The newest readable state, sharded over the mesh; None if nothing was saved.
@@ -68,7 +90,7 @@ class Checkpoints:
             state, problem = self._read(step, mesh)
             if state is not None:
                 self._move_damaged(damaged)
-                self.unlogged = self._read_unlogged(step)
+                self.log = self._read_log(step)
                 return state
             damaged.append(step)
             report(f"checkpoint {step} in {self.folder} is damaged ({problem})")
@@ -99,21 +121,19 @@ class Checkpoints:
             return None, "its content has changed"
         return state, ""
 
-    def _read_unlogged(self, step: int) -> list[StepMetrics]:
-        """The metrics that were saved with a state; none, with a report, if they are damaged."""
+    def _read_log(self, step: int) -> RunLog:
+        """What was saved of the log with a state; nothing, with a report, if it is damaged."""
         try:
-            args = ocp.args.Composite(unlogged=ocp.args.JsonRestore())
-            steps = self.manager.restore(step, args=args)["unlogged"]["steps"]
-            return [
-                {str(name): float(value) for name, value in metrics.items()} for metrics in steps
-            ]
+            args = ocp.args.Composite(log=ocp.args.JsonRestore())
+            values = self.manager.restore(step, args=args)["log"]
+            return RunLog(_as_metrics(values["unlogged"]), _as_metrics(values["recent"]))
         except Exception as error:  # many types, from files, JSON and Orbax
             discard_failed_tasks()
             report(
                 f"the next line of the log lacks steps before {step}, whose metrics cannot be read "
                 f"({type(error).__name__}). The run itself is not affected"
             )
-            return []
+            return EMPTY_LOG
 
     def _target(self, mesh: Mesh) -> dict:
         """Shapes, dtypes and shardings of what is read.
@@ -147,8 +167,11 @@ class Checkpoints:
         damaged = make_folder(self.folder.parent / "damaged")
         if is_first_process():
             for step in steps:
-                shutil.rmtree(damaged / f"step_{step}", ignore_errors=True)
-                shutil.move(self.folder / f"step_{step}", damaged)
+                name = f"{PREFIX}_{step}"
+                (damaged / name).rmtree(missing_ok=True)
+                move_folder(self.manager.directory / name, damaged / name)
+            if self.mirror is not None:
+                self.mirror.upload()
         wait_for_all("damaged checkpoints are moved")
         self.manager.reload()
         report(f"resuming from the checkpoint before; damaged checkpoints were moved to {damaged}")
@@ -158,6 +181,8 @@ class Checkpoints:
         """Turn an error while a checkpoint is written into a user error."""
         try:
             yield
+        except UserError:
+            raise
         except jax.errors.JaxRuntimeError:  # from devices or other processes, not from the disk
             raise
         except Exception as error:
@@ -184,6 +209,11 @@ class Checkpoints:
         """Wait until everything is on disk, and end the threads that write."""
         self.wait()
         self.manager.close()
+
+
+def _as_metrics(steps: list[dict]) -> list[StepMetrics]:
+    """Metrics of steps from JSON; fails if they are something else."""
+    return [{str(name): float(value) for name, value in metrics.items()} for metrics in steps]
 
 
 def _temporary_reason(error: Exception) -> str:

@@ -31,7 +31,7 @@ class MetricsLog:
             write_text(path, "".join([self._seal(values) for values in contents]))
         self.file = open_to_append(path)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float | list[int]]) -> None:
         """Append a line with the values of a step."""
         if self.file is None:
             return

@@ -28,7 +28,7 @@ COLUMNS = (
 )
 LEGEND = (
     "depth, gradient, angular, alignment: terms of the loss. norm: norm of the gradient. waited:",
-    "share of the time spent waiting for data, the compiler or a checkpoint. More: metrics.jsonl",
+    "share of the time spent waiting for data, compiler, checkpoint or images. More: metrics.jsonl",
 )
 
 

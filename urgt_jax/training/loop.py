@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from urgt_jax.config import Config
 from urgt_jax.data import pipeline
 from urgt_jax.data.sources import open_training_source
 from urgt_jax.distributed import (
+    first_process_decides,
     ignore_line,
     is_first_process,
     report,
@@ -27,15 +29,18 @@ from urgt_jax.errors import UserError
 from urgt_jax.models.attention import CUDNN, kernel_name
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.progress import Progress
+from urgt_jax.remote import open_path
 from urgt_jax.streams import root_logger_unchanged
-from urgt_jax.training import determinism, sharding, tensorboard
+from urgt_jax.training import determinism, sharding
 from urgt_jax.training.batches import batches as training_batches
-from urgt_jax.training.checkpoints import Checkpoints, StepMetrics
+from urgt_jax.training.checkpoints import EMPTY_LOG, Checkpoints, RunLog, StepMetrics
+from urgt_jax.training.goodput import PAUSE, Goodput
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.log_table import LogTable
 from urgt_jax.training.losses import LossFunction, TrainingBatch
 from urgt_jax.training.optimizer import averaged_params
 from urgt_jax.training.profile import StepProfiler
+from urgt_jax.training.spikes import SpikeDetector, steps_of_spikes
 from urgt_jax.training.step import (
     METRICS,
     State,
@@ -46,6 +51,9 @@ from urgt_jax.training.step import (
     train_step,
 )
 from urgt_jax.training.throughput import WAITS, Throughput
+from urgt_jax.training.trackers.delivery import Trackers, open_trackers
+from urgt_jax.training.trackers.protocol import find_tracker
+from urgt_jax.training.trackers.strips import draw_strips
 from urgt_jax.training.workdir import claim, lock_workdir
 from urgt_jax.weights.weight_file import initialize_from, save_weights
 
@@ -70,7 +78,7 @@ def train(
     """
     # The configuration decides about dtypes. Otherwise JAX_ENABLE_X64 would make weights float64.
     with jax.enable_x64(False), report_to(report), root_logger_unchanged():
-        return _train(config, Path(workdir), loss)
+        return _train(config, open_path(workdir), loss)
 
 
 def _train(config: Config, workdir: Path, loss: LossFunction | None) -> State:
@@ -82,7 +90,7 @@ def _train(config: Config, workdir: Path, loss: LossFunction | None) -> State:
             state = run.train(state, stop)
             run.finish(state)
     finally:
-        run.release_workdir()
+        run.close()
     return state
 
 
@@ -139,20 +147,26 @@ class TrainingRun:
             uses_cudnn = CUDNN.name in attention_kernels(config, self.mesh)
             determinism.check(self.mesh.devices.flat[0], uses_cudnn)
         self.source = open_training_source(config)
-        if config.train.tensorboard:
-            tensorboard.summary_writer()
+        self.tracker_classes = {name: find_tracker(name) for name in config.train.trackers}
         # Everything that can be wrong with the configuration was checked above. Only now is
         # something written.
         self.lock = lock_workdir(workdir)
         try:
             claim(workdir, config)
-            self.checkpoints = Checkpoints(workdir, config)
+            self.checkpoints = Checkpoints(workdir, config, self.lock)
         except BaseException:
             self.release_workdir()
             raise
         self.throughput = Throughput(config, self.mesh)
+        self.goodput = Goodput(workdir, self.throughput)
         self.compiled_steps: dict[int, TrainStep] = {}  # by number of patches
         self.reporter: Reporter | None = None
+        self.trackers = Trackers()
+
+    def close(self) -> None:
+        """Close the trackers, which may take long, and let others use the work directory."""
+        self.trackers.close()
+        self.release_workdir()
 
     def release_workdir(self) -> None:
         """Let other processes use the work directory."""
@@ -191,34 +205,44 @@ class TrainingRun:
         """Train until the last step or until `stop` asks to stop."""
         if int(state.step) >= self.config.optim.steps:
             return state
+        self.trackers = open_trackers(
+            self.tracker_classes, self.config, self.workdir, int(state.step)
+        )
         reporter = Reporter(
             self.config,
             self.workdir,
             int(state.step),
             self.throughput,
-            self.checkpoints.unlogged,
+            self.goodput,
+            self.trackers,
+            self.checkpoints.log,
         )
         self.reporter = reporter
+        self.goodput.start(int(state.step))
         try:
-            return self._train_steps(state, stop, reporter)
+            with StepProfiler(self.config.train.profile, self.workdir) as profiler:
+                return self._train_steps(state, stop, reporter, profiler)
         except UserError:
             self.checkpoints.wait()  # for a checkpoint that is being written
             raise
         finally:
             reporter.close()
 
-    def _train_steps(self, state: State, stop: StopRequest, reporter: "Reporter") -> State:
+    def _train_steps(
+        self, state: State, stop: StopRequest, reporter: "Reporter", profiler: StepProfiler
+    ) -> State:
         config = self.config
         start = int(state.step)
         batches = pipeline.Batches(config, source=self.source)
         batch_iterator = self._batches_from(start)
         watch = StepWatch(config, batches, int(state.skipped))
-        profiler = StepProfiler(config.train.profile, self.workdir)
+        save_times = SaveTimes(config)
         for step in range(start, config.optim.steps):
-            if step > start and step % config.train.save_every == 0:
+            if step > start and save_times.due(step):
                 watch.check()
                 with self.throughput.waiting_for("checkpoint"):
-                    self.checkpoints.save(state, step, reporter.unlogged())
+                    self.checkpoints.save(state, step, reporter.run_log())
+                self.goodput.record()
             if stop.stops_before(step):
                 break
             try:
@@ -248,8 +272,10 @@ class TrainingRun:
             watch.add(step, verdict)
             reporter.add(step + 1, metrics, verdict)
             if config.train.images_every and (step + 1) % config.train.images_every == 0:
-                maps = predictions(config, self.mesh, sides[0])(state.params, batch)
-                reporter.write_maps(step + 1, maps)
+                jax.block_until_ready(state)  # so that the step does not count as waiting
+                with self.throughput.waiting_for("images"):
+                    maps = predictions(config, self.mesh, sides[0])(state.params, batch)
+                    reporter.write_maps(step + 1, maps)
         watch.check()
         profiler.close(state)
         return state
@@ -278,9 +304,14 @@ class TrainingRun:
     def finish(self, state: State) -> None:
         """Save the state, and the weights if it is the last one."""
         step = int(state.step)
-        unlogged = [] if self.reporter is None else self.reporter.unlogged()
-        self.checkpoints.save(state, step, unlogged)
-        self.checkpoints.close()
+        with self.throughput.waiting_for("checkpoint"):
+            run_log = EMPTY_LOG if self.reporter is None else self.reporter.run_log()
+            self.checkpoints.save(state, step, run_log)
+            self.checkpoints.close()
+        if self.reporter is not None:
+            self.goodput.record()
+            for line in self.goodput.summary():
+                report(line)
         if step < self.config.optim.steps:
             report(f"stopped after step {step}; checkpoint saved. Run the same command to resume.")
             return
@@ -309,6 +340,33 @@ def attention_kernels(config: Config, mesh: Mesh) -> str:
         if across not in names:
             names.append(across)
     return " and ".join(names)
+
+
+class SaveTimes:
+    """Decides before which steps a checkpoint is saved, the same in all processes.
+
+    `train.save_minutes` is checked at every step in a run of one process. Several processes must
+    agree, and do so where they wait for a step anyway: at the lines of the log.
+    """
+
+    def __init__(self, config: Config):
+        self.train = config.train
+        self.last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this many steps."""
+        if step % self.train.save_every != 0 and not self._minutes_have_passed(step):
+            return False
+        self.last = time.monotonic()
+        return True
+
+    def _minutes_have_passed(self, step: int) -> bool:
+        if self.train.save_minutes == 0:
+            return False
+        if jax.process_count() > 1 and step % self.train.log_every != 0:
+            return False
+        passed = time.monotonic() - self.last
+        return first_process_decides(passed >= 60 * self.train.save_minutes)
 
 
 class StepWatch:
@@ -383,40 +441,57 @@ class Reporter:
         workdir: Path,
         start: int,
         throughput: Throughput,
-        unlogged: Sequence[StepMetrics] = (),
+        goodput: Goodput,
+        trackers: Trackers,
+        run_log: RunLog,
     ):
         self.config = config
         self.throughput = throughput
+        self.goodput = goodput
+        self.trackers = trackers
         # Metrics of steps that are in no line of the log yet: on the host, and perhaps not yet
         # computed, with whether the step was taken.
-        self.known: list[StepMetrics] = list(unlogged)
+        self.known: list[StepMetrics] = list(run_log.unlogged)
         self.pending: list[tuple[dict, jax.Array]] = []
         logged = start - len(self.known)
         self.log = MetricsLog(workdir, start, is_first_process(), logged)
-        self.tensorboard = None
-        if config.train.tensorboard:
-            self.tensorboard = tensorboard.TensorBoardWriter(workdir, start, is_first_process())
+        self.spikes = SpikeDetector(run_log.recent)
         self.table = LogTable(config.optim.steps)
         self.progress = Progress("train", config.optim.steps, start)
 
     def add(self, step: int, metrics: dict[str, jax.Array], verdict: StepVerdict) -> None:
         """Add the metrics of a step, which may still be running."""
         self.pending.append((metrics, verdict.usable))
+        self.goodput.add_step(step)
         if step % self.config.train.log_every == 0 or step == self.config.optim.steps:
             self._report(step)
 
     def _report(self, step: int) -> None:
-        metrics = self._mean_metrics()
+        steps = self._fetch()
+        self.known = []
+        metrics = mean_metrics(steps)
+        spikes = []
+        for number, of_step in enumerate(steps, step + 1 - len(steps)):
+            if of_step:  # skipped steps are reported anyway
+                spikes += self.spikes.add(number, of_step)
         throughput = self.throughput.read()
-        self.log.write(step, metrics | throughput)
-        if self.tensorboard is not None:
-            self.tensorboard.write_scalars(step, metrics | throughput)
+        values = metrics | throughput
+        marks = steps_of_spikes(spikes)
+        self.log.write(step, values | marks)
+        counts = {name: float(len(numbers)) for name, numbers in marks.items()}
+        self.trackers.write_scalars(step, values | counts)
+        self.goodput.record(PAUSE)
+        for spike in spikes:
+            report(str(spike))
         waited = sum(throughput[f"{what}_wait"] for what in WAITS)
-        values = metrics | throughput | {"waited": waited}
-        for line in self.table.lines(step, values, self.progress.left(step)):
+        for line in self.table.lines(step, values | {"waited": waited}, self.progress.left(step)):
             report(line)
 
-    def unlogged(self) -> list[StepMetrics]:
+    def run_log(self) -> RunLog:
+        """What the next lines of the log need of the steps so far."""
+        return RunLog(self._fetch(), self.spikes.recent)
+
+    def _fetch(self) -> list[StepMetrics]:
         """The metrics of the steps that are in no line of the log yet; empty for skipped ones."""
         for metrics, usable in jax.device_get(self.pending):
             values = {name: float(value) for name, value in metrics.items()} if usable else {}
@@ -424,25 +499,24 @@ class Reporter:
         self.pending = []
         return self.known
 
-    def _mean_metrics(self) -> dict[str, float]:
-        """The mean of each metric over the steps since the last line that were taken."""
-        steps = self.unlogged()
-        self.known = []
-        means = {}
-        own_terms = {name for metrics in steps for name in metrics}.difference(METRICS)
-        for name in (*METRICS, *sorted(own_terms)):
-            values = [metrics[name] for metrics in steps if name in metrics]
-            if values:
-                means[name] = float(np.mean(np.array(values, np.float32)))
-        return means
-
     def write_maps(self, step: int, maps: dict[str, jax.Array]) -> None:
-        """Write the maps of an image for TensorBoard."""
-        if self.tensorboard is not None:
-            self.tensorboard.write_maps(step, maps)
+        """Show the maps of an image in the trackers."""
+        if is_first_process():
+            arrays = {name: np.asarray(x) for name, x in maps.items()}
+            self.trackers.write_images(step, draw_strips(arrays))
 
     def close(self) -> None:
-        """Close the log files."""
+        """Close the log."""
         self.log.close()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self.goodput.record()
+
+
+def mean_metrics(steps: Sequence[StepMetrics]) -> dict[str, float]:
+    """The mean of each metric over the steps that were taken."""
+    means = {}
+    own_terms = {name for metrics in steps for name in metrics}.difference(METRICS)
+    for name in (*METRICS, *sorted(own_terms)):
+        values = [metrics[name] for metrics in steps if name in metrics]
+        if values:
+            means[name] = float(np.mean(np.array(values, np.float32)))
+    return means

@@ -4,19 +4,38 @@ import jax
 from etils.epath import Path
 
 from urgt_jax.distributed import is_first_process, report
+from urgt_jax.errors import reason
+from urgt_jax.remote import Stage
 from urgt_jax.training.step import State
 
 
 class StepProfiler:
     """Writes what the devices do in steps `first` to `first + count - 1`, counted from 1.
 
-    The profile is in the folder `profile` of the work directory. Only the first process writes.
+    The profile is in the folder `profile` of the work directory. Only the first process writes. If
+    the `with` block of the profiler ends early by an exception, so does the profile.
     """
 
     def __init__(self, steps: tuple[int, int], workdir: Path):
         self.first, self.count = steps
-        self.folder = workdir / "profile"
+        self.stage = Stage(workdir / "profile")
         self.running = False
+
+    def __enter__(self) -> "StepProfiler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if not self.running:
+            return
+        # After an error there is no state to wait for, and the error itself must be seen.
+        self.running = False
+        try:
+            jax.profiler.stop_trace()
+            self.stage.upload()
+        except Exception as error:  # the disk may be full
+            report(f"the profile was not written: {reason(error)}")
+        else:
+            report(f"profile, cut short: {self.stage.folder}")
 
     def before(self, step: int, state: State) -> None:
         """Starts or ends the profile, before a step runs."""
@@ -24,7 +43,7 @@ class StepProfiler:
             return
         if step == self.first:
             jax.block_until_ready(state)  # so that the step before is not in the profile
-            jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
+            jax.profiler.start_trace(str(self.stage.local), create_perfetto_trace=True)
             self.running = True
         elif step == self.first + self.count:
             self.close(state)
@@ -36,4 +55,5 @@ class StepProfiler:
         self.running = False
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
-        report(f"profile of {self.count} steps from step {self.first}: {self.folder}")
+        self.stage.upload()
+        report(f"profile of {self.count} steps from step {self.first}: {self.stage.folder}")

@@ -11,7 +11,7 @@ from urgt_jax.config import Config
 from urgt_jax.hardware import chip_of, device_memory, peak_device_memory
 from urgt_jax.models import flops
 
-WAITS = ("data", "compilation", "checkpoint")  # what a step may have to wait for
+WAITS = ("data", "compilation", "checkpoint", "images")  # what a step may have to wait for
 
 
 class Throughput:
@@ -22,6 +22,7 @@ class Throughput:
         self.device_count = mesh.devices.size
         self.device = jax.local_devices()[0]
         self.chip = chip_of(self.device)
+        self.total_waits = dict.fromkeys(WAITS, 0.0)  # seconds since this was made
         self._reset()
 
     def _reset(self) -> None:
@@ -29,14 +30,16 @@ class Throughput:
         self.images = 0
         self.patches = 0
         self.flops = 0.0
-        self.waits = dict.fromkeys(WAITS, 0.0)  # seconds
+        self.waits = dict.fromkeys(WAITS, 0.0)  # seconds since the last line of the log
 
     @contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
         """Count the time inside as waiting for one of `WAITS`."""
         start = time.monotonic()
         yield
-        self.waits[what] += time.monotonic() - start
+        seconds = time.monotonic() - start
+        self.waits[what] += seconds
+        self.total_waits[what] += seconds
 
     def count_images(self, images: int, patches: int) -> None:
         """Count images of a step, with `patches` patches in each."""

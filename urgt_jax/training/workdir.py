@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import os
+import secrets
 import socket
 import time
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from urgt_jax.config_files import flatten, from_json, to_json
 from urgt_jax.distributed import all_agree, is_first_process, report
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, read_text, write_text
+from urgt_jax.remote import is_remote
 
 LOCK = ".lock"  # names the process that trains in the folder; it may stay when the run has ended
 # Fields that may change when a run is resumed: where the data is stored and who prepares it, what
@@ -31,8 +33,10 @@ CHANGEABLE_FIELDS = {
     "optim.max_skipped_steps",
     "optim.skip_above_grad_norm",
     "train.save_every",
+    "train.save_minutes",
     "train.log_every",
-    "train.tensorboard",
+    "train.profile",
+    "train.trackers",
     "train.images_every",
 }
 
@@ -64,13 +68,15 @@ class WorkdirLock:
             self.release()
             report(f"{workdir} cannot be locked ({error.strerror}): start no second run in it")
             return
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        owner = f"process {os.getpid()} on {socket.gethostname()} since {started}"
         try:
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, owner.encode())
+            os.write(descriptor, this_process().encode())
         except OSError:
             pass  # a full disk: the lock holds all the same, without a name
+
+    def is_held(self) -> bool:
+        """Whether this process still holds the lock."""
+        return True
 
     def release(self) -> None:
         """Lets others in."""
@@ -79,13 +85,55 @@ class WorkdirLock:
             self.file = None
 
 
-def lock_workdir(workdir: Path) -> WorkdirLock | None:
+class RemoteOwner:
+    """Takes a remote work directory over from other processes; a store has no locks.
+
+    The last process that has started is the owner. The others find that out before they save the
+    next checkpoint.
+    """
+
+    def __init__(self, workdir: Path):
+        self.path = make_folder(workdir) / LOCK
+        self.owner = f"{this_process()} {secrets.token_hex(4)}"
+        write_text(self.path, self.owner)
+
+    def is_held(self) -> bool:
+        """Whether no other process has taken over."""
+        try:
+            return self.path.read_text() == self.owner
+        except Exception:  # each store has errors of its own; the next save asks again
+            return True
+
+    def release(self) -> None:
+        """Nothing to do."""
+
+
+Lock = WorkdirLock | RemoteOwner
+
+
+def this_process() -> str:
+    """The process, its host and the time, for people."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} since {now}"
+
+
+def check_lock(lock: Lock | None, workdir: Path) -> None:
+    """Fail in all processes of a run if another run has taken over the work directory."""
+    if is_remote(workdir):
+        require(
+            all_agree(lock is None or lock.is_held()),
+            f"{workdir} was taken over by another run, which has started later. This one stops and "
+            "saves nothing more",
+        )
+
+
+def lock_workdir(workdir: Path) -> Lock | None:
     """The lock of a run, which its first process holds; all processes fail if it cannot."""
     lock = None
     problem = None
     if is_first_process():
         try:
-            lock = WorkdirLock(workdir)
+            lock = RemoteOwner(workdir) if is_remote(workdir) else WorkdirLock(workdir)
         except UserError as error:
             problem = error
     if not all_agree(problem is None):

@@ -17,6 +17,7 @@ from urgt_jax.files import make_folder
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
 from urgt_jax.progress import Progress
+from urgt_jax.remote import is_remote
 from urgt_jax.weights import detect, other_names, torch_names
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import Tensor, TensorFile
@@ -83,6 +84,8 @@ def convert(
 
 def check_target(target: Path) -> None:
     """Fails for a target that is meant to be a PyTorch file."""
+    if is_remote(target):
+        make_folder(target.parent)  # fails now if it cannot be written to
     require(
         target.suffix not in (".pth", ".pt"),
         f"{target}: only safetensors files are written. Pass {target.with_suffix('.safetensors')}; "

@@ -14,6 +14,7 @@ from etils.epath import Path
 
 from urgt_jax.errors import UserError, import_extra, one_line, require
 from urgt_jax.files import make_folder, parse_json, user_cache, write_text
+from urgt_jax.remote import local_copy
 from urgt_jax.weights.convert import convert
 from urgt_jax.weights.download import PUBLISHED, download
 from urgt_jax.weights.tensor_files import open_tensors
@@ -192,7 +193,8 @@ def upload(repository: str, files: Mapping[str, Path], private: bool) -> str:
         address = str(api.create_repo(repository, private=private, exist_ok=True))
         operations = []
         for name, path in files.items():
-            operations.append(hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)))
+            local = str(local_copy(path))
+            operations.append(hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=local))
         # One commit, so that nobody sees weights without their card.
         api.create_commit(repository, operations, commit_message="Weights and card by urgt push")
     except Exception as error:  # of the network, of the hub, or of the user's rights

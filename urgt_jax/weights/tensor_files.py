@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import atomic_write, check_downloaded, checksum, parse_json
 from urgt_jax.progress import Progress
+from urgt_jax.remote import local_copy
 from urgt_jax.weights.tensors import (
     DTYPES,
     Tensor,
@@ -63,7 +64,7 @@ def _open_safetensors(path: Path) -> TensorFile:
     try:
         # "pread" reads only what is asked for. The default maps the whole file, which then counts
         # as memory of this process, and which crashes it if the file is cut meanwhile.
-        file = safe_open(path, framework="numpy", backend="pread")
+        file = safe_open(local_copy(path), framework="numpy", backend="pread")
     except SafetensorError as error:
         raise damaged_file_error(path, printable(str(error))) from error
     metadata = file.metadata() or {}

@@ -18,6 +18,7 @@ import numpy as np
 from etils.epath import Path
 
 from urgt_jax.errors import UserError
+from urgt_jax.remote import local_copy
 from urgt_jax.weights.tensors import (
     DTYPES,
     Tensor,
@@ -125,7 +126,7 @@ def open_torch(path: Path) -> TensorFile:
 
 def _read_archive(path: Path) -> tuple[str, dict[str, zipfile.ZipInfo], bytes]:
     """The folder inside the archive, its entries by name, and the pickle."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(local_copy(path)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
     unpacked = sum(entry.file_size for entry in entries.values())
     if unpacked > MAX_EXPANSION * path.stat().length:
@@ -411,9 +412,10 @@ def _read_entry(
         if entry.compress_type == zipfile.ZIP_STORED and not is_encrypted:
             # zipfile would insist on the checksums, which torch.save can be told to leave out, and
             # would read a whole entry for a part of it. `_verify_entry` checks them.
-            data = np.fromfile(path, np.uint8, size, offset=_find_data(path, entry) + begin)
+            begin += _find_data(path, entry)
+            data = np.fromfile(local_copy(path), np.uint8, size, offset=begin)
         else:
-            with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+            with zipfile.ZipFile(local_copy(path)) as archive, archive.open(entry) as file:
                 data = np.frombuffer(bytearray(file.read(begin + size)[begin:]), np.uint8)
     except Exception as error:  # zipfile fails in many ways: damaged, encrypted, deleted
         raise damaged_file_error(path, printable(f"{entry.filename}: {error}")) from error
@@ -440,7 +442,7 @@ def _verify_entry(path: Path, entry: zipfile.ZipInfo) -> None:
 def _verify_compressed_entry(path: Path, entry: zipfile.ZipInfo) -> None:
     """Reads an entry to its end, where zipfile compares the checksum."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+        with zipfile.ZipFile(local_copy(path)) as archive, archive.open(entry) as file:
             while file.read(CHUNK_BYTES):
                 pass
     except Exception as error:  # zipfile fails in many ways: damaged, encrypted, deleted
@@ -449,7 +451,7 @@ def _verify_compressed_entry(path: Path, entry: zipfile.ZipInfo) -> None:
 
 def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:
     """The position in the file of the data of an uncompressed entry."""
-    with path.open("rb") as file:
+    with local_copy(path).open("rb") as file:
         file.seek(entry.header_offset)
         header = file.read(30)
     if header[:4] != b"PK\x03\x04" or len(header) != 30:

@@ -18,6 +18,7 @@ from urgt_jax.errors import UserError, require
 from urgt_jax.files import find_paths, parse_json
 from urgt_jax.models import refiner, registry
 from urgt_jax.models.registry import FileConfig, abstract_params
+from urgt_jax.remote import open_path
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import Tensor, TensorFile, tensor_of
 
@@ -123,7 +124,7 @@ def locate_weights(path: PathLike) -> Path:
         from urgt_jax.weights.hub import fetch_repository  # it converts, and conversion loads
 
         return fetch_repository(str(path))
-    path = Path(path)
+    path = open_path(path)
     shipped = shipped_weights()
     if not path.exists() and str(path) in shipped:
         return shipped[str(path)]

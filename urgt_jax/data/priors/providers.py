@@ -17,6 +17,7 @@ from urgt_jax.data.samples import Sample, valid_depth
 from urgt_jax.errors import require
 from urgt_jax.images.files import check_map, read_map
 from urgt_jax.models import registry
+from urgt_jax.remote import absolute
 
 Kind = Literal["depth", "normal"]
 
@@ -85,7 +86,7 @@ class StoredFolder(ReadyMaps):
         require(path.is_dir(), f"no folder with {kind} maps at {path}")
         self.path = path
         self.kind = kind
-        self.origin = {"model": "maps", "folder": str(path.resolve()), "geometry": "centres"}
+        self.origin = {"model": "maps", "folder": str(absolute(path)), "geometry": "centres"}
 
     def prepare(self, name: str, sample: Sample) -> np.ndarray:
         """The image's map, NAME_depth.npy (or _normal) or NAME.npy, checked."""

@@ -6,7 +6,6 @@ is written last; it holds what a window of an image needs to know about the whol
 """
 
 import json
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from urgt_jax.config_files import flatten
 from urgt_jax.data.priors.units import DisparityFit, PriorUnit, fit_disparity, to_network_unit
 from urgt_jax.data.samples import WHOLE, Window
 from urgt_jax.errors import UserError, require
-from urgt_jax.files import file_checksum, inside, parse_json, seal, unseal, write_text
+from urgt_jax.files import file_checksum, inside, load_npy, parse_json, seal, unseal, write_text
 from urgt_jax.images.files import write_map
 from urgt_jax.images.geometry import unit_normals
 from urgt_jax.images.resize import resize_window
@@ -110,7 +109,7 @@ class StoredPriors:
 
     def finished(self) -> set[str]:
         """The names of images whose files are all present."""
-        files = set(os.listdir(self.folder))
+        files = {path.name for path in self.folder.iterdir()}
         names = set()
         for file in files:
             name = file.removesuffix(RECORD_SUFFIX)
@@ -166,7 +165,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 def _map_file(path: Path, rank: int) -> np.ndarray:
     """The array in a file, memory-mapped so that only the rows in use are read."""
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = load_npy(path, mapped=True)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): {REMEDY}") from error
     require(

@@ -37,6 +37,7 @@ from urgt_jax.files import (
     write_text,
 )
 from urgt_jax.progress import Progress
+from urgt_jax.remote import require_local
 from urgt_jax.workers import end_with_parent
 
 tfds = import_extra("tensorflow_datasets", "data")
@@ -94,6 +95,8 @@ def prepare(
 
     Fails if more than `max_skipped` frames are skipped.
     """
+    for path in (source, out):
+        require_local(path, "Prepare the data set locally, and copy it to the bucket then")
     require(source.is_dir(), f"{source} is not a folder. Pass the folder of the extracted scenes")
     frames = read_splits(splits or default_splits(source), source)
     out = make_folder(out)

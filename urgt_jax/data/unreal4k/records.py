@@ -16,11 +16,15 @@ from urgt_jax.data.tfds import Records, open_builder
 from urgt_jax.errors import UserError, reason, require
 from urgt_jax.files import inside, parse_json, unseal
 from urgt_jax.images.grid import Grid, cover_image
+from urgt_jax.remote import scheme
 
 SIDE = 4  # rows and columns of tiles, as in GridMix
 TILES = SIDE * SIDE  # tiles of a frame
 SKIPPED = "skipped.txt"  # lists the frames that could not be prepared, and why
 INDEX = "frames.json"  # names and sizes of all frames, so that no record is read for them
+
+# Of the paths that ArrayRecord opens; a local one has none. It reads single records from gs://.
+ARRAY_RECORD_SCHEMES = ("", "gs")
 
 Span = tuple[int, int]  # first row or column, and the one after the last
 
@@ -154,6 +158,11 @@ def read_index(path: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
 
 def open_tiles(path: Path, split: str) -> Records:
     """The tiles of a split, as a data source of TFDS."""
+    require(
+        scheme(path) in ARRAY_RECORD_SCHEMES,
+        f"{path}: tiles are read from gs:// or from local folders only. Copy the data set, or "
+        "mount the bucket and pass its folder",
+    )
     try:
         return open_builder(path).as_data_source(split=split)
     except UserError as error:

@@ -16,6 +16,7 @@ from urgt_jax import files
 from urgt_jax.errors import UserError
 from urgt_jax.images.colour import RGB, colour_normal, colour_values
 from urgt_jax.images.geometry import angles_between
+from urgt_jax.remote import is_remote
 
 HOME = "report"  # the folder beside report.html
 INDEX = "index.html"
@@ -140,7 +141,7 @@ def _remove_files(home: Path, keep: str = "") -> None:
         for path in list(home.iterdir()):
             if OWN_FILES.fullmatch(path.name) and path.name != keep:
                 path.unlink()
-        if not any(home.iterdir()):
+        if not is_remote(home) and not any(home.iterdir()):
             home.rmdir()
     except FileNotFoundError:
         pass
