@@ -411,6 +411,9 @@ class Mesh:
     # leave most of their memory to activations, or 1 where the memory is not known.
     fsdp: int = 0
     patch: int = 1  # devices that share the patches of an image
+    # Let fsdp and patch span TPU slices (or hosts with GPUs), between which the network is slow.
+    # Otherwise only data does.
+    span_slices: bool = False
 
     def __post_init__(self) -> None:
         check_not_negative("mesh", self, "data", "fsdp")

@@ -74,7 +74,7 @@ def test_largest_finds_the_largest_batch_that_fits(made, monkeypatch, base, grow
     """Also where memory grows by more than the first two sizes tell."""
     usable = 15.75
 
-    def compiled(topology, config, side):
+    def compiled(topology, config, side, slices):
         count = config.data.batch // 4
         peak = base + growth * count + extra * (count > 2)
         if peak > usable:
@@ -83,7 +83,7 @@ def test_largest_finds_the_largest_batch_that_fits(made, monkeypatch, base, grow
         return replace(made, config=config, memory=memory)
 
     monkeypatch.setattr(tpu_plan, "plan", compiled)
-    monkeypatch.setattr(tpu_plan, "devices_of", lambda topology: jax.devices()[:4])
+    monkeypatch.setattr(tpu_plan, "devices_of", lambda topology, slices: jax.devices()[:4])
     if fits is None:
         with pytest.raises(tpu_plan.DoesNotFit, match=r"need 16.00 GiB of HBM and has 15.75"):
             tpu_plan.largest("v5e:2x2", made.config, 4)

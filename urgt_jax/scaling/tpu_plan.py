@@ -107,8 +107,8 @@ class DoesNotFit(Exception):
         self.lacking = needed - usable
 
 
-def devices_of(topology: str) -> list:
-    """The devices of a slice, such as v5e:16x16, which need not exist here."""
+def devices_of(topology: str, slices: int = 1) -> list:
+    """The devices of some equal slices, such as v5e:16x16, which need not exist here."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
     known = [chip.name for chip in hardware.CHIPS if chip.kinds[0].startswith("TPU")]
     require(
@@ -124,6 +124,8 @@ def devices_of(topology: str) -> list:
     sides = [int(side) for side in match[2].split("x")]
     chips_per_host = [min(side, 2) for side in sides[:2]] + [1]
     options = {"chip_config_name": "megacore"} if chip == "v4" else {}
+    if slices > 1:
+        options["num_slices"] = slices
     try:
         description = topologies.get_topology_desc(
             platform="tpu",
@@ -210,13 +212,15 @@ def needed_flops(config: Config, side: int) -> float:
     return config.data.images(side) * row
 
 
-def plan(topology: str, config: Config, side: int) -> StepPlan:
-    """Compiles a training step for a slice; DoesNotFit if a device has too little memory."""
-    devices = devices_of(topology)
+def plan(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
+    """Compiles a training step for slices; DoesNotFit if a device has too little memory."""
+    devices = devices_of(topology, slices)
     mesh = sharding.make_mesh(config, devices)
     state = abstract_state(config)
     batch = abstract_batch(config, side)
     images, patches = batch["valid"].shape[:2]
+    if slices > 1:
+        topology = f"{slices} slices of {topology}"
     what = f"{images} images of {patches} patches on {topology}"
     start = time.monotonic()
     with reporting_progress(f"compiling {what}"):
@@ -279,15 +283,15 @@ def bytes_per_device(arrays, shardings) -> float:
     return total
 
 
-def largest(topology: str, config: Config, side: int) -> StepPlan:
+def largest(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
     """The plan of the largest data.batch that fits; DoesNotFit if none does.
 
     Memory grows evenly with the number of images, so two sizes predict which one to try next.
     """
-    unit = least_batch(config, devices_of(topology))
+    unit = least_batch(config, devices_of(topology, slices))
 
     def plan_of(count: int) -> StepPlan:
-        return plan(topology, with_changes(config, {"data.batch": count * unit}), side)
+        return plan(topology, with_changes(config, {"data.batch": count * unit}), side, slices)
 
     one = plan_of(1)
     try:
