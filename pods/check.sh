@@ -12,23 +12,30 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 workdir=${CHECK_WORKDIR:-$(mktemp -d)}
 [ -x .venv/bin/python ] && default=$PWD/.venv/bin/python
-export PYTHON=${PYTHON:-${default:-python3}} JAX_PLATFORMS=cpu PAUSE=1
+export PYTHON=${PYTHON:-${default:-python3}} JAX_PLATFORMS=cpu PAUSE=1 RETRIES=3
 export XLA_FLAGS=--xla_backend_optimization_level=1 # compiles faster
 logs=$(mktemp -d)
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null' EXIT
 
-options=(tiny --optim.steps 60 --train.save_every 4 --train.log_every 1)
-options+=(--data.mix 0 1 0 0 --data.batching images --data.batch 4 --data.size 112 196)
-options+=(--model.depth 1 --model.dpt_layers 0 0 0 0 --model.encoder.depth 1 --model.outputs depth)
-options+=(--mesh.fsdp 2 --cache "$logs/compiled" "$@")
+save_every=5
+options=(tiny --optim.steps 40 --train.save_every "$save_every" --train.log_every 1 --mesh.fsdp 2)
+options+=(--data.size 48 72 --data.scenes 6 --data.mix 1 0 0 0 --data.batching images --data.batch 4)
+options+=(--model.encoder.width 16 --model.encoder.depth 1 --model.encoder.num_heads 2)
+options+=(--model.encoder.pretrain_size 42 --model.patch_size 28 42 --model.num_heads 2)
+options+=(--model.depth 1 --model.dpt_layers 0 0 0 0 --model.dpt_features 8)
+options+=(--model.dpt_channels 8 8 8 8 --cache "$logs/compiled" "$@")
 
-read_file() { # a file of a run, which may be remote
-  "$PYTHON" -c '
+read_file() { # print a file of a run, which may be remote
+  if [ -e "$1" ]; then
+    cat "$1"
+  else
+    "$PYTHON" -c '
 import sys
 from etils.epath import Path
 path = Path(sys.argv[1])
 sys.stdout.buffer.write(path.read_bytes() if path.exists() else b"")' "$1"
+  fi
 }
 
 start() { # the processes of a run: start RUN COUNT PORT; their numbers are in `pids`
@@ -47,7 +54,10 @@ finish() { # wait for all processes of a run
 }
 
 kill_one() { # once there is a checkpoint, kill the training process of the last train.sh
-  until [ "$(read_file "$workdir/$1/metrics.jsonl" | wc -l)" -ge 5 ]; do sleep 1; done
+  until [ "$(read_file "$workdir/$1/metrics.jsonl" | wc -l)" -gt $((2 * save_every)) ]; do
+    kill -0 "${pids[-1]}" 2>/dev/null || finish "$1"
+    sleep 0.1
+  done
   pkill -KILL -P "${pids[-1]}"
 }
 

@@ -2,13 +2,11 @@
 
     python pods/gpu_memory.py u4k --data.batch 1 --model.dtype bfloat16-all --model.remat blocks
 
-No GPU is needed with --target FILE, a description of one, such as h100_sxm.txtpb of XLA's sources
-(xla/backends/gpu/target_config/specs), if jax[cuda13] is installed.
+No GPU is needed with JAX_PLATFORMS=cpu and --target FILE, a description of one, such as
+h100_sxm.txtpb of XLA's sources (xla/backends/gpu/target_config/specs), if jax[cuda13] is installed.
 """
 
 import argparse
-import os
-import sys
 import types
 
 import jax
@@ -55,5 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu" if "--target" in sys.argv else "")
     main()

@@ -66,7 +66,8 @@ class StepPlan:
     memory: DeviceMemory
     needed: float  # FLOPs that a step needs of a device
     executed: float  # FLOPs that it executes, recomputation included
-    traffic: dict[str, hlo_costs.Traffic]
+    traffic: dict[str, hlo_costs.Traffic]  # within a slice
+    between_slices: hlo_costs.Traffic
     hbm: float  # bytes read from and written to HBM
     compiling: float  # seconds that compilation took
 
@@ -79,15 +80,18 @@ class StepPlan:
     def seconds(self) -> dict[str, float]:
         """The least time that a device spends on each."""
         sent = sum(x.sent for x in self.traffic.values())
-        return {
+        seconds = {
             "compute": self.executed / self.chip.peak(self.config.model.dtype),
             "memory": self.hbm / self.chip.hbm_bandwidth,
             "communication": sent / self.chip.interconnect,
         }
+        if self.between_slices.count and self.chip.slice_network:
+            seconds["between slices"] = self.between_slices.sent / self.chip.slice_network
+        return seconds
 
     @property
     def step(self) -> float:
-        """Seconds of a step if all three overlap perfectly."""
+        """Seconds of a step if all of them overlap perfectly."""
         return max(self.seconds.values())
 
     @property
@@ -239,6 +243,7 @@ def plan(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
         needed=needed_flops(config, side) / count,
         executed=flops.executed(config, patches).total * images / count,
         traffic=program.traffic(),
+        between_slices=program.between_slices(),
         hbm=program.hbm(),
         compiling=seconds,
     )
@@ -341,8 +346,8 @@ def reporting_progress(what: str) -> Iterator[None]:
 
 
 BOUND = (
-    "This is an estimate, not a measurement: the largest of the three times, at published peaks, "
-    "as if the other two overlapped with it perfectly."
+    "This is an estimate, not a measurement: the largest of these times, at published peaks, as if "
+    "the others overlapped with it perfectly."
 )
 
 
@@ -397,7 +402,14 @@ def time_table(plan: StepPlan) -> list[str]:
         what = f"{kind}, {traffic.count} times"
         amount = f"{short(traffic.sent / GB)} GB sent"
         rows.append((what, amount, traffic.sent / chip.interconnect))
-    lines = [f"| {what} | {amount} | {short(seconds)} |" for what, amount, seconds in rows]
+    if plan.between_slices.count:
+        what = f"between slices, {plan.between_slices.count} times"
+        amount = f"{short(plan.between_slices.sent / GB)} GB sent"
+        rows.append((what, amount, plan.seconds.get("between slices")))
+    lines = []
+    for what, amount, seconds in rows:
+        time = "not published" if seconds is None else short(seconds)
+        lines.append(f"| {what} | {amount} | {time} |")
     return ["| A step on a device | | Seconds at the peak |", "|---|---|---|", *lines]
 
 
