@@ -5,7 +5,7 @@ Parameters may be frozen, and the encoder may have its own learning rate.
 
 import re
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -29,8 +29,8 @@ def learning_rate_schedule(config: Optim) -> optax.Schedule:
     )
 
 
-def param_groups(config: Optim, params: dict) -> dict:
-    """The group of each parameter, in the same tree.
+def param_groups(config: Optim, params: Any) -> Any:
+    """The group of each parameter, in the same tree; optax also asks for that of a placeholder.
 
     `frozen`; `encoder`, if pretrained weights have a learning rate of their own; or `rest`.
     """
@@ -81,13 +81,13 @@ def stop_frozen(config: Optim, params: dict) -> dict:
 class Average(NamedTuple):
     """The moving average of the parameters."""
 
-    average: dict
+    average: Any
 
 
 def track_average(decay: float) -> optax.GradientTransformation:
     """Keeps a moving average of the updated parameters and leaves the updates as they are."""
 
-    def init(params: dict) -> Average:
+    def init(params: Any) -> Average:
         # A copy, because a step donates the buffers of its parameters and of its state.
         return Average(jax.tree.map(lambda x: x + 0, params))
 
