@@ -1,6 +1,7 @@
 """The scripts in pods/: what they run, when they start again, and the dry run of a pod."""
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -10,6 +11,8 @@ import time
 
 import pytest
 from etils.epath import Path
+from helpers.command import config_file
+from helpers.processes import start_python
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*ROOT.glob("pods/*.sh"), ROOT / "pods/slurm.sbatch"])
@@ -124,6 +127,16 @@ def test_run_rejects_what_it_does_not_know():
     with pytest.raises(subprocess.CalledProcessError) as error:
         _dry_run("boat")
     assert error.value.returncode == 2 and error.value.stderr == "say queued or xpk, not boat\n"
+
+
+@pytest.mark.slow
+def test_gpu_memory_prints_what_a_step_needs(micro, tmp_path):
+    """On a CPU, whose compiler accounts for memory too."""
+    output = start_python(
+        "-m", "pods.gpu_memory", config_file(micro, Path(tmp_path))
+    ).communicate()[0]
+    numbers = re.search(r"state and batch ([\d.]+) GiB, work ([\d.]+) GiB, together", output)
+    assert numbers and 0 <= float(numbers[1]) < float(numbers[2]) < 1, output
 
 
 @pytest.mark.slow

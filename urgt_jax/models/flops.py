@@ -118,11 +118,11 @@ def _products(config: Config) -> dict[str, int]:
         "across": ("across_patches/",),
         "heads": tuple(f"{name}_head/" for name in config.model.outputs),
     }
-    paths = [name for name in param_paths(config.model) if not config.optim.freezes(name)]
+    trained = [path for path in param_paths(config.model) if not config.optim.freezes(path)]
     for part, prefix in prefixes.items():
-        if not any(path.startswith(prefix) and path.endswith("/kernel") for path in paths):
+        if not any(path.startswith(prefix) and path.endswith("/kernel") for path in trained):
             products[part] = 2
-    if not any(path.startswith("encoder/") for path in paths):
+    if not any(path.startswith("encoder/") for path in trained):
         products["encoder"] = 1  # nothing before the pairs of blocks needs a gradient
     return products
 
@@ -143,7 +143,7 @@ def executed(config: Config, patches: int) -> Flops:
     encoder_has_gradients = products["encoder"] > 1
     flops = forward(model, patches).scaled(
         3,
-        encoder_linear=products["encoder"] + repeats * encoder_has_gradients,
+        encoder_linear=products["encoder"] + (repeats if encoder_has_gradients else 0),
         encoder_attention=attention if encoder_has_gradients else 1,
         within_linear=products["within"] + repeats,
         within_attention=attention,
