@@ -53,7 +53,7 @@ def _train(config: Config, folder: Path, name: str, kill_at: str | None = None) 
         while not process.stdout.readline().startswith(kill_at):
             assert process.poll() is None
         process.kill()
-    output = process.communicate(timeout=400)[0]
+    output = process.communicate(timeout=900)[0]
     assert process.returncode == (0 if kill_at is None else -9), output
     return output
 
@@ -61,7 +61,12 @@ def _train(config: Config, folder: Path, name: str, kill_at: str | None = None) 
 @pytest.mark.slow
 def test_killed_run_with_frozen_parameters_resumes_to_the_same_bits(depth_only, tmp_path):
     folder = Path(tmp_path)
-    changes = {"optim.steps": 60, "train.save_every": 4, "train.log_every": 1}
+    changes = {
+        "optim.steps": 30,
+        "train.save_every": 4,
+        "train.log_every": 1,
+        "optim.accumulate": 1,
+    }
     config = with_changes(depth_only, FROZEN | changes)
     _train(config, folder, "undisturbed")
     _train(config, folder, "killed", kill_at="step 10/")
