@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The dry run, on any machine: trains a tiny model with 2 and with 4 processes on loopback, as many
 # hosts would with pods/train.sh. One process is killed on the way, and the run must end with the
-# bits of an undisturbed one. Takes about ten minutes on two cores.
+# bits of an undisturbed one. Takes 20 CPU-minutes: about ten minutes on two cores.
 #
 #   pods/check.sh [options of urgt train]
 #
