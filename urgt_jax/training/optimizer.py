@@ -116,11 +116,12 @@ def averaged_params(opt_state: optax.OptState, params: dict) -> dict:
 def make_optimizer(config: Optim) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW; vectors (norms, biases, scales) do not decay."""
     steps = [optax.clip_by_global_norm(config.grad_clip_norm)]
-    groups = {"rest": _adamw(config, 1.0)}
+    groups = {}
     if config.encoder_lr_scale == 0:
         groups["encoder"] = optax.set_to_zero()  # keeps no moments
     elif config.encoder_lr_scale != 1.0:
         groups["encoder"] = _adamw(config, config.encoder_lr_scale)
+    groups["rest"] = _adamw(config, 1.0)
     if config.frozen:
         groups["frozen"] = optax.set_to_zero()
     if len(groups) == 1:
