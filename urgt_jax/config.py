@@ -1,9 +1,10 @@
 """The configuration of an experiment: frozen dataclasses whose comments are the options' help."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
 
 MAX_BLOCK_PATCHES = 16  # patches in the largest GridMix block (4 x 4), and in a packed row
 TOKEN_SIZE = 14  # pixels per token and side, DINOv2's
@@ -308,6 +309,9 @@ class Optim:
 
     learning_rate: float = 5e-5  # highest learning rate
     encoder_lr_scale: float = 1.0  # the encoder's share of the learning rate; 0 freezes it
+    # Parameters that stay as they are: regular expressions for their paths (docs/train.md), such as
+    # ^encoder/ or norm.
+    frozen: tuple[str, ...] = ()
     steps: int = 40_000  # length of the run
     warmup: float = 0.05  # share of the steps that warm up
     weight_decay: float = 0.05  # weight decay of matrices; vectors do not decay
@@ -330,6 +334,17 @@ class Optim:
         check_not_negative("optim", self, "max_skipped_steps", "encoder_lr_scale", "weight_decay")
         require(0 <= self.ema_decay < 1, f"optim.ema_decay {self.ema_decay} is out of range [0, 1)")
         require(0 <= self.warmup < 1, f"optim.warmup {self.warmup} is out of range [0, 1)")
+        for pattern in self.frozen:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(
+                    f"optim.frozen {pattern!r} is not a regular expression: {error}"
+                ) from error
+
+    def freezes(self, path: str) -> bool:
+        """Whether `frozen` names the parameter of this path, such as encoder/cls."""
+        return any(re.search(pattern, path) for pattern in self.frozen)
 
 
 @dataclass(frozen=True)
@@ -426,6 +441,9 @@ class Mesh:
     # leave most of their memory to activations, or 1 where the memory is not known.
     fsdp: int = 0
     patch: int = 1  # devices that share the patches of an image
+    # Let fsdp and patch span TPU slices (or hosts with GPUs), between which the network is slow.
+    # Otherwise only data does.
+    span_slices: bool = False
 
     def __post_init__(self) -> None:
         check_not_negative("mesh", self, "data", "fsdp")

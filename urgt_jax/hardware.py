@@ -86,6 +86,7 @@ class Chip:
     hbm_bandwidth: float  # bytes/s
     interconnect: float  # bytes/s in one direction
     devices: int = 1  # JAX devices per chip
+    slice_network: float | None = None  # bytes/s to other slices; None where it is not published
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of matrix products in a dtype."""
@@ -94,6 +95,7 @@ class Chip:
 
     def cut(self, parts: int) -> "Chip":
         """One of `parts` equal parts of the chip."""
+        slice_network = None if self.slice_network is None else self.slice_network / parts
         return replace(
             self,
             devices=1,
@@ -103,6 +105,7 @@ class Chip:
             hbm=self.hbm / parts,
             hbm_bandwidth=self.hbm_bandwidth / parts,
             interconnect=self.interconnect / parts,
+            slice_network=slice_network,
         )
 
 
@@ -130,7 +133,8 @@ CHIPS: tuple[Chip, ...] = (
         hbm_bandwidth=1200 * GB,
         interconnect=300 * GB,
     ),
-    # docs.cloud.google.com/tpu/docs/v5e: 16 GB, 819 GB/s, 400 GB/s in both directions.
+    # docs.cloud.google.com/tpu/docs/v5e: 16 GB, 819 GB/s, 400 GB/s in both directions, and
+    # 6.4 Tbit/s to other slices for the 256 chips of a pod.
     Chip(
         name="v5e",
         kinds=("TPU v5 lite", "TPU v5e"),
@@ -140,8 +144,10 @@ CHIPS: tuple[Chip, ...] = (
         hbm=16 * GIB,
         hbm_bandwidth=819 * GB,
         interconnect=200 * GB,
+        slice_network=6400 / 8 / 256 * GB,
     ),
-    # docs.cloud.google.com/tpu/docs/v5p-training: 95 GiB, 2765 GB/s, 1200 GB/s in both directions.
+    # docs.cloud.google.com/tpu/docs/v5p-training: 95 GiB, 2765 GB/s, 1200 GB/s in both directions,
+    # 50 Gbit/s to other slices.
     Chip(
         name="v5p",
         kinds=("TPU v5p", "TPU v5"),
@@ -151,6 +157,7 @@ CHIPS: tuple[Chip, ...] = (
         hbm=95 * GIB,
         hbm_bandwidth=2765 * GB,
         interconnect=600 * GB,
+        slice_network=50 / 8 * GB,
     ),
     # docs.cloud.google.com/tpu/docs/v6e: 32 GB, 1638 GB/s, 800 GB/s in both directions.
     Chip(

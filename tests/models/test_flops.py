@@ -94,6 +94,21 @@ def test_training_of_a_frozen_encoder_lacks_the_gradients_of_its_weights():
     assert saved == flops.forward(WIDE, 1).encoder_linear
 
 
+def test_training_of_frozen_parts_lacks_their_gradients():
+    once = flops.forward(WIDE, 1)
+    whole = flops.training(Config(model=WIDE), 1)
+    for patterns, saved in [
+        (("^encoder/",), 2 * (once.encoder_linear + once.encoder_attention)),
+        (("^encoder/(?!depth|normal/)",), once.encoder_linear),
+        (("within_patch/", "across_patches/.*/kernel"), once.within_linear + once.across_linear),
+        (("_head/",), once.dpt_heads),
+        (("bias",), 0),
+    ]:
+        frozen = Config(model=WIDE, optim=Optim(frozen=patterns))
+        difference = whole.total - flops.training(frozen, 1).total
+        assert difference == pytest.approx(saved, rel=1e-9), patterns
+
+
 @pytest.mark.parametrize(
     "remat,linear,attention", [("none", 3, 3.5), ("attention", 4, 3.5), ("blocks", 4, 4.5)]
 )

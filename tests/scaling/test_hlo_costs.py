@@ -111,3 +111,27 @@ def test_hbm_of_a_loop_reads_each_stacked_weight_once():
 
     more = (moved(40) - moved(20)) / 20 / (256 * 256 * 4)
     assert 3 <= more <= 8  # x, a weight and the result, and copies of them
+
+
+SLICES = """HloModule step, replica_count=1, num_partitions=4
+
+ENTRY %main (x: f32[2,128]) -> f32[2,128] {
+  %x = f32[2,128]{1,0:T(2,128)} parameter(0)
+  %t = token[] after-all()
+  %send = (f32[2,128]{1,0:T(2,128)}, u32[]{:S(2)}, token[]) send(%x, %t), channel_id=4, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[2,128]{1,0:T(2,128)}, u32[]{:S(2)}, token[]) recv(%t), channel_id=3, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv-done = (f32[2,128]{1,0:T(2,128)}, token[]) recv-done(%recv), channel_id=3
+  ROOT %y = f32[2,128]{1,0:T(2,128)} get-tuple-element(%recv-done), index=0
+}
+"""
+
+
+def test_between_slices_counts_what_is_sent_through_the_hosts():
+    """Lines as libtpu 0.0.50.1 writes them for two slices."""
+    program = hlo_costs.Program(SLICES)
+    assert program.between_slices() == hlo_costs.Traffic(1, 2 * 128 * 4)
+    assert program.traffic() == {}
+    assert hlo_costs.Program(TPU).between_slices() == hlo_costs.Traffic(0, 0)

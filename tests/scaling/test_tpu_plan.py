@@ -25,7 +25,8 @@ def made(micro):
     return tpu_plan.StepPlan(
         "v5e:2x2", chip, config, {"data": 4, "fsdp": 1, "patch": 1}, 4,
         tpu_plan.DeviceMemory(1 * GIB, 2 * GIB, 1 * GIB, 5 * GIB), 150, 200,
-        {"all-gather": hlo_costs.Traffic(2, 1.5), "all-reduce": hlo_costs.Traffic(1, 1.5)}, 10, 7.0,
+        {"all-gather": hlo_costs.Traffic(2, 1.5), "all-reduce": hlo_costs.Traffic(1, 1.5)},
+        hlo_costs.Traffic(0, 0), 10, 7.0,
     )  # fmt: skip
 
 
@@ -58,6 +59,17 @@ def test_step_is_bounded_by_the_slowest_of_three(made):
     assert slower.step == 4 and slower.utilization == 0.75
 
 
+def test_network_between_slices_bounds_a_step_where_its_speed_is_published(made):
+    slices = replace(made, between_slices=hlo_costs.Traffic(4, 8.0))
+    assert slices.step == 3 and "between slices" not in slices.seconds
+    assert "| between slices, 4 times | 8e-09 GB sent | not published |" in tpu_plan.section(
+        slices, ""
+    )
+    known = replace(slices, chip=replace(made.chip, slice_network=2.0))
+    assert known.step == 4 and "8e-09 GB sent | 4 |" in tpu_plan.section(known, "")
+    assert known.chip.cut(2).slice_network == 1 and made.chip.cut(2).slice_network is None
+
+
 def test_section_has_memory_times_and_the_command(made):
     told = tpu_plan.section(made, "python -m this")
     assert (
@@ -74,7 +86,7 @@ def test_largest_finds_the_largest_batch_that_fits(made, monkeypatch, base, grow
     """Also where memory grows by more than the first two sizes tell."""
     usable = 15.75
 
-    def compiled(topology, config, side):
+    def compiled(topology, config, side, slices):
         count = config.data.batch // 4
         peak = base + growth * count + extra * (count > 2)
         if peak > usable:
@@ -83,7 +95,7 @@ def test_largest_finds_the_largest_batch_that_fits(made, monkeypatch, base, grow
         return replace(made, config=config, memory=memory)
 
     monkeypatch.setattr(tpu_plan, "plan", compiled)
-    monkeypatch.setattr(tpu_plan, "devices_of", lambda topology: jax.devices()[:4])
+    monkeypatch.setattr(tpu_plan, "devices_of", lambda topology, slices: jax.devices()[:4])
     if fits is None:
         with pytest.raises(tpu_plan.DoesNotFit, match=r"need 16.00 GiB of HBM and has 15.75"):
             tpu_plan.largest("v5e:2x2", made.config, 4)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from urgt_jax.config import Config, Mesh
+from urgt_jax.config import SIZES, Config, Mesh
 from urgt_jax.config_files import with_changes
 from urgt_jax.errors import UserError
 from urgt_jax.training import sharding
@@ -149,6 +149,69 @@ def test_frozen_encoder_keeps_its_weights_and_the_average_follows_the_rest(depth
     assert not [x for x in jax.tree.leaves(moments) if isinstance(x, jax.Array)]
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before, after)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), average, expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceDevice:
+    """A device of a TPU slice, as far as a mesh looks at it."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    device_kind: str = "TPU v5 lite"
+    platform: str = "tpu"
+
+
+def _two_slices() -> list[SliceDevice]:
+    """Two slices of 8 devices on 2 hosts each, in an order that mixes the slices."""
+    return [SliceDevice(i, i % 2, i % 2 * 2 + i // 8) for i in range(16)]
+
+
+def _slices(mesh: jax.sharding.Mesh) -> list[set[int]]:
+    """The slices of the devices that share parameters or patches, for each place on data."""
+    return [{device.slice_index for device in group.flat} for group in mesh.devices]
+
+
+@pytest.mark.parametrize(
+    "axes,expected",
+    [
+        ((0, 8, 1), [{0}, {1}]),
+        ((0, 2, 2), [{0}, {0}, {1}, {1}]),
+        ((0, 1, 8), [{0}, {1}]),
+        ((1, 4, 2), [{0}]),
+    ],
+)
+def test_make_mesh_puts_data_across_slices(micro, axes, expected):
+    config = dataclasses.replace(with_changes(micro, {"data.batch": 16}), mesh=Mesh(*axes))
+    mesh = sharding.make_mesh(config, _two_slices())
+    assert _slices(mesh) == expected
+    rows = mesh.devices.reshape(-1)
+    for process in {device.process_index for device in rows}:
+        own = [i for i, device in enumerate(rows) if device.process_index == process]
+        assert own == list(range(own[0], own[0] + len(own)))  # as process_share needs it
+
+
+@pytest.mark.parametrize("axes", [(0, 16, 1), (0, 1, 16), (0, 4, 4), (1, 16, 1)])
+def test_make_mesh_keeps_other_axes_within_a_slice_unless_asked(micro, axes):
+    config = dataclasses.replace(with_changes(micro, {"data.batch": 16}), mesh=Mesh(*axes))
+    message = f"fsdp {axes[1]} x patch {axes[2]} spans slices of 8 devices.*--mesh.span_slices"
+    with pytest.raises(UserError, match=message) as error:
+        sharding.make_mesh(config, _two_slices())
+    assert "\n" not in str(error.value)
+    asked = with_changes(config, {"mesh.span_slices": True})
+    assert _slices(sharding.make_mesh(asked, _two_slices())) == [{0, 1}]
+
+
+def test_default_fsdp_stays_within_a_slice(micro):
+    large = dataclasses.replace(micro, model=SIZES["large"], mesh=Mesh())
+    one_slice = [device for device in _two_slices() if device.slice_index == 0]
+    assert sharding.make_mesh(large, one_slice).shape["fsdp"] == 8
+    large = with_changes(large, {"data.batch": 16})
+    assert dict(sharding.make_mesh(large, _two_slices()).shape) == {
+        "data": 2,
+        "fsdp": 8,
+        "patch": 1,
+    }
 
 
 def test_rule_table_shards_large_matrices_and_replicates_the_rest(micro):

@@ -12,6 +12,7 @@ from urgt_jax.config import TOKEN_SIZE, Config, Model
 from urgt_jax.models.dpt import DETAIL
 from urgt_jax.models.layers import swiglu_hidden
 from urgt_jax.models.refiner import CHANNELS, SPECIAL_TOKENS, tokens_per_patch
+from urgt_jax.models.registry import param_paths
 
 PIXEL_CHANNELS = 3 + sum(CHANNELS.values())  # of the image and its coarse maps
 
@@ -90,13 +91,40 @@ def forward(model: Model, patches: int, pool: int = 1) -> Flops:
 def training(config: Config, patches: int) -> Flops:
     """Operations that a training step needs for one image; what remat repeats is not counted.
 
-    The backward pass has two more products for each one. A frozen encoder needs no gradients of
-    its weights, but those of its activations: the embeddings of the priors still learn.
+    The backward pass has two more products for each one. Frozen weights need no gradients, but
+    those of their activations, unless nothing before them is trained.
     """
-    once = forward(config.model, patches)
+    products = _products(config)
+    return forward(config.model, patches).scaled(
+        3,
+        encoder_linear=products["encoder"],
+        encoder_attention=3 if products["encoder"] > 1 else 1,
+        within_linear=products["within"],
+        across_linear=products["across"],
+        dpt_heads=products["heads"],
+    )
+
+
+def _products(config: Config) -> dict[str, int]:
+    """Products of a linear layer in a step, by part: forward, and for its two gradients."""
+    products = {"encoder": 3, "within": 3, "across": 3, "heads": 3}
     if config.optim.encoder_lr_scale == 0:
-        return once.scaled(3, encoder_linear=2)
-    return once.scaled(3)
+        products["encoder"] = 2  # the embeddings of the priors still learn
+    if not config.optim.frozen:
+        return products
+    prefixes = {
+        "encoder": ("encoder/blocks/",),
+        "within": ("within_patch/",),
+        "across": ("across_patches/",),
+        "heads": tuple(f"{name}_head/" for name in config.model.outputs),
+    }
+    trained = [path for path in param_paths(config.model) if not config.optim.freezes(path)]
+    for part, prefix in prefixes.items():
+        if not any(path.startswith(prefix) and path.endswith("/kernel") for path in trained):
+            products[part] = 2
+    if not any(path.startswith("encoder/") for path in trained):
+        products["encoder"] = 1  # nothing before the pairs of blocks needs a gradient
+    return products
 
 
 def executed(config: Config, patches: int) -> Flops:
@@ -111,16 +139,17 @@ def executed(config: Config, patches: int) -> Flops:
     # With remat the DPT heads take two patches at a time, and repeat them for their gradients.
     head_repeats = 1 if remat and patches > 2 else 0
     attention = 4.5 if model.remat == "blocks" else 3.5
-    encoder_linear = 2 if config.optim.encoder_lr_scale == 0 else 3
+    products = _products(config)
+    encoder_has_gradients = products["encoder"] > 1
     flops = forward(model, patches).scaled(
         3,
-        encoder_linear=encoder_linear + repeats,
-        encoder_attention=attention,
-        within_linear=3 + repeats,
+        encoder_linear=products["encoder"] + (repeats if encoder_has_gradients else 0),
+        encoder_attention=attention if encoder_has_gradients else 1,
+        within_linear=products["within"] + repeats,
         within_attention=attention,
-        across_linear=3 + repeats,
+        across_linear=products["across"] + repeats,
         across_attention=attention,
-        dpt_heads=3 + head_repeats,
+        dpt_heads=products["heads"] + head_repeats,
     )
     resampling = (2 + head_repeats) * patches * len(model.outputs) * _resampling(model)
     return replace(flops, dpt_heads=flops.dpt_heads + resampling)

@@ -67,6 +67,17 @@ def abstract_params(network: NetworkConfig) -> dict:
     return nnx.to_pure_dict(state)
 
 
+def path_name(path: tuple) -> str:
+    """The path of a parameter in a tree as text, such as encoder/blocks/attn/qkv/kernel."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def param_paths(network: NetworkConfig) -> list[str]:
+    """The paths of a network's parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(network))
+    return [path_name(path) for path, _ in leaves]
+
+
 def build_with_params(network: NetworkConfig, params: dict) -> nnx.Module:
     """A network with the given parameters, which may be NumPy arrays."""
     graph, state = _abstract_network(network)

@@ -32,6 +32,7 @@ MOVES_NOTHING = {
     "tuple",
     "while",
 }
+MEGASCALE = "_xla_megascale_transfer_type"  # in a transfer between slices, through their hosts
 LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 COLLECTIVE = re.compile(
@@ -117,6 +118,16 @@ class Program:
                     total.sent + collective.times * collective.sent,
                 )
         return traffic
+
+    def between_slices(self) -> Traffic:
+        """What each device sends through the network between TPU slices, over one run."""
+        count = 0
+        sent = 0.0
+        for instruction, times, _ in self._walk(self.entry):
+            if instruction.kind == "send" and MEGASCALE in instruction.rest:
+                count += times
+                sent += times * bytes_of(ARRAY.search(instruction.shape)[0])
+        return Traffic(count, sent)
 
     def hbm(self) -> float:
         """Bytes that go to and from HBM, if every fusion reads and writes its arrays once."""

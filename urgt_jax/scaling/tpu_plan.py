@@ -66,7 +66,8 @@ class StepPlan:
     memory: DeviceMemory
     needed: float  # FLOPs that a step needs of a device
     executed: float  # FLOPs that it executes, recomputation included
-    traffic: dict[str, hlo_costs.Traffic]
+    traffic: dict[str, hlo_costs.Traffic]  # within a slice
+    between_slices: hlo_costs.Traffic
     hbm: float  # bytes read from and written to HBM
     compiling: float  # seconds that compilation took
 
@@ -79,15 +80,18 @@ class StepPlan:
     def seconds(self) -> dict[str, float]:
         """The least time that a device spends on each."""
         sent = sum(x.sent for x in self.traffic.values())
-        return {
+        seconds = {
             "compute": self.executed / self.chip.peak(self.config.model.dtype),
             "memory": self.hbm / self.chip.hbm_bandwidth,
             "communication": sent / self.chip.interconnect,
         }
+        if self.between_slices.count and self.chip.slice_network:
+            seconds["between slices"] = self.between_slices.sent / self.chip.slice_network
+        return seconds
 
     @property
     def step(self) -> float:
-        """Seconds of a step if all three overlap perfectly."""
+        """Seconds of a step if all of them overlap perfectly."""
         return max(self.seconds.values())
 
     @property
@@ -107,8 +111,8 @@ class DoesNotFit(Exception):
         self.lacking = needed - usable
 
 
-def devices_of(topology: str) -> list:
-    """The devices of a slice, such as v5e:16x16, which need not exist here."""
+def devices_of(topology: str, slices: int = 1) -> list:
+    """The devices of some equal slices, such as v5e:16x16, which need not exist here."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
     known = [chip.name for chip in hardware.CHIPS if chip.kinds[0].startswith("TPU")]
     require(
@@ -124,6 +128,8 @@ def devices_of(topology: str) -> list:
     sides = [int(side) for side in match[2].split("x")]
     chips_per_host = [min(side, 2) for side in sides[:2]] + [1]
     options = {"chip_config_name": "megacore"} if chip == "v4" else {}
+    if slices > 1:
+        options["num_slices"] = slices
     try:
         description = topologies.get_topology_desc(
             platform="tpu",
@@ -210,13 +216,15 @@ def needed_flops(config: Config, side: int) -> float:
     return config.data.images(side) * row
 
 
-def plan(topology: str, config: Config, side: int) -> StepPlan:
-    """Compiles a training step for a slice; DoesNotFit if a device has too little memory."""
-    devices = devices_of(topology)
+def plan(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
+    """Compiles a training step for slices; DoesNotFit if a device has too little memory."""
+    devices = devices_of(topology, slices)
     mesh = sharding.make_mesh(config, devices)
     state = abstract_state(config)
     batch = abstract_batch(config, side)
     images, patches = batch["valid"].shape[:2]
+    if slices > 1:
+        topology = f"{slices} slices of {topology}"
     what = f"{images} images of {patches} patches on {topology}"
     start = time.monotonic()
     with reporting_progress(f"compiling {what}"):
@@ -235,6 +243,7 @@ def plan(topology: str, config: Config, side: int) -> StepPlan:
         needed=needed_flops(config, side) / count,
         executed=flops.executed(config, patches).total * images / count,
         traffic=program.traffic(),
+        between_slices=program.between_slices(),
         hbm=program.hbm(),
         compiling=seconds,
     )
@@ -279,15 +288,15 @@ def bytes_per_device(arrays, shardings) -> float:
     return total
 
 
-def largest(topology: str, config: Config, side: int) -> StepPlan:
+def largest(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
     """The plan of the largest data.batch that fits; DoesNotFit if none does.
 
     Memory grows evenly with the number of images, so two sizes predict which one to try next.
     """
-    unit = least_batch(config, devices_of(topology))
+    unit = least_batch(config, devices_of(topology, slices))
 
     def plan_of(count: int) -> StepPlan:
-        return plan(topology, with_changes(config, {"data.batch": count * unit}), side)
+        return plan(topology, with_changes(config, {"data.batch": count * unit}), side, slices)
 
     one = plan_of(1)
     try:
@@ -337,8 +346,8 @@ def reporting_progress(what: str) -> Iterator[None]:
 
 
 BOUND = (
-    "This is an estimate, not a measurement: the largest of the three times, at published peaks, "
-    "as if the other two overlapped with it perfectly."
+    "This is an estimate, not a measurement: the largest of these times, at published peaks, as if "
+    "the others overlapped with it perfectly."
 )
 
 
@@ -393,7 +402,14 @@ def time_table(plan: StepPlan) -> list[str]:
         what = f"{kind}, {traffic.count} times"
         amount = f"{short(traffic.sent / GB)} GB sent"
         rows.append((what, amount, traffic.sent / chip.interconnect))
-    lines = [f"| {what} | {amount} | {short(seconds)} |" for what, amount, seconds in rows]
+    if plan.between_slices.count:
+        what = f"between slices, {plan.between_slices.count} times"
+        amount = f"{short(plan.between_slices.sent / GB)} GB sent"
+        rows.append((what, amount, plan.seconds.get("between slices")))
+    lines = []
+    for what, amount, seconds in rows:
+        time = "not published" if seconds is None else short(seconds)
+        lines.append(f"| {what} | {amount} | {time} |")
     return ["| A step on a device | | Seconds at the peak |", "|---|---|---|", *lines]
 
 

@@ -38,7 +38,7 @@ from urgt_jax.training.goodput import PAUSE, Goodput
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.log_table import LogTable
 from urgt_jax.training.losses import LossFunction, TrainingBatch
-from urgt_jax.training.optimizer import averaged_params
+from urgt_jax.training.optimizer import averaged_params, check_frozen
 from urgt_jax.training.profile import StepProfiler
 from urgt_jax.training.spikes import SpikeDetector, steps_of_spikes
 from urgt_jax.training.step import (
@@ -143,6 +143,7 @@ class TrainingRun:
         self.workdir = workdir
         self.loss = loss
         self.mesh = sharding.make_mesh(config)
+        check_frozen(config)
         if config.train.deterministic:
             uses_cudnn = CUDNN.name in attention_kernels(config, self.mesh)
             determinism.check(self.mesh.devices.flat[0], uses_cudnn)

@@ -1,12 +1,18 @@
-"""AdamW with warm-up, cosine decay and clipping; the encoder may have its own learning rate."""
+"""AdamW with warm-up, cosine decay and clipping.
 
+Parameters may be frozen, and the encoder may have its own learning rate.
+"""
+
+import re
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from urgt_jax.config import Optim
+from urgt_jax.config import Config, Optim
+from urgt_jax.errors import require
+from urgt_jax.models.registry import param_paths, path_name
 
 FINAL_LR_SCALE = 0.01  # the learning rate of the last step, as a share of the highest
 
@@ -23,40 +29,65 @@ def learning_rate_schedule(config: Optim) -> optax.Schedule:
     )
 
 
-def param_groups(params: dict) -> dict:
-    """The group of each parameter, in the same tree: `encoder` (pretrained) or `rest`."""
+def param_groups(config: Optim, params: Any) -> Any:
+    """The group of each parameter, in the same tree; optax also asks for that of a placeholder.
+
+    `frozen`; `encoder`, if pretrained weights have a learning rate of their own; or `rest`.
+    """
+    own_rate = config.encoder_lr_scale != 1.0
 
     def group(path: tuple, _) -> str:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
+        if config.freezes(name):
+            return "frozen"
         # The embeddings of the coarse maps are new beside DINOv2's weights.
-        if name.startswith(("encoder/depth", "encoder/normal/")):
-            return "rest"
-        return "encoder" if name.startswith("encoder/") else "rest"
+        new = name.startswith(("encoder/depth", "encoder/normal/"))
+        if own_rate and name.startswith("encoder/") and not new:
+            return "encoder"
+        return "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def freeze_encoder(config: Optim, params: dict) -> dict:
-    """The parameters; no gradient flows to those of a frozen encoder."""
-    if config.encoder_lr_scale > 0:
+def check_frozen(config: Config) -> None:
+    """Fails if a pattern of `optim.frozen` names no parameter, or if all are frozen."""
+    paths = param_paths(config.model)
+    for pattern in config.optim.frozen:
+        require(
+            any(re.search(pattern, path) for path in paths),
+            f"optim.frozen {pattern!r} matches no parameter: paths are such as "
+            "encoder/blocks/attn/qkv/kernel (docs/train.md)",
+        )
+    require(
+        not all(config.optim.freezes(path) for path in paths),
+        "optim.frozen freezes all parameters: leave out a pattern",
+    )
+
+
+def stop_frozen(config: Optim, params: dict) -> dict:
+    """The parameters; no gradient flows to those that are frozen."""
+    if config.encoder_lr_scale > 0 and not config.frozen:
         return params
+    frozen = ["frozen"]
+    if config.encoder_lr_scale == 0:
+        frozen.append("encoder")
 
     def stop(x: jax.Array, group: str) -> jax.Array:
-        return jax.lax.stop_gradient(x) if group == "encoder" else x
+        return jax.lax.stop_gradient(x) if group in frozen else x
 
-    return jax.tree.map(stop, params, param_groups(params))
+    return jax.tree.map(stop, params, param_groups(config, params))
 
 
 class Average(NamedTuple):
     """The moving average of the parameters."""
 
-    average: dict
+    average: Any
 
 
 def track_average(decay: float) -> optax.GradientTransformation:
     """Keeps a moving average of the updated parameters and leaves the updates as they are."""
 
-    def init(params: dict) -> Average:
+    def init(params: Any) -> Average:
         # A copy, because a step donates the buffers of its parameters and of its state.
         return Average(jax.tree.map(lambda x: x + 0, params))
 
@@ -71,26 +102,47 @@ def track_average(decay: float) -> optax.GradientTransformation:
 
 
 def averaged_params(opt_state: optax.OptState, params: dict) -> dict:
-    """The averaged parameters, or the parameters themselves if no average is kept."""
+    """The averaged parameters; where no average is kept, the parameters themselves."""
     average = optax.tree_utils.tree_get(opt_state, "average")
-    return params if average is None else average
+    if average is None:
+        return params
+
+    def choose(average: jax.Array | optax.MaskedNode, param: jax.Array) -> jax.Array:
+        return param if _is_masked(average) else average
+
+    return jax.tree.map(choose, average, params, is_leaf=_is_masked)
 
 
 def make_optimizer(config: Optim) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW; vectors (norms, biases, scales) do not decay."""
     steps = [optax.clip_by_global_norm(config.grad_clip_norm)]
-    if config.encoder_lr_scale == 1.0:
-        steps.append(_adamw(config, 1.0))
+    groups = {}
+    if config.encoder_lr_scale == 0:
+        groups["encoder"] = optax.set_to_zero()  # keeps no moments
+    elif config.encoder_lr_scale != 1.0:
+        groups["encoder"] = _adamw(config, config.encoder_lr_scale)
+    groups["rest"] = _adamw(config, 1.0)
+    if config.frozen:
+        groups["frozen"] = optax.set_to_zero()
+    if len(groups) == 1:
+        steps.append(groups["rest"])
     else:
-        if config.encoder_lr_scale > 0:
-            encoder = _adamw(config, config.encoder_lr_scale)
-        else:
-            encoder = optax.set_to_zero()  # keeps no moments
-        groups = {"encoder": encoder, "rest": _adamw(config, 1.0)}
-        steps.append(optax.partition(groups, param_groups))
+        steps.append(optax.partition(groups, partial(param_groups, config)))
     if config.ema_decay > 0:
-        steps.append(track_average(config.ema_decay))
+        average = track_average(config.ema_decay)
+        if config.frozen:
+            average = optax.masked(average, partial(_trained, config))
+        steps.append(average)
     return optax.chain(*steps)
+
+
+def _trained(config: Optim, params: dict) -> dict:
+    """Whether each parameter is trained, in the same tree."""
+    return jax.tree.map(lambda group: group != "frozen", param_groups(config, params))
+
+
+def _is_masked(x: object) -> bool:
+    return isinstance(x, optax.MaskedNode)
 
 
 def _adamw(config: Optim, lr_scale: float) -> optax.GradientTransformation:

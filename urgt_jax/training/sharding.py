@@ -5,6 +5,7 @@ Model code knows no mesh: it calls the placement that `placement_for` returns.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -18,8 +19,9 @@ from jaxtyping import Array, Float, Int, Shaped
 from urgt_jax import hardware
 from urgt_jax.config import Config
 from urgt_jax.errors import require
+from urgt_jax.hardware import Device
 from urgt_jax.models.placement import SINGLE_DEVICE, Placement
-from urgt_jax.models.registry import abstract_params
+from urgt_jax.models.registry import abstract_params, path_name
 
 AXES = ("data", "fsdp", "patch")
 IMAGE_AXES = ("data", "fsdp")  # the axes over which the images of a batch are sharded
@@ -50,9 +52,11 @@ RULES: Rules = (
 )
 
 
-def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The devices (default: all) as a mesh of data x fsdp x patch."""
-    devices = list(devices or jax.devices())
+def make_mesh(config: Config, devices: Sequence[Device] | None = None) -> Mesh:
+    """The devices (default: all) as a mesh of data x fsdp x patch, with data across slices."""
+    # The order of JAX within a slice. create_hybrid_device_mesh would shuffle the devices of a
+    # process, which then have no equal part of the images (docs/log.md).
+    devices = sorted(devices or jax.devices(), key=slice_of)
     data = config.mesh.data
     fsdp = config.mesh.fsdp or _smallest_fsdp(config, devices)
     patch = config.mesh.patch
@@ -79,17 +83,41 @@ def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
         "several images: set --mesh.patch 1 and use --mesh.fsdp, or set --data.batching patches",
     )
     used = np.array(devices[: data * fsdp * patch]).reshape(data, fsdp, patch)
+    for group in used:
+        slices = {slice_of(device) for device in group.flat}
+        require(
+            config.mesh.span_slices or len(slices) == 1,
+            f"a mesh of fsdp {fsdp} x patch {patch} spans slices of {_devices_per_slice(devices)} "
+            "devices, between which the network is slow: choose axes whose product divides that "
+            "number, or add --mesh.span_slices",
+        )
     return Mesh(used, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _smallest_fsdp(config: Config, devices: list[jax.Device]) -> int:
-    """The fewest devices on which each holds at most MEMORY_SHARE of its memory in parameters."""
+def slice_of(device: Device) -> int:
+    """The number of the slice that a device belongs to: devices in one share a fast network."""
+    return getattr(device, "slice_index", 0)
+
+
+def _devices_per_slice(devices: list[Device]) -> int:
+    """The number of devices in the smallest slice."""
+    counts = Counter(slice_of(device) for device in devices)
+    return min(counts.values())
+
+
+def _smallest_fsdp(config: Config, devices: list[Device]) -> int:
+    """The fewest devices on which each holds at most MEMORY_SHARE of its memory in parameters.
+
+    They belong to one slice.
+    """
     chip = hardware.chip_of(devices[0])
     if chip is None:
         return 1
     parameters = sum(x.size for x in jax.tree.leaves(abstract_params(config.model)))
     needed = TRAINING_BYTES * parameters / (MEMORY_SHARE * chip.hbm)
-    available = max(len(devices) // (config.mesh.patch * max(config.mesh.data, 1)), 1)
+    slices = len({slice_of(device) for device in devices})
+    data = max(math.ceil(config.mesh.data / slices), 1)
+    available = max(_devices_per_slice(devices) // (config.mesh.patch * data), 1)
     for count in range(1, available):
         if available % count == 0 and count >= needed:
             return count
@@ -156,17 +184,13 @@ def rule_table(tree: dict, rules: Rules = RULES) -> dict[str, PartitionSpec]:
     table = {}
     used = set()
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-        name = _path_name(path)
+        name = path_name(path)
         pattern, spec = _matching_rule(name, rules)
         table[name] = spec
         used.add(pattern)
     unused = [pattern for pattern, _ in rules if pattern not in used]
     require(not unused, f"sharding rules that no parameter matches: {', '.join(unused)}")
     return table
-
-
-def _path_name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _matching_rule(name: str, rules: Rules) -> tuple[str, PartitionSpec]:
@@ -185,7 +209,7 @@ def param_shardings(params: dict, mesh: Mesh) -> dict:
     table = rule_table(params)
 
     def sharding_of(path: tuple, x: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
-        spec = table[_path_name(path)]
+        spec = table[path_name(path)]
         if not _divides(x.shape, spec, mesh):
             spec = REPLICATED
         return NamedSharding(mesh, spec)
@@ -255,7 +279,7 @@ class MeshPlacement(Placement):
             return block
 
         def gather(path: tuple, x: jax.Array) -> jax.Array:
-            name = "blocks/" + _path_name(path).removesuffix("/value")
+            name = "blocks/" + path_name(path).removesuffix("/value")
             _, stacked_spec = _matching_rule(name, RULES)
             spec = PartitionSpec(*stacked_spec[1:])  # one block has no axis of blocks
             if stacked_spec == REPLICATED or not _divides(x.shape, spec, self.mesh):

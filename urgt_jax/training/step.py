@@ -19,7 +19,7 @@ from urgt_jax.models.precision import in_precision
 from urgt_jax.models.registry import abstract_params
 from urgt_jax.training import losses, sharding
 from urgt_jax.training.losses import LossFunction, Terms, TrainingBatch
-from urgt_jax.training.optimizer import freeze_encoder, learning_rate_schedule, make_optimizer
+from urgt_jax.training.optimizer import learning_rate_schedule, make_optimizer, stop_frozen
 
 METRICS = ("loss", *losses.TERMS, "grad_norm", "learning_rate")  # of a step
 
@@ -208,7 +208,7 @@ def _part_gradient(
 
     def loss_function(params: dict) -> tuple[jax.Array, tuple[Terms, jax.Array]]:
         with use_placement(sharding.placement_for(mesh)):
-            trained = freeze_encoder(config.optim, params)
+            trained = stop_frozen(config.optim, params)
             maps = apply(trained, config.model, batch)
             with jax.named_scope("loss"):
                 total, terms = loss(maps, batch)

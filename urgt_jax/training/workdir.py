@@ -28,6 +28,7 @@ CHANGEABLE_FIELDS = {
     "mesh.data",
     "mesh.fsdp",
     "mesh.patch",
+    "mesh.span_slices",
     "model.remat",
     "optim.accumulate",
     "optim.max_skipped_steps",
