@@ -91,7 +91,7 @@ def commands(folder: Path) -> list[Command]:
         Command("eval", ["eval", "--predictions", maps, "--kind", "depth", *data], "--out"),
         Command("refine", ["refine", images, "--weights", weights], "--out"),
         Command("train", train, "--workdir"),
-        Command("train, two processes", train, "--workdir", processes=2),
+        Command("train, two processes", [*train, "--mesh.data", 2], "--workdir", processes=2),
     ]
 
 
