@@ -1,5 +1,7 @@
 """Files: errors are one line, and a written file is complete or absent."""
 
+import codecs
+import fcntl
 import json
 import os
 import time
@@ -8,6 +10,7 @@ import pytest
 
 from urgt_jax.errors import UserError
 from urgt_jax.files import (
+    HOST,
     atomic_write,
     find_paths,
     inside,
@@ -47,17 +50,46 @@ def test_atomic_write_names_the_final_path_in_errors(tmp_path):
 
 def test_atomic_write_removes_what_killed_processes_left(tmp_path):
     names = {
-        ".depth.npy.0123abcd.tmp": 7200,  # seconds since it was written
-        ".fresh.npy.0123abcd.tmp": 60,
+        f".killed.npy.{HOST}0123abcd.tmp": 60,  # seconds since it was written
+        f".written.npy.{HOST}0123abcd.tmp": 60,
+        ".killed.npy.fedcba980123abcd.tmp": 7200,  # by another host
+        ".written.npy.fedcba980123abcd.tmp": 60,
         ".other.tmp": 7200,
-        "depth.npy.0123abcd.tmp": 7200,
+        "depth.npy.fedcba980123abcd.tmp": 7200,
     }
     for name, age in names.items():
         (tmp_path / name).write_text("half")
         os.utime(tmp_path / name, (time.time() - age, time.time() - age))
-    write_text(tmp_path / "depth.txt", "whole")
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == sorted(["depth.txt", *list(names)[1:]])
+    with (tmp_path / list(names)[1]).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_text(tmp_path / "depth.txt", "whole")
+    left = {path.name for path in tmp_path.iterdir()} - {"depth.txt"}
+    assert left == {name for name in names if not name.startswith(".killed")}
+
+
+def test_atomic_write_begins_again_if_its_file_is_removed_before_it_is_locked(
+    tmp_path, monkeypatch
+):
+    real = fcntl.flock
+
+    def too_late(*arguments) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        [temporary] = tmp_path.iterdir()
+        temporary.unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    write_text(tmp_path / "notes.txt", "whole")
+    assert (tmp_path / "notes.txt").read_text() == "whole"
+
+
+def test_atomic_write_holds_a_lock_until_the_file_is_complete(tmp_path):
+    with atomic_write(tmp_path / "depth.npy"):
+        [temporary] = tmp_path.iterdir()
+        with temporary.open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with (tmp_path / "depth.npy").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def test_find_paths_takes_brackets_in_the_name_of_the_folder_literally(tmp_path):
@@ -74,6 +106,13 @@ def test_make_folder_rejects_a_file_in_the_way(tmp_path):
     with pytest.raises(UserError, match="cannot make the folder"):
         make_folder(tmp_path / "file" / "folder")
     assert make_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_text_and_json_are_read_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(codecs.BOM_UTF8 + b'{"a": 1}')
+    assert read_text(path, "text") == '{"a": 1}'
+    assert read_json_object(path) == {"a": 1}
 
 
 def test_read_words_skips_empty_lines(tmp_path):

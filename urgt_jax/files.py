@@ -3,12 +3,15 @@
 Paths may be remote: see `remote`.
 """
 
+import contextlib
+import fcntl
 import glob
 import io
 import json
 import os
 import re
 import secrets
+import socket
 import time
 import zlib
 from collections.abc import Iterator
@@ -21,7 +24,8 @@ from etils.epath import Path
 from urgt_jax.errors import UserError, one_line, require
 from urgt_jax.remote import RemoteLog, check_writable, is_remote, uploading
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `atomic_write` chooses
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # names that `atomic_write` chooses
+HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # in these names
 LEFTOVER_AGE = 3600  # seconds since a temporary file has changed, after which nobody writes it
 LFS_MARK = b"version https://git-lfs"
 WEB_PAGE_MARKS = (b"<!doctype", b"<html", b"<?xml")
@@ -165,32 +169,49 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     _remove_leftovers(path.parent)
-    # A random name: hosts that share the folder may have the same process ids.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # A random part: processes of other hosts may write the same file.
+    temporary = path.with_name(f".{path.name}.{HOST}{secrets.token_hex(4)}.tmp")
     try:
         with reporting_write_errors(path):
-            with temporary.open("wb") as file:
+            with _open_locked(temporary) as file:
                 yield file
             os.replace(temporary, path)
     finally:
-        try:
+        with contextlib.suppress(OSError):  # the folder is gone or read-only
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder is gone or read-only, and the error above says so
+
+
+def _open_locked(temporary: Path) -> BinaryIO:
+    """Open a temporary file with a lock, which says that this process still writes it."""
+    file = temporary.open("wb")
+    with contextlib.suppress(OSError):  # not every file system has locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not temporary.exists():  # another process removed it before it was locked
+            file.close()
+            file = temporary.open("wb")
+            fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes temporary files of processes that were killed, once for each folder."""
+    """Remove temporary files of processes that were killed, once for each folder."""
     if folder in _swept_folders:
         return
     _swept_folders.add(folder)
     for path in find_paths(folder, ".*.tmp"):
-        try:
-            # A younger file may belong to a process that is still writing it.
-            if TEMPORARY.fullmatch(path.name) and time.time() - path.stat().mtime > LEFTOVER_AGE:
-                path.unlink(missing_ok=True)
-        except OSError:
-            pass  # somebody else's file; it is in nobody's way
+        with contextlib.suppress(OSError):  # somebody else's file; it is in nobody's way
+            if TEMPORARY.fullmatch(path.name):
+                _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a temporary file unless a process may still write it."""
+    if time.time() - path.stat().mtime > LEFTOVER_AGE:
+        path.unlink(missing_ok=True)
+    elif HOST in path.name:  # the locks of other hosts may not be seen here
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError if it is being written
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

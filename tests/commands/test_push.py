@@ -1,6 +1,5 @@
 """`urgt push` uploads weights and a card in one commit."""
 
-import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -9,6 +8,7 @@ from helpers.command import call
 
 from urgt_jax.commands.push import main
 from urgt_jax.errors import UserError
+from urgt_jax.evaluation.results import write_results
 
 SCORES = {
     "images": 32,
@@ -56,7 +56,7 @@ def test_push_uploads_weights_card_and_picture(hub, weights, tmp_path, capsys):
     run.mkdir()
     whole = (weights / "weights.safetensors").read_bytes()
     (run / "weights.safetensors").write_bytes(whole)
-    (run / "metrics.json").write_text(json.dumps(SCORES))
+    write_results(run, SCORES)
     (run / "examples.png").write_bytes(b"picture")
     call(main, run, "me/small", "--licence", "apache-2.0", "--private")
     assert hub.created == [("me/small", True)]

@@ -1,6 +1,5 @@
 """`urgt tables` on the command line."""
 
-import json
 import re
 from functools import partial
 
@@ -8,7 +7,9 @@ import pytest
 from helpers import command
 
 from urgt_jax.commands.tables import main
-from urgt_jax.errors import UserError
+from urgt_jax.errors import NegativeResult, UserError
+from urgt_jax.evaluation import paper_tables
+from urgt_jax.evaluation.results import write_results
 
 call = partial(command.call, main)
 
@@ -46,7 +47,7 @@ def write_scores(folder, abs_rel: float) -> None:
     scores = {"depth": {"abs_rel": abs_rel, "boundary_f1": None}, "normal": {}}
     summary = {"data": "some data", "protocol": "some mode", "refined": scores, "coarse": scores}
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(summary))
+    write_results(folder, summary)
 
 
 def test_tables_collect_means_and_deviations_over_seeds(base, tmp_path):
@@ -118,6 +119,30 @@ def test_tables_reject_a_wrong_field_before_anything_runs(base, tmp_path):
     with pytest.raises(UserError, match="--optim.steps"):
         call(folder, "--runs", tmp_path / "runs", "--optim.steps", "many")
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_failed_run_does_not_stop_the_others(base, tmp_path, monkeypatch):
+    folder = write_rows(tmp_path / "rows", base, ROWS)
+    runs = tmp_path / "runs"
+    commands = []
+
+    def run_command(words):
+        commands.append(words[0])
+        if words[0] == "train":
+            write_scores(runs / "overlap-seed0", 0.2)
+            raise UserError("urgt train failed with exit status 2")
+
+    monkeypatch.setattr(paper_tables, "run_command", run_command)
+    with pytest.raises(NegativeResult, match="1 runs failed .plain with seed 0.. Run the same"):
+        call(folder, "--runs", runs)
+    assert commands == ["train"]
+    assert "| overlap | 0.2000 (0.3000) |" in (runs / "tables.md").read_text()
+
+
+def test_tables_without_any_result_are_a_negative_one(base, tmp_path):
+    folder = write_rows(tmp_path / "rows", base, ROWS)
+    with pytest.raises(NegativeResult, match="no run in .*runs is finished"):
+        call(folder, "--runs", tmp_path / "runs", "--collect")
 
 
 @pytest.mark.slow

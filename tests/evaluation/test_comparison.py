@@ -7,7 +7,7 @@ import pytest
 from helpers.report_layers import layers_with_known_errors, scores_of_both
 
 from urgt_jax.errors import UserError
-from urgt_jax.evaluation import comparison_page, report
+from urgt_jax.evaluation import comparison_page, report, results
 from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
 from urgt_jax.evaluation.report.layers import image_folder
 
@@ -28,7 +28,7 @@ def write_results(folder, errors: dict, layers=(), **facts):
         rows.append({"name": name, **scores})
     text = json.dumps({**FACTS, **facts, "per_image": rows}).replace("NaN", "null")
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(text)
+    results.write_results(folder, json.loads(text))
     for name in layers:
         report.write_layers(folder, name, layers_with_known_errors())
     return folder
@@ -110,23 +110,44 @@ def test_compare_rejects_what_cannot_be_compared(tmp_path, facts, errors, messag
         compare(read_results(first), read_results(second))
 
 
+def test_compare_rejects_evaluations_without_a_common_metric(tmp_path):
+    scores = {"depth": {"depth": {"abs_rel": 0.1}}, "normal": {"normal": {"mean": 9.0}}}
+    for kind, values in scores.items():
+        (tmp_path / kind).mkdir()
+        rows = [{"name": "a", "predicted": {"depth": {}, "normal": {}, **values}}]
+        content = {**FACTS, "candidates": ["predicted"], "per_image": rows}
+        results.write_results(tmp_path / kind, content)
+    with pytest.raises(UserError, match="no metric in common"):
+        compare(read_results(tmp_path / "depth"), read_results(tmp_path / "normal"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "has no metrics.json. Pass a folder that urgt eval wrote"),
         ("", "is empty"),
         ("[1]", "one JSON object"),
-        ("{}", "no scores of images"),
-        ('{"per_image": [3]}', "no scores of images"),
-        ('{"per_image": [{"name": "a"}]}', "does not list its candidates"),
-        ('{"per_image": [{"name": "a"}], "candidates": ["b"]}', "images without scores"),
-        ('{"per_image": [{"name": "a"}], "candidates": []}', "does not list its candidates"),
+        ("{}", "metrics.json is damaged .there is no checksum.. Run urgt eval again"),
     ],
 )
 def test_read_results_rejects_a_damaged_folder(tmp_path, content, message):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(UserError, match=message):
+        read_results(tmp_path)
+
+
+def test_read_results_notices_a_changed_digit(folders):
+    path = folders[1] / "metrics.json"
+    path.write_text(path.read_text().replace("0.9", "0.8", 1))
+    with pytest.raises(UserError, match="metrics.json is damaged .the checksum is wrong"):
+        read_results(folders[1])
+
+
+@pytest.mark.parametrize("rows", [None, [], [3], [{"name": "a"}], [{"name": "a", "x": {"y": 1}}]])
+def test_read_results_rejects_results_without_images(tmp_path, rows):
+    results.write_results(tmp_path, {"candidates": ["x"], "per_image": rows})
+    with pytest.raises(UserError, match="no scores of images"):
         read_results(tmp_path)
 
 

@@ -16,6 +16,9 @@ from urgt_jax.config import Config
 from urgt_jax.config_files import to_json
 from urgt_jax.data.priors.stored import StoredPriors, claim_folder
 from urgt_jax.errors import UserError
+from urgt_jax.evaluation.comparison import read_results
+from urgt_jax.evaluation.report.layers import Layers, image_folder, read_contents, write_layers
+from urgt_jax.evaluation.results import write_results
 from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, pack_counts
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.training.workdir import claim
@@ -107,7 +110,24 @@ def run_kinds(folder: Path) -> list[Kind]:
         return ScoreJournal(folder, identity).entries
 
     claim(folder, Config())
+    scores = {"depth": {"abs_rel": 0.1, "delta1": 0.9}, "normal": {"mean": 9.5}}
+    rows = [{"name": f"image{number}", "refined": scores} for number in range(4)]
+    write_results(folder, {"data": "x", "candidates": ["refined"], "per_image": rows})
+    image = np.zeros((*SIZE, 3), np.uint8)
+    valid = np.ones(SIZE, bool)
+    write_layers(folder, "image0", Layers(image, {"refined": np.ones(SIZE)}, {}, valid, valid))
+
+    def read_scores() -> object:
+        results = read_results(folder)
+        return results.settings, results.images
+
     return [
+        Kind("metrics.json", folder / "metrics.json", read_scores),
+        Kind(
+            "layers.json",
+            image_folder(folder, "image0") / "layers.json",
+            lambda: read_contents(folder, "image0"),
+        ),
         Kind("metrics.jsonl", folder / "metrics.jsonl", read_log),
         Kind("scored.jsonl", folder / "scored.jsonl", read_journal),
         Kind("config.json", folder / "config.json", lambda: claim(folder, Config())),

@@ -26,22 +26,24 @@ def resident_bytes(process: int) -> float:
     return float(sum(sizes))
 
 
-def watch(words: list) -> tuple[list[float], str]:
-    """Run a command; its memory over time, and what it printed if it failed."""
+def watch(words: list, first: Path) -> tuple[list[float], str]:
+    """Run a command; its memory since the file `first` has content, and its errors if it failed."""
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = start_python("-m", "urgt_jax", *words, **streams)
     sizes = []
     while process.poll() is None:
-        sizes.append(resident_bytes(process.pid))
+        # Once the work has begun: what was compiled before counts as no growth.
+        if sizes or (first.exists() and first.stat().length > 0):
+            sizes.append(resident_bytes(process.pid))
         time.sleep(INTERVAL)
     errors = process.stderr.read()
     return [size for size in sizes if size], errors if process.returncode else ""
 
 
-def row(name: str, words: list) -> tuple[tuple[str, str, str], list[str]]:
+def row(name: str, words: list, first: Path) -> tuple[tuple[str, str, str], list[str]]:
     """The row of a command, and what is wrong with it."""
-    sizes, errors = watch(words)
-    if errors:
+    sizes, errors = watch(words, first)
+    if errors or not sizes:
         return ("memory", name, "failed"), [f"{name}: {errors[-300:]}"]
     quarter = max(len(sizes) // 4, 1)
     early = sum(sizes[quarter : 2 * quarter]) / quarter
@@ -66,8 +68,10 @@ def run(folder: Path, steps: int, images: int) -> tuple[list[tuple[str, str, str
     score = ["eval", "--predictions", maps, "--kind", "depth", *data, "--out", folder / "scores"]
     rows = []
     problems = []
-    for name, words in ((f"train, {steps} steps", train), (f"eval, {images} images", score)):
-        own_row, own_problems = row(name, words)
+    trained = (f"train, {steps} steps", train, folder / "run" / "metrics.jsonl")
+    scored = (f"eval, {images} images", score, folder / "scores" / "scored.jsonl")
+    for name, words, first in (trained, scored):
+        own_row, own_problems = row(name, words, first)
         rows.append(own_row)
         problems += own_problems
     return rows, problems

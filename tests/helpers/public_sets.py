@@ -186,6 +186,8 @@ def prepare_nyu_depth_v2(path: Path) -> None:
     """A TFDS folder of two images, with the features of nyu_depth_v2."""
     import tensorflow_datasets as tfds
 
+    from urgt_jax.data.unreal4k.prepare import LocalInfo
+
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         __module__ = "miniature"  # for the modules of a package, TFDS needs importlib_resources
         name = "nyu_depth_v2"
@@ -196,9 +198,7 @@ def prepare_nyu_depth_v2(path: Path) -> None:
                 "image": tfds.features.Image(shape=(*NYU_SIZE, 3)),
                 "depth": tfds.features.Tensor(shape=NYU_SIZE, dtype=np.float16),
             }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
+            return LocalInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
             return {"validation": self._generate_examples()}

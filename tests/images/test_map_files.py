@@ -7,6 +7,7 @@ from etils.epath import Path
 from PIL import Image, PngImagePlugin
 
 from urgt_jax.errors import UserError
+from urgt_jax.images import files
 from urgt_jax.images.map_files import read_map_file, read_mask
 
 RNG = np.random.default_rng(0)
@@ -216,3 +217,58 @@ def test_read_map_file_names_what_is_wrong(tmp_path, kind, message):
     with pytest.raises(UserError, match=message) as caught:
         read_map_file(path, "depth")
     assert len(str(caught.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[" * 99999,
+        '{"scale": "x"}',
+        '{"scale": 1e999}',
+        '{"scale": {}}',
+        '{"scale": 1, "offset": null}',
+        '{"unit": 5}',
+        '{"axes": ["x"]}',
+        "3",
+    ],
+)
+def test_png_with_a_damaged_text_is_a_user_error(tmp_path, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("urgt_jax", text)
+    path = tmp_path / "map.png"
+    Image.fromarray((DEPTH * 1000).astype(np.uint16)).save(path, pnginfo=info)
+    with pytest.raises(UserError, match="map.png: its text 'urgt_jax' is damaged"):
+        read_map_file(path, "depth")
+
+
+def test_png_whose_text_has_a_scale_alone_is_read(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("urgt_jax", '{"scale": 0.001, "unit": "metres", "note": 3}')
+    path = tmp_path / "map.png"
+    Image.fromarray((DEPTH * 1000).round().astype(np.uint16)).save(path, pnginfo=info)
+    values, unit, _ = read_map_file(path, "depth")
+    np.testing.assert_allclose(values, DEPTH, atol=6e-4)
+    assert unit == "metres"
+
+
+@pytest.mark.parametrize("form", ["npz", "npz text", "png", "exr"])
+def test_small_file_that_would_unpack_to_an_enormous_map_is_rejected(tmp_path, form, monkeypatch):
+    monkeypatch.setattr(files, "ALWAYS_READ", 1e5)
+    path = tmp_path / "map"
+    zeros = np.zeros((300, 400), np.float32)
+    if form == "npz":
+        np.savez_compressed(path.with_suffix(".npz"), zeros)
+        path.with_suffix(".npz").rename(path)
+    elif form == "npz text":
+        np.savez_compressed(path.with_suffix(".npz"), depth=DEPTH, unit=np.array("x" * 99999))
+        path.with_suffix(".npz").rename(path)
+    elif form == "png":
+        Image.fromarray(zeros.astype(np.uint16)).save(path, "PNG")
+    else:
+        write_exr(path, {"Z": zeros})
+    with pytest.raises(UserError, match="map would unpack to .* GB. Save the map as .npy"):
+        read_map_file(path, "depth")
+    monkeypatch.setattr(files, "ALWAYS_READ", 1e6)
+    if form != "npz text":
+        assert read_map_file(path, "depth").values.shape == zeros.shape

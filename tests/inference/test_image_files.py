@@ -63,12 +63,35 @@ def test_failures_are_counted_and_listed_but_one_image_alone_raises(tmp_path, ca
     with pytest.raises(NegativeResult, match=r"2 of 3 images were not refined \(list: .*/new/not_"):
         failures.report()
     assert (out / "not_refined.txt").read_text() == "a.png: too dark\nc.png: too dark\n"
-    assert capsys.readouterr().err == "error: too dark\nerror: too dark\n"
+    assert capsys.readouterr().err == "error: a.png: too dark\nerror: c.png: too dark\n"
     Failures(out, 3).report()
     assert not (out / "not_refined.txt").exists()
     with pytest.raises(UserError, match="^too dark$"):
         with Failures(out, 1).collecting(Path("a.png")):
             raise UserError("too dark")
+
+
+def test_any_error_of_one_image_lets_the_others_go_on(tmp_path, capsys):
+    failures = Failures(tmp_path, 2)
+    with failures.collecting(Path("a.png")):
+        raise MemoryError("RESOURCE_EXHAUSTED:\n1 GB")
+    with pytest.raises(NegativeResult, match="1 of 2 images"):
+        failures.report()
+    assert capsys.readouterr().err == "error: a.png: MemoryError: RESOURCE_EXHAUSTED: 1 GB\n"
+    with pytest.raises(MemoryError):
+        with Failures(tmp_path, 1).collecting(Path("a.png")):
+            raise MemoryError
+
+
+def test_failures_are_listed_without_escape_sequences(tmp_path, capsys):
+    failures = Failures(tmp_path, 2)
+    path = Path("\x1b[2Ja.png")
+    with failures.collecting(path), naming_image(path):
+        raise UserError("too dark")
+    with pytest.raises(NegativeResult):
+        failures.report()
+    assert (tmp_path / "not_refined.txt").read_text() == "?[2Ja.png: too dark\n"
+    assert capsys.readouterr().err == "error: ?[2Ja.png: too dark\n"
 
 
 def test_find_images_rejects_two_images_of_one_name(tmp_path):

@@ -75,6 +75,18 @@ def test_save_result_leaves_no_file_when_refining_fails_half_way(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_save_result_leaves_nothing_behind_if_it_is_killed(tmp_path):
+    folders = []
+
+    def watched():
+        for strip in strips():
+            yield strip
+            folders.append(list(tmp_path.iterdir()))  # what a kill would leave
+
+    save_result(watched(), target(tmp_path, "png"))
+    assert folders and not any(folders)
+
+
 def test_16_bit_png_has_its_scale_in_a_json_file_and_reads_back(tmp_path):
     save_result(strips(), target(tmp_path, "png16"))
     stored = np.asarray(Image.open(tmp_path / "photo_depth16.png"))

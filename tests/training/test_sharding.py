@@ -178,7 +178,6 @@ def _slices(mesh: jax.sharding.Mesh) -> list[set[int]]:
         ((0, 8, 1), [{0}, {1}]),
         ((0, 2, 2), [{0}, {0}, {1}, {1}]),
         ((0, 1, 8), [{0}, {1}]),
-        ((1, 4, 2), [{0}]),
     ],
 )
 def test_make_mesh_puts_data_across_slices(micro, axes, expected):
@@ -200,6 +199,12 @@ def test_make_mesh_keeps_other_axes_within_a_slice_unless_asked(micro, axes):
     assert "\n" not in str(error.value)
     asked = with_changes(config, {"mesh.span_slices": True})
     assert _slices(sharding.make_mesh(asked, _two_slices())) == [{0, 1}]
+
+
+def test_make_mesh_rejects_a_mesh_without_the_devices_of_some_process(micro):
+    config = dataclasses.replace(micro, mesh=Mesh(1, 4, 2))
+    with pytest.raises(UserError, match="leaves 2 of 4 processes without a device: start fewer"):
+        sharding.make_mesh(config, _two_slices())
 
 
 def test_default_fsdp_stays_within_a_slice(micro):

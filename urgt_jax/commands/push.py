@@ -8,7 +8,7 @@ from etils.epath import Path
 from urgt_jax.commands.parser import Parser
 from urgt_jax.errors import require
 from urgt_jax.evaluation.model_card import model_card
-from urgt_jax.files import read_json_object
+from urgt_jax.evaluation.results import RESULTS, read_results
 from urgt_jax.weights import hub
 from urgt_jax.weights.tensor_files import open_tensors
 from urgt_jax.weights.weight_file import locate_weights, read_config
@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"{args.repository} is not the name of a repository. Write ORG/REPOSITORY",
     )
     scores = None
-    if (weights.parent / "metrics.json").is_file():
-        scores = read_json_object(weights.parent / "metrics.json")
+    if (weights.parent / RESULTS).is_file():
+        scores = read_results(weights.parent)
     files = {hub.USUAL_NAME: weights}
     picture = None
     if (weights.parent / PICTURE).is_file():

@@ -13,7 +13,7 @@ from urgt_jax.compile_cache import compile_timer
 from urgt_jax.config import DTYPES
 from urgt_jax.data.priors.given import SEVERAL, DepthUnit, axis_signs, parse_depth_unit
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
-from urgt_jax.errors import UserError, require
+from urgt_jax.errors import UserError, printable, require
 from urgt_jax.evaluation.verdict import Maps, verdict
 from urgt_jax.files import make_folder
 from urgt_jax.images.files import ImageHeader, read_map
@@ -187,7 +187,7 @@ def _refine_image(
 
 def _print_line(line: str) -> None:
     """Print a line at once, also into a file."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def _verdict(path: Path, target: Target) -> str:

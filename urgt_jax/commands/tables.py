@@ -1,12 +1,14 @@
 """`urgt tables`: trains and scores the rows of the paper's tables."""
 
 import argparse
+import sys
 
 from etils.epath import Path
 
 from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config_files import find_config_folder, load_config
+from urgt_jax.errors import NegativeResult, UserError
 from urgt_jax.evaluation import paper_tables
 from urgt_jax.files import make_folder, write_text
 
@@ -34,10 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     fields = [*data_options(args.data), *fields]
     override(load_config(base), fields)  # report a wrong field before anything is trained
     runs = make_folder(args.runs or Path("runs") / folder.name)
+    failed = []
     if not args.collect:
         for seed in args.seeds:
             for experiment in experiments:
-                paper_tables.run_experiment(experiment, base, runs, seed, fields)
+                try:
+                    paper_tables.run_experiment(experiment, base, runs, seed, fields)
+                except UserError as error:
+                    print(f"error: {error}", file=sys.stderr, flush=True)
+                    failed.append(f"{experiment.name} with seed {seed}")
     scores = {}
     for experiment in experiments:
         scores[experiment.name] = paper_tables.load_scores(runs, experiment.name, args.seeds)
@@ -53,6 +60,13 @@ def main(arguments: list[str] | None = None) -> None:
         write_text(written[-1], paper_tables.to_latex(tables, settings))
     print(text)
     print(f"wrote {', '.join(str(path) for path in written)}")
+    if failed:
+        raise NegativeResult(
+            f"{len(failed)} runs failed ({', '.join(failed)}). Run the same command again to "
+            "repeat them"
+        )
+    if not any(scores.values()):
+        raise NegativeResult(f"no run in {runs} is finished: the tables have no results of ours")
 
 
 def make_parser() -> FieldsParser:

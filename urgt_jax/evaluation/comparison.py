@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from etils.epath import Path
 
-from urgt_jax.errors import require
+from urgt_jax.errors import UserError, require
+from urgt_jax.evaluation import results
 from urgt_jax.evaluation.report.columns import Column, Scores, measured_columns, value_of
+from urgt_jax.evaluation.results import RESULTS
 from urgt_jax.evaluation.statistics import bootstrap_intervals
-from urgt_jax.files import read_json_object
 
 SETTINGS = ("data", "protocol", "resolution")  # of a summary; they must be the same
 
@@ -57,25 +58,16 @@ class Comparison(NamedTuple):
 
 def read_results(folder: Path) -> Results:
     """The scores of the last candidate in the metrics.json of a folder."""
-    path = folder / "metrics.json"
-    require(path.is_file(), f"{folder} has no metrics.json. Pass a folder that urgt eval wrote")
-    content = read_json_object(path)
-    rows = content.get("per_image")
-    require(
-        isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows),
-        f"{path} has no scores of images. Run urgt eval again",
-    )
-    candidates = content.get("candidates")
-    require(
-        isinstance(candidates, list) and len(candidates) > 0 and isinstance(candidates[-1], str),
-        f"{path} does not list its candidates. Run urgt eval again",
-    )
-    candidate = candidates[-1]
-    require(
-        all("name" in row and isinstance(row.get(candidate), dict) for row in rows),
-        f"{path} has images without scores. Run urgt eval again",
-    )
-    images = {row["name"]: without_null(row[candidate]) for row in rows}
+    path = folder / RESULTS
+    require(path.is_file(), f"{folder} has no {RESULTS}. Pass a folder that urgt eval wrote")
+    content = results.read_results(folder)
+    try:
+        rows = content["per_image"]
+        candidate = content["candidates"][-1]
+        images = {str(row["name"]): without_null(row[candidate]) for row in rows}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has no scores of images. Run urgt eval again") from error
+    require(len(images) > 0, f"{path} has no scores of images. Run urgt eval again")
     settings = {name: str(content.get(name, "")) for name in SETTINGS}
     return Results(folder, candidate, settings, images)
 
@@ -107,6 +99,10 @@ def compare(first: Results, second: Results) -> Comparison:
     other = [second.images[name] for name in names]
     columns = [column for column in measured_columns(one) if column in measured_columns(other)]
     differences = paired_differences(columns, one, other)
+    require(
+        len(differences) > 0,
+        f"{first.folder} and {second.folder} have no metric in common: nothing to do",
+    )
     return Comparison(first, second, names, unpaired, differences)
 
 

@@ -14,7 +14,8 @@ from etils.epath import Path, PathLike
 from urgt_jax.config_files import command_line_options, load_module
 from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.evaluation.figures import svg_bytes
-from urgt_jax.files import find_paths, read_json_object
+from urgt_jax.evaluation.results import RESULTS, read_results
+from urgt_jax.files import find_paths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,7 +173,7 @@ def run_experiment(
     if trains and not (workdir / "weights.safetensors").is_file():
         options = [*fields, *command_line_options(experiment.changes), "--seed", str(seed)]
         run_command(["train", str(base), "--workdir", str(workdir), *options])
-    if not (out / "metrics.json").is_file():
+    if not (out / RESULTS).is_file():
         options = command_line_options(PAPER_SCORING)
         options += scoring_options(fields)
         options += command_line_options(experiment.evaluation)  # the last of two wins
@@ -202,8 +203,8 @@ def run_command(arguments: list[str]) -> None:
 
 def load_scores(runs: Path, name: str, seeds: Sequence[int]) -> list[dict]:
     """The contents of metrics.json of an experiment, for each seed that is done."""
-    paths = [runs / f"{name}-seed{seed}" / "metrics.json" for seed in seeds]
-    return [read_json_object(path) for path in paths if path.is_file()]
+    folders = [runs / f"{name}-seed{seed}" for seed in seeds]
+    return [read_results(folder) for folder in folders if (folder / RESULTS).is_file()]
 
 
 def fill_tables(experiments: list[Experiment], scores: Scores, published: list[TableRow]) -> Tables:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from etils.epath import Path
@@ -17,6 +18,7 @@ from urgt_jax.evaluation.candidates import CandidateSource
 from urgt_jax.evaluation.examples import ExampleSheets, WorstImages, image_layers
 from urgt_jax.evaluation.metrics.normals import PSEUDO_NORMALS
 from urgt_jax.evaluation.provenance import provenance_of, write_training_curve
+from urgt_jax.evaluation.results import write_results
 from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, Scores, evaluation_identity
 from urgt_jax.evaluation.score import (
     ScoredImage,
@@ -27,8 +29,10 @@ from urgt_jax.evaluation.score import (
     scoring_for,
 )
 from urgt_jax.evaluation.tally import Tally
-from urgt_jax.files import make_folder, write_text
+from urgt_jax.files import write_text
+from urgt_jax.folder_lock import FolderLock
 from urgt_jax.progress import Progress
+from urgt_jax.remote import is_remote
 
 
 class Evaluation(NamedTuple):
@@ -61,31 +65,32 @@ def run_evaluation(
     images = open_prior_source(config, config.data.split, with_priors=source.needs_priors)
     names = image_names(images, config.eval.images)
     identity = evaluation_identity(source, config)
-    journal = ScoreJournal(make_folder(out), identity)
-    worst = WorstImages(source.names[-1], pages)
-    sheets = ExampleSheets()
-    tally = Tally(source.names)
-    resumed = resumable_entries(journal, names, worst, out)
-    for scored in score_images(source, images, names, scoring, tally, resumed, max_skipped):
-        write_maps(scored, worst, sheets, scoring, out)
-        journal.add(scored.entry)  # last: the files that belong to it are complete
-    if not tally.images:
-        raise NegativeResult(no_image_scored(tally.skipped))
-    summary = summarize(tally, config, scoring)
-    per_image = [{"name": name, **scores} for name, scores in tally.images]
-    text = json.dumps(without_nan({**summary, "per_image": per_image}), indent=1)
-    write_text(out / "metrics.json", text + "\n")
-    write_csv(out / "metrics.csv", tally.images, tally.scenes)
-    examples_written = sheets.write(out)
-    typical = report.typical_image(tally.images)
-    if pages and typical not in worst.errors:
-        write_typical_layers(source, images, names.index(typical), scoring, out)
-    provenance = provenance_of(identity, config) | (provenance or {})
-    write_text(out / "provenance.json", json.dumps(provenance, indent=1) + "\n")
-    write_training_curve(log, out)
-    page = report.write_pages(out, summary, tally.images, typical, provenance)
-    written = [out / "metrics.json", out / "metrics.csv", page, *examples_written]
-    journal.remove()
+    # A store has no locks.
+    with nullcontext() if is_remote(out) else FolderLock(out, "--out"):
+        journal = ScoreJournal(out, identity)
+        worst = WorstImages(source.names[-1], pages)
+        sheets = ExampleSheets()
+        tally = Tally(source.names)
+        resumed = resumable_entries(journal, names, worst, out)
+        for scored in score_images(source, images, names, scoring, tally, resumed, max_skipped):
+            write_maps(scored, worst, sheets, scoring, out)
+            journal.add(scored.entry)  # last: the files that belong to it are complete
+        if not tally.images:
+            raise NegativeResult(no_image_scored(tally.skipped))
+        summary = summarize(tally, config, scoring)
+        per_image = [{"name": name, **scores} for name, scores in tally.images]
+        results = write_results(out, without_nan({**summary, "per_image": per_image}))
+        write_csv(out / "metrics.csv", tally.images, tally.scenes)
+        examples_written = sheets.write(out)
+        typical = report.typical_image(tally.images)
+        if pages and typical not in worst.errors:
+            write_typical_layers(source, images, names.index(typical), scoring, out)
+        provenance = provenance_of(identity, config) | (provenance or {})
+        write_text(out / "provenance.json", json.dumps(provenance, indent=1) + "\n")
+        write_training_curve(log, out)
+        page = report.write_pages(out, summary, tally.images, typical, provenance)
+        written = [results, out / "metrics.csv", page, *examples_written]
+        journal.remove()
     scored_names = [name for name, _ in tally.images]
     unused_files = source.unused_files([*scored_names, *tally.skipped])
     return Evaluation(summary, unused_files, written)

@@ -2,6 +2,9 @@
 
 import math
 import re
+import struct
+import zlib
+from typing import BinaryIO
 
 import numpy as np
 from etils.epath import Path
@@ -9,10 +12,12 @@ from jaxtyping import Float
 
 from urgt_jax.errors import import_extra, require
 from urgt_jax.files import load_npy, reporting_read_errors
-from urgt_jax.images.files import open_image
+from urgt_jax.images.files import check_unpacked_size, largest_unpacked_size, open_image
 from urgt_jax.remote import is_remote, readable
 
 SINTEL_TAG = np.float32(202021.25).tobytes()  # begins the depth and camera files of MPI Sintel
+COMPRESSED = 15  # the type of compressed variables of a MATLAB file
+MAT_PART = 2**24  # bytes of them that are unpacked at a time
 # Some programs write comments between the parts of the header, as in other netpbm files.
 PFM_HEADER = re.compile(
     rb"P[fF]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+(?:#[^\n]*\n\s*)*([-+.\deE]+)(?:\r\n|\s)"
@@ -93,11 +98,21 @@ def open_dpt(path: Path) -> Float[np.ndarray, "H W"]:
 
 
 def read_hdf5(path: Path, name: str, part: int | None = None) -> np.ndarray:
-    """The array of that name in an HDF5 file, or one part of it along its first axis."""
+    """The array of that name in an HDF5 file, or one part of it along its first axis.
+
+    The array must be stored in the file itself: HDF5 can name any other file in its place.
+    """
     h5py = import_extra("h5py", "data")
     with reporting_read_errors(path, "HDF5 file"), h5py.File(readable(path), "r") as file:
-        require(name in file, f"{path} has no array {name!r}. Download it again")
-        values = file[name]
+        require(name in file.keys(), f"{path} has no array {name!r}. Download it again")
+        is_own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        values = file[name] if is_own else None
+        require(
+            isinstance(values, h5py.Dataset) and not values.is_virtual and values.external is None,
+            f"{path}: {name!r} is no array of this file but a link or a group. Download it again",
+        )
+        shape = values.shape if part is None else values.shape[1:]
+        check_unpacked_size(path, values.dtype.itemsize * math.prod(shape))
         if part is None:
             return np.asarray(values[()])
         length = values.shape[0] if values.shape else 0
@@ -124,7 +139,30 @@ def read_mat(path: Path) -> dict:
     """The variables of a MATLAB file of version 5; structures have their fields as names."""
     scipy_io = import_extra("scipy.io", "data")
     with reporting_read_errors(path, "MATLAB file"), path.open("rb") as file:
+        check_unpacked_size(path, _unpacked_mat_size(file, largest_unpacked_size(path)))
+        file.seek(0)
         return scipy_io.loadmat(file, simplify_cells=True)
+
+
+def _unpacked_mat_size(file: BinaryIO, limit: float) -> int:
+    """Bytes of the variables in a MATLAB file of version 5, counted until they exceed a limit.
+
+    After a header of 128 bytes, each variable is a type, a number of bytes and these bytes, which
+    are compressed in variables of type 15.
+    """
+    order = "<" if file.read(128)[126:] == b"IM" else ">"
+    total = 0
+    while len(tag := file.read(8)) == 8:
+        kind, length = struct.unpack(f"{order}II", tag)
+        content = file.read(length)
+        total += len(content)
+        if kind != COMPRESSED:
+            continue
+        decompressor = zlib.decompressobj()
+        while content and total <= limit:
+            total += len(decompressor.decompress(content, MAT_PART))
+            content = decompressor.unconsumed_tail
+    return total
 
 
 def read_png16(path: Path) -> Float[np.ndarray, "H W"]:

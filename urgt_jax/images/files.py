@@ -1,9 +1,10 @@
 """Reading and writing images and maps. Every problem with a file is one line."""
 
 import math
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from urgt_jax.remote import readable
 
 SMALLEST = 8  # pixels a side, the least that is worth refining
 LARGEST = 2**28  # pixels of an image, which take 0.8 GB; 16K has 2**27
+ALWAYS_READ = 500e6  # bytes that a map may unpack to, however small its file is
+HIGHEST_RATIO = 20  # of a larger map's bytes to its file's; those of real maps are far below
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
     *(".jp2", ".j2k", ".avif", ".heic", ".heif"),
@@ -242,6 +245,19 @@ def read_map(path: Path, what: str, mapped: bool = False) -> np.ndarray:
     return values
 
 
+def largest_unpacked_size(path: Path) -> float:
+    """Bytes that the maps in a file may unpack to."""
+    return max(ALWAYS_READ, HIGHEST_RATIO * path.stat().length)
+
+
+def check_unpacked_size(path: Path, size: float) -> None:
+    """Fail for a small file that would unpack to an enormous map, of this many bytes or more."""
+    require(
+        size <= largest_unpacked_size(path),
+        f"{path} would unpack to {size / 1e9:.1f} GB. Save the map as .npy, or smaller",
+    )
+
+
 def check_map(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
     """The map as float32; a UserError unless it has this shape, floats, and all are finite."""
     map_range(values, shape, what)
@@ -295,3 +311,31 @@ def map_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndar
                 file.write(np.ascontiguousarray(rows, "<f4"))
 
         yield write
+
+
+class ScratchMap:
+    """A float32 map on disk that has no name: it is gone when it is closed or the process ends."""
+
+    def __init__(self, folder: Path, shape: tuple[int, ...]):
+        self.folder = folder
+        self.shape = shape
+        with reporting_write_errors(folder):
+            self.file = tempfile.TemporaryFile(dir=folder)
+
+    def write(self, rows: np.ndarray) -> None:
+        """Append rows of the map."""
+        with reporting_write_errors(self.folder):
+            self.file.write(np.ascontiguousarray(rows, "<f4"))
+
+    def read(self) -> np.ndarray:
+        """The map, once all its rows are written, mapped into memory."""
+        with reporting_write_errors(self.folder):
+            self.file.flush()
+        return np.memmap(self.file, "<f4", "r", shape=self.shape)
+
+    def __enter__(self) -> "ScratchMap":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what could not be flushed is not needed any more
+            self.file.close()

@@ -1,8 +1,7 @@
 """Depth and normal maps in the file formats that people have. Values stay as they are stored."""
 
-import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,9 +10,9 @@ from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from urgt_jax.errors import UserError, import_extra, require
-from urgt_jax.files import check_downloaded, reporting_read_errors
+from urgt_jax.files import check_downloaded, parse_json, reporting_read_errors
 from urgt_jax.images.depth_formats import open_pfm
-from urgt_jax.images.files import open_image, read_map
+from urgt_jax.images.files import check_unpacked_size, open_image, read_map
 from urgt_jax.remote import local_copy, readable
 
 MAP_SUFFIXES = (".npy", ".npz", ".exr", ".pfm", ".png", ".tif", ".tiff")
@@ -108,6 +107,8 @@ def _read_npz(path: Path, kind: str) -> MapFile:
             len(matches) == 1,
             f"{path} holds the arrays {', '.join(names)}. Name one of them {kind}",
         )
+        for name in {matches[0], "unit", "axes"} & set(names):
+            check_unpacked_size(path, archive.zip.getinfo(f"{name}.npy").file_size)
         values = _check_channels(archive[matches[0]], kind, path)
         unit = str(archive["unit"]) if "unit" in names and kind == "depth" else ""
         axes = str(archive["axes"]) if "axes" in names and kind == "normal" else ""
@@ -118,7 +119,12 @@ def _read_exr(path: Path, kind: str) -> MapFile:
     """The channels of an OpenEXR file that hold the map."""
     openexr = import_extra("OpenEXR", "exr")
     with reporting_read_errors(path, "EXR map"):
-        with openexr.File(str(local_copy(path)), separate_channels=True) as file:
+        name = str(local_copy(path))
+        with openexr.File(name, header_only=True) as file:
+            first, last = file.header()["dataWindow"]
+            size = np.prod(np.asarray(last, np.int64) - first + 1)
+            check_unpacked_size(path, 4 * int(size) * len(file.header()["channels"]))
+        with openexr.File(name, separate_channels=True) as file:
             header = dict(file.header())  # the file clears its own when it is closed
             pixels = {name: channel.pixels for name, channel in file.channels().items()}
     names = _exr_channels(pixels, kind)
@@ -162,13 +168,16 @@ def _exr_channels(pixels: Mapping[str, np.ndarray], kind: str) -> list[str]:
 def _read_image_map(path: Path, kind: str) -> MapFile:
     """A PNG or TIFF file, with what its text says about the numbers."""
     with reporting_read_errors(path, NAMES[kind]):
-        text: dict[str, Any] = {}
+        meaning = Meaning()
         values = None
         image = _open_with_pillow(path)
         if image is not None:
             with image:
+                bits = 32 if image.mode in ("I", "F") else 16 if "16" in image.mode else 8
+                pixels = image.width * image.height * len(image.getbands())
+                check_unpacked_size(path, pixels * bits // 8)
                 image.load()  # complete, or an error; OpenCV would return what it has
-                text = json.loads(image.info.get(PNG_TEXT, "{}"))
+                meaning = _png_meaning(path, image.info.get(PNG_TEXT, "{}"))
                 if image.mode not in ("RGB", "RGBA", "P", "LA"):
                     values = np.asarray(image)
         if values is None:
@@ -179,12 +188,37 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
             if values.ndim == 3:
                 values = values[..., 2::-1]  # OpenCV's order is blue, green, red, and opacity
     values = _check_channels(values, kind, path)
-    if "scale" in text:
-        infinite = values == text["infinite"] if "infinite" in text else None
-        values = values * np.float32(text["scale"]) + np.float32(text["offset"])
-        if infinite is not None:
+    if meaning.scale is not None:
+        infinite = values == meaning.infinite
+        values = values * np.float32(meaning.scale) + np.float32(meaning.offset)
+        if meaning.infinite is not None:
             values[infinite] = np.inf
-    return MapFile(values, text.get("unit", ""), text.get("axes", ""))
+    return MapFile(values, meaning.unit, meaning.axes)
+
+
+class Meaning(NamedTuple):
+    """What the text in a PNG map says about its numbers: value * scale + offset, in a unit."""
+
+    scale: float | None = None
+    offset: float = 0.0
+    infinite: int | None = None  # the number that stands for infinitely far
+    unit: str = ""
+    axes: str = ""
+
+
+def _png_meaning(path: Path, text: str) -> Meaning:
+    """The text of a PNG map; a UserError unless it has the form that `urgt refine` writes."""
+    try:
+        fields = parse_json(text)
+        meaning = Meaning(**{name: fields[name] for name in Meaning._fields if name in fields})
+        optional = (meaning.scale, meaning.infinite)
+        numbers = [meaning.offset, *[number for number in optional if number is not None]]
+        valid = bool(np.isfinite(np.array(numbers, np.float32)).all())
+        valid = valid and isinstance(meaning.unit, str) and isinstance(meaning.axes, str)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: its text {PNG_TEXT!r} is damaged ({error})") from error
+    require(valid, f"{path}: its text {PNG_TEXT!r} is damaged: {text[:80]}. Save the map again")
+    return meaning
 
 
 def _open_with_pillow(path: Path) -> Image.Image | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from etils.epath import Path, PathLike
 
-from urgt_jax.errors import NegativeResult, UserError, require
+from urgt_jax.errors import NegativeResult, UserError, one_line, reason, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.images.files import SUFFIXES
 from urgt_jax.images.map_files import MAP_SUFFIXES
@@ -112,15 +112,15 @@ class Failures:
 
     @contextmanager
     def collecting(self, image: Path) -> Iterator[None]:
-        """Print a user error inside the block and go on, unless there is only one image."""
+        """Print an error inside the block and go on, unless there is only one image."""
         try:
             yield
-        except UserError as error:
+        except Exception as error:  # such as too little memory for one large image
             if self.count == 1:
                 raise
-            text = str(error)
+            text = naming(image, reason(error))
             print(f"error: {text}", file=sys.stderr, flush=True)
-            self.lines.append(text if str(image) in text else f"{image}: {text}")
+            self.lines.append(text)
 
     def report(self) -> None:
         """Write the list; a NegativeResult that counts the failures, if there are any."""
@@ -140,8 +140,13 @@ def naming_image(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        text = str(error)
-        raise UserError(text if str(path) in text else f"{path}: {text}") from error
+        raise UserError(naming(path, str(error))) from error
+
+
+def naming(path: Path, text: str) -> str:
+    """The text of an error, which begins with the path unless it holds it."""
+    name = one_line(str(path))  # as in errors
+    return text if name in text else f"{name}: {text}"
 
 
 def check_finite(strips: Strips, weights: PathLike) -> Strips:

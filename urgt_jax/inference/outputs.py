@@ -2,7 +2,6 @@
 
 import json
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from urgt_jax.data.priors.given import axis_signs
 from urgt_jax.errors import import_extra
 from urgt_jax.files import atomic_write, write_text
 from urgt_jax.images.colour import RGB, colour_normal, colour_range, colour_values
-from urgt_jax.images.files import map_writer, read_map, write_image
+from urgt_jax.images.files import ScratchMap, map_writer, read_map, write_image
 from urgt_jax.images.map_files import PNG_TEXT
 from urgt_jax.images.rows import LazyMap, row_slices
 from urgt_jax.images.surfaces import Surface, make_surface, write_glb, write_ply
@@ -25,6 +24,8 @@ from urgt_jax.inference.coarse_maps import CoarseMaps
 from urgt_jax.inference.compare_page import write_compare_page
 from urgt_jax.inference.image_files import Strips
 
+MAPS = ("depth", "normal")
+CONFIDENCES = ("depth_confidence", "normal_confidence")
 DEFAULT_FORMATS = ("npy", "png")
 SPATIAL = ("ply", "glb", "camera")  # formats that need the focal length
 MESH_PIXELS = 2**20  # vertices of a mesh, at most
@@ -77,21 +78,16 @@ def save_result(strips: Strips, target: Target) -> None:
 
     The maps are written to disk first, so that they need not fit in memory.
     """
-    with ExitStack() as stack:
-        if "npy" in target.formats:
-            named = target.named
-        else:
-            scratch = stack.enter_context(
-                tempfile.TemporaryDirectory(dir=target.prefix.parent, prefix=".")
-            )
-            named = Path(scratch).joinpath
-        places = {"depth": named, "normal": named}
-        if {"confidence", "npz", "exr"} & set(target.formats):
-            place = target.named if "confidence" in target.formats else named
-            places |= {"depth_confidence": place, "normal_confidence": place}
-        paths = _write_maps(strips, target.image.shape[:2], axis_signs(target.axes), places)
-        for name, path in paths.items():
-            target.maps[name] = read_map(path, name, mapped=True)
+    names = list(MAPS)
+    if {"confidence", "npz", "exr"} & set(target.formats):
+        names += CONFIDENCES
+    saved = []
+    if "npy" in target.formats:
+        saved += MAPS
+    if "confidence" in target.formats:
+        saved += CONFIDENCES
+    with ExitStack() as scratch:
+        target.maps |= _write_maps(strips, target, names, saved, scratch)
         for name in target.formats:
             if name in WRITERS:
                 WRITERS[name](target)
@@ -99,35 +95,45 @@ def save_result(strips: Strips, target: Target) -> None:
             _write_mask(target)
         if target.coarse.sky is not None:
             write_image(target.named("sky.png"), target.coarse.sky)
-        target.maps.clear()  # the scratch folder goes
+        target.maps.clear()
 
 
 def _write_maps(
-    strips: Strips,
-    size: tuple[int, int],
-    signs: Float[np.ndarray, "3"],
-    places: dict[str, Callable[[str], Path]],
-) -> dict[str, Path]:
-    """Write the maps in `places` as .npy files, row by row; returns their paths by name.
+    strips: Strips, target: Target, names: list[str], saved: list[str], scratch: ExitStack
+) -> dict[str, np.ndarray]:
+    """Write the maps of these names row by row, and map them into memory.
 
-    `places` turns file names into paths. Confidences that the model does not predict are left out.
+    Those in `saved` become .npy files, the others files without a name, which `scratch` closes.
+    Confidences that the model does not predict are left out.
     """
-    paths: dict[str, Path] = {}
+    signs = axis_signs(target.axes)
     writers = {}
+    scratch_maps: dict[str, ScratchMap] = {}
     with ExitStack() as files:
         for _, result in strips:
             maps = result._asdict()
             maps["normal"] = result.normal * signs
-            for name, place in places.items():
+            for name in names:
                 values = maps[name]
                 if values is None:
                     continue
                 if name not in writers:
-                    paths[name] = place(f"{name}.npy")
-                    shape = (*size, *values.shape[2:])
-                    writers[name] = files.enter_context(map_writer(paths[name], shape))
+                    shape = (*target.image.shape[:2], *values.shape[2:])
+                    if name in saved:
+                        writer = map_writer(target.named(f"{name}.npy"), shape)
+                        writers[name] = files.enter_context(writer)
+                    else:
+                        scratch_map = ScratchMap(target.prefix.parent, shape)
+                        scratch_maps[name] = scratch.enter_context(scratch_map)
+                        writers[name] = scratch_map.write
                 writers[name](values)
-    return paths
+    written = {}
+    for name in writers:
+        if name in scratch_maps:
+            written[name] = scratch_maps[name].read()
+        else:
+            written[name] = read_map(target.named(f"{name}.npy"), name, mapped=True)
+    return written
 
 
 def save_coarse(

@@ -83,6 +83,13 @@ def make_mesh(config: Config, devices: Sequence[Device] | None = None) -> Mesh:
         "several images: set --mesh.patch 1 and use --mesh.fsdp, or set --data.batching patches",
     )
     used = np.array(devices[: data * fsdp * patch]).reshape(data, fsdp, patch)
+    processes = {device.process_index for device in devices}
+    idle = processes - {device.process_index for device in used.flat}
+    require(
+        not idle,
+        f"a mesh of data {data} x fsdp {fsdp} x patch {patch} leaves {len(idle)} of "
+        f"{len(processes)} processes without a device: start fewer, or set --mesh.data 0",
+    )
     for group in used:
         slices = {slice_of(device) for device in group.flat}
         require(

@@ -1,23 +1,18 @@
 """A work directory belongs to one run at a time, and to one configuration for good."""
 
 import dataclasses
-import fcntl
-import os
 import secrets
-import socket
-import time
-from typing import BinaryIO
 
 from etils.epath import Path
 
 from urgt_jax.config import Config
 from urgt_jax.config_files import flatten, from_json, to_json
-from urgt_jax.distributed import all_agree, is_first_process, report
+from urgt_jax.distributed import all_agree, is_first_process
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import make_folder, read_text, write_text
+from urgt_jax.folder_lock import LOCK, FolderLock, this_process
 from urgt_jax.remote import is_remote
 
-LOCK = ".lock"  # names the process that trains in the folder; it may stay when the run has ended
 # Fields that may change when a run is resumed: where the data is stored and who prepares it, what
 # is logged and saved, and how the work is distributed (with the same results up to rounding).
 CHANGEABLE_FIELDS = {
@@ -40,50 +35,6 @@ CHANGEABLE_FIELDS = {
     "train.trackers",
     "train.images_every",
 }
-
-
-class WorkdirLock:
-    """Keeps other processes out of a work directory until it is released or this process ends.
-
-    The lock belongs to the open file, so that the system releases it however the process ends. It
-    holds across hosts where the file system passes locks on, as NFS does.
-    """
-
-    def __init__(self, workdir: Path):
-        self.path = make_folder(workdir) / LOCK
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise UserError(f"cannot open {self.path}: {error.strerror}") from error
-        self.file: BinaryIO | None = os.fdopen(descriptor, "r+b")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = self.file.read().decode("utf-8", "replace").strip()
-            self.release()
-            raise UserError(
-                f"{workdir} is in use by {owner or 'another process'}. Wait until that run has "
-                "ended, stop it, or choose another --workdir"
-            ) from None
-        except OSError as error:
-            self.release()
-            report(f"{workdir} cannot be locked ({error.strerror}): start no second run in it")
-            return
-        try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, this_process().encode())
-        except OSError:
-            pass  # a full disk: the lock holds all the same, without a name
-
-    def is_held(self) -> bool:
-        """Whether this process still holds the lock."""
-        return True
-
-    def release(self) -> None:
-        """Lets others in."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
 
 
 class RemoteOwner:
@@ -109,13 +60,7 @@ class RemoteOwner:
         """Nothing to do."""
 
 
-Lock = WorkdirLock | RemoteOwner
-
-
-def this_process() -> str:
-    """The process, its host and the time, for people."""
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"process {os.getpid()} on {socket.gethostname()} since {now}"
+Lock = FolderLock | RemoteOwner
 
 
 def check_lock(lock: Lock | None, workdir: Path) -> None:
@@ -134,7 +79,7 @@ def lock_workdir(workdir: Path) -> Lock | None:
     problem = None
     if is_first_process():
         try:
-            lock = RemoteOwner(workdir) if is_remote(workdir) else WorkdirLock(workdir)
+            lock = RemoteOwner(workdir) if is_remote(workdir) else FolderLock(workdir, "--workdir")
         except UserError as error:
             problem = error
     if not all_agree(problem is None):

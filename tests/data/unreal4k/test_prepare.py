@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -23,6 +24,7 @@ from urgt_jax.data.unreal4k.prepare import prepare
 from urgt_jax.data.unreal4k.records import Unreal4k
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.files import unseal
+from urgt_jax.folder_lock import FolderLock
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,8 +37,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def test_builder_prepares_the_same_records_as_the_command(source, prepared, tmp_path):
-    builder = tfds.builder("unreal4k", data_dir=tmp_path)
+def test_builder_prepares_the_same_records_as_the_command(source, prepared, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    builder = tfds.builder("unreal4k", data_dir=tmp_path / "data")
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=str(source))
     )
@@ -47,6 +52,7 @@ def test_builder_prepares_the_same_records_as_the_command(source, prepared, tmp_
     assert all(by_builder[name] == by_command[name] for name in records)
     assert builder.info.splits["train"].num_examples == 48
     assert builder.as_data_source(split="train")[0]["frame"] == b"00000_00000"
+    assert list(temporary.iterdir()) == []
 
 
 def test_builder_needs_the_folder_of_the_scenes(tmp_path):
@@ -153,6 +159,28 @@ def test_prepare_tries_skipped_frames_again_and_removes_temporary_files(source, 
     assert prepare(spoilt, out) == {}
     assert not leftover.exists() and not metadata.exists()
     assert len(Unreal4k(out, "test_out")) == 3 and (out / "skipped.txt").read_text() == ""
+
+
+def test_folder_is_not_read_while_skipped_frames_get_records(source, tmp_path, monkeypatch):
+    spoilt, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, spoilt)
+    disparity = spoilt / "00000/Disp0/00000.npy"
+    content = disparity.read_bytes()
+    disparity.write_bytes(b"damaged")
+    assert len(prepare(spoilt, out)) == 1
+    disparity.write_bytes(content)
+    # A kill after the records were written: there is one frame more than the index has.
+    monkeypatch.setattr(prepare_module, "write_metadata", lambda *_: {})
+    prepare(spoilt, out)
+    with pytest.raises(UserError, match="frames.json is missing. Run urgt prepare"):
+        Unreal4k(out, "train")
+
+
+def test_two_commands_do_not_prepare_in_one_folder(source, tmp_path):
+    with FolderLock(tmp_path / "out", "--out"):
+        with pytest.raises(UserError, match="out is in use by process .* another --out"):
+            prepare(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The published files of UnrealStereo4K: raw images, and what is rejected."""
 
+import codecs
 import shutil
 
 import numpy as np
@@ -137,6 +138,12 @@ def test_read_splits_names_a_wrong_line(source, tmp_path, line, pattern):
         file.write(line + "\n")
     with pytest.raises(UserError, match=pattern):
         read_splits(splits, source)
+
+
+def test_read_splits_ignores_a_byte_order_mark(source, tmp_path):
+    splits = tmp_path / "train.txt"
+    splits.write_bytes(codecs.BOM_UTF8 + (source / "splits" / "train.txt").read_bytes())
+    assert read_splits(splits, source) == read_splits(source / "splits" / "train.txt", source)
 
 
 def test_read_splits_rejects_a_folder_without_split_files(source, tmp_path):

@@ -29,13 +29,13 @@ from urgt_jax.errors import (
 )
 from urgt_jax.files import (
     find_paths,
-    make_folder,
     parse_json,
     read_json_object,
     seal,
     unseal,
     write_text,
 )
+from urgt_jax.folder_lock import FolderLock
 from urgt_jax.progress import Progress
 from urgt_jax.remote import require_local
 from urgt_jax.workers import end_with_parent
@@ -99,17 +99,21 @@ def prepare(
         require_local(path, "Prepare the data set locally, and copy it to the bucket then")
     require(source.is_dir(), f"{source} is not a folder. Pass the folder of the extracted scenes")
     frames = read_splits(splits or default_splits(source), source)
-    out = make_folder(out)
-    check_plan(out, frames)
-    shards = make_shards(out, frames)
-    for part in find_paths(out, f".{NAME}-*.tmp"):  # left by a process that was killed
-        part.unlink()
-    for folder in find_paths(out, f"{METADATA}*"):
-        shutil.rmtree(folder)
-    missing = [shard for shard in shards if not shard.is_complete()]
-    check_space(out, missing)
-    write_shards(missing, shards, workers, max_skipped)
-    return write_metadata(out, shards)
+    with FolderLock(out, "--out"):
+        check_plan(out, frames)
+        shards = make_shards(out, frames)
+        for part in find_paths(out, f".{NAME}-*.tmp"):  # left by a process that was killed
+            part.unlink()
+        for folder in find_paths(out, f"{METADATA}*"):
+            shutil.rmtree(folder)
+        missing = [shard for shard in shards if not shard.is_complete()]
+        check_space(out, missing)
+        if missing:
+            # Without it nobody reads the folder: frames that were skipped before get records now,
+            # and the index counts records.
+            (out / INDEX).unlink(missing_ok=True)
+        write_shards(missing, shards, workers, max_skipped)
+        return write_metadata(out, shards)
 
 
 def check_plan(out: Path, frames: dict[str, list[FrameFiles]]) -> None:
@@ -311,6 +315,16 @@ def write_metadata(out: Path, shards: list[Shard]) -> dict[str, str]:
     return skipped
 
 
+class LocalInfo(tfds.core.DatasetInfo):
+    """The description of a data set that is in no public bucket.
+
+    TFDS would look there for every new builder, and leave an empty folder in the temporary one.
+    """
+
+    def initialize_from_bucket(self) -> None:
+        """Nothing to read."""
+
+
 class Unreal4kBuilder(tfds.core.GeneratorBasedBuilder):
     """The builder for TFDS. manual_dir is the folder of extracted scenes, with the split files."""
 
@@ -324,7 +338,7 @@ class Unreal4kBuilder(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format=file_format, **options)
 
     def _info(self):
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description=DESCRIPTION,
             features=tile_features(),

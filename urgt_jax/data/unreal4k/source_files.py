@@ -73,7 +73,8 @@ def read_splits(path: Path, source: Path) -> dict[str, list[FrameFiles]]:
 def read_split(path: Path, source: Path) -> list[FrameFiles]:
     """The frames of a split file. Each line begins with SCENE/Image0/NUMBER.png."""
     frames = {}
-    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
+    lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         parts = line.split()[0].split("/")
