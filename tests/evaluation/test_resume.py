@@ -349,6 +349,7 @@ def params(depth_alone):
     return jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes)
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_refiner_resumes(depth_alone, params, tmp_path, monkeypatch, capsys):
     config = depth_alone
     save_weights(tmp_path / "w.safetensors", params, config)

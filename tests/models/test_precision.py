@@ -33,7 +33,9 @@ def test_in_precision_sets_that_of_all_products(dtype, wanted):
     assert set(PRECISIONS) == {name for name in DTYPES if DTYPES[name].products == "float32"}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "bfloat16-all"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("bfloat16-all", marks=pytest.mark.slow)]
+)
 def test_cast_weights_saves_memory_and_keeps_every_bit_of_the_result(micro, dtype, monkeypatch):
     model = replace(micro.model, dtype=dtype)
     params = jax.device_get(random_weights(replace(model, dtype="float32")))

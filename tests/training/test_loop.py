@@ -302,6 +302,7 @@ def test_train_restores_the_handlers_after_an_error(short, tmp_path, monkeypatch
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
+@pytest.mark.slow
 def test_urgt_train_on_a_full_disk_prints_one_line(depth_only, tmp_path):
     config = with_changes(depth_only, {"optim.steps": 3, "train.save_every": 1})
     program = (

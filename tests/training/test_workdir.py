@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+from etils.epath import Path
 
 from urgt_jax.config_files import with_changes
 from urgt_jax.errors import UserError
