@@ -68,7 +68,7 @@ def on_u4k(micro, prepared):
 @pytest.mark.slow
 def test_a_model_is_trained_and_scored_on_a_data_set(on_u4k, tmp_path, capsys):
     workdir = tmp_path / "run"
-    train(on_u4k, workdir)
+    train(on_u4k, workdir, report=print)
     call(eval_command.main, "--workdir", workdir)
     found = json.loads((workdir / "metrics.json").read_text())
     assert found["data"] == "unreal4k, split test_in" and found["images"] == 2  # eval.images
