@@ -43,7 +43,7 @@ CHANGES = {
 }
 CONFIG = with_changes(MICRO, CHANGES)
 # Files that differ between two runs left alone: they hold times, or belong to a process.
-VOLATILE = (".lock", "compiled", "checkpoints", "provenance")
+VOLATILE = ("goodput.json", ".lock", "compiled", "checkpoints", "provenance")
 # Of a line of metrics.jsonl: what was measured, and the checksum that covers it.
 MEASURED = re.compile(r"\w+_(per_second|wait|gb)|mfu|checksum")
 DATE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC")  # of a report
