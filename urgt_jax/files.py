@@ -199,7 +199,7 @@ def _remove_leftovers(folder: Path) -> None:
         return
     _swept_folders.add(folder)
     for path in find_paths(folder, ".*.tmp"):
-        with contextlib.suppress(OSError):  # somebody else's file; it is in nobody's way
+        with contextlib.suppress(OSError):  # a file of another user, which does no harm
             if TEMPORARY.fullmatch(path.name):
                 _remove_leftover(path)
 

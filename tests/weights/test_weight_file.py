@@ -1,5 +1,7 @@
 """Weight files carry their configuration, and are found by path, work directory or name."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from helpers.torch_archive import write_state_dict
 from safetensors.numpy import save_file
 
 import urgt_jax
-from urgt_jax.config import Config, Model
+from urgt_jax.config import Config
 from urgt_jax.data.priors.degrade import STRENGTHS, degrade
 from urgt_jax.data.priors.units import depth_target, fit_disparity
 from urgt_jax.data.scenes import render, sample_scene
@@ -60,15 +62,7 @@ def test_initialize_from_dinov2_replaces_the_encoder_alone(tmp_path, micro, regi
     convert(source, tmp_path / "dinov2.safetensors", {"num_heads": 4})
     params, vit = load_weights(tmp_path / "dinov2.safetensors", "encoder")
     assert vit.position_resampling == ("antialias" if registers else "offset")
-    model = Model(
-        vit,
-        num_heads=4,
-        depth=2,
-        dpt_layers=(0, 0, 1, 1),
-        patch_size=(28, 42),
-        dpt_features=8,
-        dpt_channels=(8, 8, 8, 8),
-    )
+    model = dataclasses.replace(micro.model, encoder=vit, num_heads=4)
     config = Config(model=model, init=str(tmp_path / "dinov2.safetensors"))
     drawn = initial_params(model, 0)
     started = initialize_from(drawn, config)

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _find_weights(args: argparse.Namespace) -> None:
-    """Fill in weights that nobody named: those in the cache, or all if downloads are accepted."""
+    """Fill in the weights that no option names: cached ones, or all if downloads are accepted."""
     names = {}
     for option, kind in NETWORKS.items():
         name = hub.best_name(kind)

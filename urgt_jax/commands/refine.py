@@ -116,7 +116,7 @@ def _find_sources(image: Path, options: Options, args: argparse.Namespace) -> So
 
 
 def _find_weights(sources: dict[ImageFile, Sources], args: argparse.Namespace) -> None:
-    """Fill in weights that nobody named: the best in the cache, or downloaded ones.
+    """Fill in the weights that no option names: the best in the cache, or downloaded ones.
 
     Without coarse depth, both coarse maps come from networks, and the refiner is the published one.
     """

@@ -109,8 +109,8 @@ def prepare(
         missing = [shard for shard in shards if not shard.is_complete()]
         check_space(out, missing)
         if missing:
-            # Without it nobody reads the folder: frames that were skipped before get records now,
-            # and the index counts records.
+            # Frames that were skipped before get records now, which the old index would miscount.
+            # Without an index, the folder cannot be read.
             (out / INDEX).unlink(missing_ok=True)
         write_shards(missing, shards, workers, max_skipped)
         return write_metadata(out, shards)
