@@ -14,8 +14,10 @@ import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from etils.epath import Path
 from helpers.png import png
@@ -29,8 +31,9 @@ from urgt_jax.data.unreal4k.records import open_tiles, read_index
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation.resume import ScoreJournal
 from urgt_jax.files import read_text, seal
-from urgt_jax.images.depth_formats import open_npy, open_pfm, read_png16
+from urgt_jax.images.depth_formats import open_npy, open_pfm, read_hdf5, read_mat, read_png16
 from urgt_jax.images.files import image_size, read_image, read_map
+from urgt_jax.images.map_files import read_map_file
 from urgt_jax.training.log import MetricsLog
 from urgt_jax.weights.tensor_files import open_tensors
 from urgt_jax.weights.weight_file import read_config
@@ -216,6 +219,162 @@ def read_any_map(path: Path) -> object:
     return read_map(path, "map").shape
 
 
+def container_cases(folder: Path) -> Iterator[Case]:
+    """Maps in files of several arrays, channels or types."""
+    touch = Call(os.system, f"touch {folder / CANARY}")
+    npy = io.BytesIO()
+    np.save(npy, np.array([[touch, None]], object), allow_pickle=True)
+    archives = {
+        "object": {"depth.npy": npy.getvalue()},
+        "object as unit": {"depth.npy": one_pixel_map(), "unit.npy": npy.getvalue()},
+        "declared": {"depth.npy": npy_header((2**20, 2**20)) + bytes(64)},
+        "pickle": {"depth.npy": pickle.dumps(touch)},
+        "outside": {"../../depth.npy": one_pixel_map()},
+        "escape": {"\x1b[2J.npy": one_pixel_map(), "b.npy": one_pixel_map()},
+        "many": {f"{number}.npy": b"" for number in range(10_000)},
+        "empty": {},
+    }
+    for name, entries in archives.items():
+        yield Case(f"npz: {name}", "a.npz", zip_of(entries), read_depth_file)
+    for name, content in exr_files(folder).items():
+        yield Case(f"EXR: {name}", "a.exr", content, read_depth_file)
+    for name, content in tiff_files(folder).items():
+        for read in (read_depth_file, read_image, image_size):
+            yield Case(f"TIFF, {name}: {read.__name__}", "a.tif", content, read)
+    for name, content in {"huge": png(2**14, 2**14), "text": meaning_png("[" * 100_000)}.items():
+        yield Case(f"PNG map: {name}", "a.png", content, read_depth_file)
+    for name, content in hdf5_files(folder).items():
+        for part in (None, 0):
+            read = partial(read_hdf5, name="depth", part=part)
+            yield Case(f"HDF5: {name}, part {part}", "a.h5", content, read)
+    start = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    packed = zlib.compress(struct.pack("<II", 15, 40) * 9)
+    contents = {
+        "length": start + struct.pack("<II", 14, 2**32 - 1) + bytes(64),
+        "noise": start + bytes(range(256)) * 8,
+        "nested": start + struct.pack("<II", 15, len(packed)) + packed,
+        "empty": b"",
+    }
+    for name, content in contents.items():
+        yield Case(f"MAT: {name}", "a.mat", content, read_mat)
+
+
+def bomb_cases(folder: Path) -> Iterator[Case]:
+    """Small files of enormous maps. They take seconds to make."""
+    zeros = npy_header((10_000, 15_000)) + bytes(600_000_000)
+    yield Case("npz of zeros", "a.npz", zip_of({"depth.npy": zeros}), read_depth_file)
+    packed = zlib.compress(zeros)
+    start = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    content = start + struct.pack("<II", 15, len(packed)) + packed
+    yield Case("MAT of zeros", "a.mat", content, read_mat)
+    for name, content in exr_files(folder, (10_000, 15_000)).items():
+        yield Case(f"large EXR: {name}", "a.exr", content, read_depth_file)
+    for name, content in tiff_files(folder, (7000, 8000)).items():
+        for read in (read_depth_file, read_image, image_size):
+            yield Case(f"large TIFF, {name}: {read.__name__}", "a.tif", content, read)
+
+
+def read_depth_file(path: Path) -> object:
+    """A depth map as people have them."""
+    return read_map_file(path, "depth").values.shape
+
+
+def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+    """The start of a .npy file."""
+    file = io.BytesIO()
+    description = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+    return file.getvalue()
+
+
+def one_pixel_map() -> bytes:
+    """A .npy file of a small map."""
+    return npy_header((2, 2)) + bytes(16)
+
+
+def exr_files(folder: Path, size: tuple[int, int] = (50, 60)) -> dict[str, bytes]:
+    """OpenEXR files of zeros, whole and damaged; none without the package."""
+    try:
+        import OpenEXR
+    except ImportError:
+        return {}
+    path = folder / "made.exr"
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, {"Z": np.zeros(size, np.float32)}).write(str(path))
+    content = path.read_bytes()
+    path.unlink()
+    window = struct.pack("<4i", 0, 0, size[1] - 1, size[0] - 1)
+    assert content.count(window) == 2  # of the data, and of the display
+    return {
+        "whole": content,
+        "cut": content[: len(content) // 2],
+        "huge": content.replace(window, struct.pack("<4i", 0, 0, 2**30, 2**30)),
+        "negative": content.replace(window, struct.pack("<4i", 5, 5, -9, -9)),
+        "noise": content[:8] + bytes(range(256)) * 8,
+        "channel": content.replace(b"Z\0", b"\x1b\0"),
+    }
+
+
+def tiff_files(folder: Path, size: tuple[int, int] = (50, 60)) -> dict[str, bytes]:
+    """TIFF files of colours that are floats, whole and damaged. Pillow does not read these."""
+    path = folder / "made.tif"
+    deflate = (cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_ADOBE_DEFLATE)
+    cv2.imwrite(str(path), np.zeros((*size, 3), np.float32), deflate)
+    content = path.read_bytes()
+    path.unlink()
+    width, large = (
+        struct.pack("<HHIHH", 256, 3, 1, size[1], 0),
+        struct.pack("<HHII", 256, 4, 1, 2**30),
+    )
+    assert content.count(width) == 1
+    return {
+        "whole": content,
+        "declared": content.replace(width, large),
+        "cut": content[: len(content) // 2],
+    }
+
+
+def meaning_png(text: str) -> bytes:
+    """A PNG map whose numbers have this meaning."""
+    return png(16, 16, [(b"tEXt", b"urgt_jax\0" + text.encode())])
+
+
+def hdf5_files(folder: Path) -> dict[str, bytes]:
+    """HDF5 files; none without the package."""
+    try:
+        import h5py
+    except ImportError:
+        return {}
+    path = folder / "made.h5"
+    made = {}
+
+    def keep(name: str) -> None:
+        made[name] = path.read_bytes()
+
+    shape = (1, 20_000, 20_000)
+    with h5py.File(path, "w") as file:  # declares 1.6 GB and stores nothing
+        file.create_dataset("depth", shape, "f4", chunks=(1, 2000, 2000), compression="gzip")
+    keep("declared")
+    with h5py.File(path, "w") as file:
+        file["depth"] = h5py.ExternalLink("/etc/passwd", "/")
+    keep("link")
+    with h5py.File(path, "w") as file:
+        file["depth"] = h5py.SoftLink("/depth")
+    keep("loop")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("depth", (64,), "u1", external=[("/etc/passwd", 0, 64)])
+    keep("external")
+    with h5py.File(path, "w") as file:
+        file.create_dataset(
+            "depth", data=np.array(["a" * 100] * 9, object), dtype=h5py.string_dtype()
+        )
+    keep("text")
+    path.unlink()
+    made["cut"] = made["declared"][:700]
+    made["noise"] = made["declared"][:64] + bytes(range(256)) * 8
+    return made
+
+
 def text_cases(folder: Path) -> Iterator[Case]:
     """JSON that is deep, long, or another thing than expected."""
     module = {"pythonClassName": "antigravity.X", "featuresDict": {}}
@@ -251,11 +410,14 @@ def open_features(path: Path) -> object:
     return open_tiles(path.parent, "train")
 
 
-def cases(folder: Path) -> Iterator[Case]:
+def cases(folder: Path, bombs: bool = True) -> Iterator[Case]:
     """All cases; their code would make a file in the folder."""
     yield from weight_cases(folder)
     yield from image_cases(folder)
     yield from map_cases(folder)
+    yield from container_cases(folder)
+    if bombs:
+        yield from bomb_cases(folder)
     yield from text_cases(folder)
 
 

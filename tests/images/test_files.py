@@ -13,6 +13,7 @@ from helpers.png import png_header
 from PIL import Image, ImageOps, PngImagePlugin
 
 from urgt_jax.errors import UserError
+from urgt_jax.images import files
 from urgt_jax.images import rows as rows_module
 from urgt_jax.images.files import (
     image_size,
@@ -88,6 +89,18 @@ def test_load_image_reads_colours_that_are_floats(tmp_path):
     cv2.imwrite(str(tmp_path / "x.tif"), pixels[..., ::-1].astype(np.float32) / 255)
     np.testing.assert_array_equal(load_image(tmp_path / "x.tif").pixels, pixels)
     assert image_size(tmp_path / "x.tif") == (9, 12)
+
+
+def test_small_tiff_of_enormous_float_colours_is_rejected(tmp_path, monkeypatch):
+    zeros = np.zeros((300, 400, 3), np.float32)
+    deflate = (cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_ADOBE_DEFLATE)
+    cv2.imwrite(str(tmp_path / "x.tif"), zeros, deflate)
+    monkeypatch.setattr(files, "ALWAYS_READ", 1e6)
+    for read in (load_image, image_size):
+        with pytest.raises(UserError, match="x.tif would unpack to"):
+            read(tmp_path / "x.tif")
+    monkeypatch.setattr(files, "ALWAYS_READ", 2e6)
+    assert load_image(tmp_path / "x.tif").pixels.shape == zeros.shape
 
 
 def test_read_image_reads_a_png_with_a_long_text(tmp_path):

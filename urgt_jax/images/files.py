@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, UInt8
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, IMAGELENGTH, IMAGEWIDTH, SAMPLESPERPIXEL
 
 from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import (
@@ -40,6 +41,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "AVIF
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # formats of several pictures, or pages
 # Marks of HEIC files after "ftyp", which Pillow opens with the help of pillow_heif.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+BIG_TIFF = 43  # the version of TIFF files with 64-bit offsets
 LONGEST_TEXT = 2**26  # bytes of a text in a PNG file; programs store their whole history in one
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 FULL_FRAME = math.hypot(36, 24)  # diagonal of 35 mm film, millimetres
@@ -115,11 +117,9 @@ def load_image(path: Path, bits: int | None = None) -> LoadedImage:
 
 def _load_float_colours(path: Path) -> LoadedImage:
     """A TIFF file with colours that are floats, which Pillow does not know."""
-    values = None
-    content = path.read_bytes()
-    check_downloaded(path, content[:64], "image")
-    if content.startswith((b"II", b"MM")):
-        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    with path.open("rb") as file:
+        check_downloaded(path, file.read(64), "image")
+    values = decode_any_numbers(path) if is_tiff(path) else None
     formats = ", ".join(FORMATS)
     require(
         values is not None and values.ndim == 3 and values.shape[2] >= 3,
@@ -127,6 +127,38 @@ def _load_float_colours(path: Path) -> LoadedImage:
     )
     pixels, notes = to_bytes(values[..., 2::-1])
     return LoadedImage(np.ascontiguousarray(pixels), notes)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF file does."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"II", b"MM")
+
+
+def decode_any_numbers(path: Path) -> np.ndarray | None:
+    """The numbers of a TIFF or PNG file, whatever their type; None if they cannot be read.
+
+    Colours are in OpenCV's order. A PNG file must have been opened by `open_image` before, which
+    knows its size.
+    """
+    if is_tiff(path):
+        check_unpacked_size(path, _unpacked_tiff_size(path))
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _unpacked_tiff_size(path: Path) -> int:
+    """Bytes of the first picture in a TIFF file."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if BIG_TIFF in start[2:4]:
+            start += file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+        file.seek(tags.next)
+        tags.load(file)
+    pixels = tags.get(IMAGEWIDTH, 0) * tags.get(IMAGELENGTH, 0)
+    require(pixels > 0, f"{path} is not a complete TIFF file. Save or download it again")
+    bits = max(tags.get(BITSPERSAMPLE, (8,)))
+    return pixels * tags.get(SAMPLESPERPIXEL, 1) * bits // 8
 
 
 def _turn_upright(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, Shaped
@@ -12,7 +11,13 @@ from PIL import Image
 from urgt_jax.errors import UserError, import_extra, require
 from urgt_jax.files import check_downloaded, parse_json, reporting_read_errors
 from urgt_jax.images.depth_formats import open_pfm
-from urgt_jax.images.files import check_unpacked_size, open_image, read_map
+from urgt_jax.images.files import (
+    check_unpacked_size,
+    decode_any_numbers,
+    is_tiff,
+    open_image,
+    read_map,
+)
 from urgt_jax.remote import local_copy, readable
 
 MAP_SUFFIXES = (".npy", ".npz", ".exr", ".pfm", ".png", ".tif", ".tiff")
@@ -182,8 +187,7 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
                     values = np.asarray(image)
         if values is None:
             # Pillow would cut 16-bit colour to 8 bits, and knows no colours that are floats.
-            content = np.frombuffer(path.read_bytes(), np.uint8)
-            values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+            values = decode_any_numbers(path)
             require(values is not None, f"{path} cannot be read. Save it as .npy")
             if values.ndim == 3:
                 values = values[..., 2::-1]  # OpenCV's order is blue, green, red, and opacity
@@ -222,11 +226,13 @@ def _png_meaning(path: Path, text: str) -> Meaning:
 
 
 def _open_with_pillow(path: Path) -> Image.Image | None:
-    """The image, not decoded; None if its numbers have a type that Pillow does not know."""
+    """The image, not decoded; None for a TIFF with numbers of a type that Pillow does not know."""
     try:
         return open_image(path, ("PNG", "TIFF"))
     except OSError:
-        return None
+        if is_tiff(path):
+            return None
+        raise
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
