@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ from urgt_jax.training.step import initial_params
 from urgt_jax.weights.weight_file import save_weights
 
 TWO_PROCESSES = 5  # every fifth kill of training is one of two processes
+AT_ONCE = 2  # commands that are tried side by side
+COLD = 0.2  # of the starts compile: the others read what the first run has compiled
 TIMEOUT = 600  # seconds that a command may take
 SHORTER = 0.8  # of the expected time, after a run that ended before it was killed
 MOST_PROBLEMS = 10  # of a command, which is not tried further then
@@ -56,14 +59,20 @@ class Command(NamedTuple):
     words: list  # of the command line, without the folder
     option: str  # that names the folder
     processes: int = 1
+    programs: Path | None = None  # folder of its compiled programs
 
 
 class Outcome(NamedTuple):
     """How often a command was killed, and how often inside a write."""
 
+    name: str
     kills: int
     inside_writes: int
     problems: list[str]
+
+    def tried(self) -> str:
+        """The cell of the table."""
+        return f"{self.kills} of {self.name}, {self.inside_writes} inside a write"
 
 
 def commands(folder: Path) -> list[Command]:
@@ -90,14 +99,22 @@ def commands(folder: Path) -> list[Command]:
         Command("priors", ["priors", *data, "--degrade", "middle"], "--out"),
         Command("eval", ["eval", "--predictions", maps, "--kind", "depth", *data], "--out"),
         Command("refine", ["refine", images, "--weights", weights], "--out"),
-        Command("train", train, "--workdir"),
-        Command("train, two processes", [*train, "--mesh.data", 2], "--workdir", processes=2),
+        Command("train", train, "--workdir", programs=folder / "programs"),
+        Command(
+            "train, two processes",
+            [*train, "--mesh.data", 2],
+            "--workdir",
+            processes=2,
+            programs=folder / "programs_of_two",
+        ),
     ]
 
 
-def start(command: Command, out: Path) -> list[subprocess.Popen]:
+def start(command: Command, out: Path, cold: bool = False) -> list[subprocess.Popen]:
     """The processes of a command; one that is killed does not take its workers with it."""
     words = ["-m", "urgt_jax", *command.words, command.option, out]
+    if command.programs and not cold:
+        words += ["--cache", command.programs]
     return [start_python(*words, *options) for options in connecting_options(command.processes)]
 
 
@@ -157,7 +174,7 @@ def kill_once(
     command: Command, out: Path, seconds: float, draw: random.Random, inside: bool
 ) -> tuple[bool, bool, str]:
     """Start and kill a command: whether it was killed, inside a write, and what went wrong."""
-    processes = start(command, out)
+    processes = start(command, out, cold=draw.random() < COLD)
     deadline = time.monotonic() + draw.uniform(0.3, 1.1) * seconds
     writing = False
     while time.monotonic() < deadline and processes[0].poll() is None:
@@ -182,10 +199,10 @@ def kill_once(
 
 def try_command(command: Command, folder: Path, kills: int, draw: random.Random) -> Outcome:
     """Kill a command that often, let it end each time it has come far, and compare the files."""
-    out = folder / "out"  # the same for all, since a report holds the command
+    out = folder / command.name / "out"  # the same for all kills, since a report holds the command
     failure, seconds = finish(command, out)
     if failure:
-        return Outcome(0, 0, [f"{command.name} fails by itself: {failure[-300:]}"])
+        return Outcome(command.name, 0, 0, [f"{command.name} fails by itself: {failure[-300:]}"])
     expected = contents(out)
     shutil.rmtree(out)
     problems = []
@@ -208,7 +225,17 @@ def try_command(command: Command, folder: Path, kills: int, draw: random.Random)
         if names:
             problems.append(f"{command.name}: these files differ: {names[:5]}")
         shutil.rmtree(out)
-    return Outcome(count, inside_writes, problems)
+    outcome = Outcome(command.name, count, inside_writes, problems)
+    print(f"{outcome.tried()}: {len(problems)} problems", file=sys.stderr, flush=True)
+    return outcome
+
+
+def number_of_kills(command: Command, kills: int, others: int) -> int:
+    """How often a command is killed: `kills` of training, `others` of each other command."""
+    if not command.name.startswith("train"):
+        return others
+    share = kills // TWO_PROCESSES
+    return share if command.processes > 1 else kills - share
 
 
 def run(
@@ -217,16 +244,21 @@ def run(
     """Rows for the table, and what went wrong."""
     rows = []
     problems = []
-    for command in commands(folder):
-        share = others
-        if command.name == "train":
-            share = kills - kills // TWO_PROCESSES
-        if command.processes > 1:
-            share = kills // TWO_PROCESSES
-        outcome = try_command(command, folder, share, random.Random(seed))
-        problems += outcome.problems
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        # The longest first.
+        jobs = [
+            pool.submit(
+                try_command,
+                command,
+                folder,
+                number_of_kills(command, kills, others),
+                random.Random(seed),
+            )
+            for command in reversed(commands(folder))
+        ]
+    for job in reversed(jobs):
+        outcome = job.result()
         text = f"{len(outcome.problems)} problems" if outcome.problems else "all files the same"
-        tried = f"{outcome.kills} of {command.name}, {outcome.inside_writes} inside a write"
-        rows.append(("SIGKILL", tried, text))
-        print(f"{tried}: {text}", file=sys.stderr, flush=True)
+        rows.append(("SIGKILL", outcome.tried(), text))
+        problems += outcome.problems
     return rows, problems
