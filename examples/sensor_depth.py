@@ -2,8 +2,8 @@
 
 An analytic scene stands for the photograph. Its true depth, reduced to the 256 x 192 pixels of a
 phone's LiDAR, with noise, holes and 16-bit millimetres, stands for the sensor. The script prints
-the errors of the sensor's map (with its holes filled) and of the refined map. It writes a picture
-of both.
+the errors of the sensor's map (with its holes filled) and of the refined map. Refined maps are in
+OUT/refined, a picture of both in OUT/sensor.png.
 """
 
 import sys
@@ -43,10 +43,11 @@ def main(out: str, weights: str = "scenes", size: tuple[int, int] = SIZE) -> Non
     sensor = sense(truth)
     cv2.imwrite(str(folder / "lidar.png"), sensor)
     words = f"{image} --coarse-depth {folder}/lidar.png --depth-unit millimetres --fov 60"
-    refine([*words.split(), "--weights", weights, "--out", out, "--save-coarse"])
+    results = folder / "refined"
+    refine([*words.split(), "--weights", weights, "--out", str(results), "--save-coarse"])
     # The coarse map has no holes and the size of the image. It is in the unit of the weights.
-    coarse = 1 / np.load(folder / "photo_coarse_depth.npy")
-    refined = np.load(folder / "photo_depth.npy")
+    coarse = 1 / np.load(results / "photo_coarse_depth.npy")
+    refined = np.load(results / "photo_depth.npy")
     known = np.isfinite(truth) & (truth < 80)
     for name, depth in (("sensor", coarse), ("refined", refined)):
         error = 100 * np.abs(depth - truth)[known] / truth[known]

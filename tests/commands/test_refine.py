@@ -84,6 +84,25 @@ def test_refine_takes_a_coarse_map_from_a_file_and_the_other_from_a_network(
     assert len(list((tmp_path / "out").iterdir())) == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("photo_depth.npy", ["--coarse-depth", "photo_depth.npy"]),
+        ("photo_mask.png", ["--mask", "photo_mask.png"]),
+        ("photo_coarse_depth.npy", ["--save-coarse"]),
+    ],
+)
+def test_refine_replaces_no_file_that_it_reads(scene, tmp_path, name, options):
+    folder = scene.parent
+    (folder / "photo_mask.png").touch()
+    (folder / "photo_depth.npy").touch()
+    options = [folder / option if "." in option else option for option in options]
+    out = folder / ".." / folder.name
+    with pytest.raises(UserError, match=f"{name} would be replaced by a result. Choose another"):
+        call(main, scene, "--weights", "scenes", "--out", out, *options)
+    assert (folder / "photo_depth.npy").stat().length == 0
+
+
 def test_refine_goes_on_after_a_bad_image_and_lists_it(weights, scene, tmp_path, capsys):
     for name in ("a_damaged", "z_whole"):
         for kind in ("depth", "normal"):

@@ -113,8 +113,10 @@ def test_find_coarse_map_takes_any_format_but_only_one_file(tmp_path):
     assert find_coarse_map(image, "depth") is None
     (tmp_path / "photo_coarse_depth.png").touch()
     assert find_coarse_map(image, "depth") == tmp_path / "photo_coarse_depth.png"
-    (tmp_path / "photo_coarse_depth.npy").touch()
-    message = r"photo.jpg: there are several .* \(photo_coarse_depth.npy, photo_coarse_depth.png\)"
+    (tmp_path / "photo_coarse_depth.npy").touch()  # of which the .png is the picture
+    assert find_coarse_map(image, "depth") == tmp_path / "photo_coarse_depth.npy"
+    (tmp_path / "photo_coarse_depth.exr").touch()
+    message = r"photo.jpg: there are several .* \(photo_coarse_depth.npy, photo_coarse_depth.exr\)"
     with pytest.raises(UserError, match=message):
         find_coarse_map(image, "depth")
 

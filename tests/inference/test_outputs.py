@@ -13,7 +13,7 @@ from urgt_jax.errors import UserError
 from urgt_jax.images.map_files import read_map_file
 from urgt_jax.inference import outputs
 from urgt_jax.inference.coarse_maps import CoarseMaps
-from urgt_jax.inference.outputs import FORMATS, Target, save_coarse, save_result
+from urgt_jax.inference.outputs import FORMATS, Target, result_names, save_coarse, save_result
 from urgt_jax.inference.refiner import Result
 
 HEIGHT, WIDTH = 9, 12
@@ -167,6 +167,17 @@ def test_save_result_writes_geometry_at_the_depth_of_the_maps(tmp_path):
     np.testing.assert_allclose(cloud.bounds[:, 2], [1, 1.3], rtol=1e-6)
     mesh = trimesh.load(str(tmp_path / "photo.glb"), force="mesh")
     np.testing.assert_allclose(mesh.bounds[:, 2], [-1.3, -1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_result_names_are_those_of_the_files(tmp_path, form):
+    if form == "exr":
+        pytest.importorskip("OpenEXR")
+    sky = np.zeros((HEIGHT, WIDTH), bool)
+    save_result(strips(), target(tmp_path, form, known=KNOWN, sky=sky))
+    save_coarse(DEPTH, NORMAL, tmp_path / "photo_coarse", metric=True)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == result_names("photo", (form,), with_coarse=True)
 
 
 def test_save_coarse_writes_maps_of_any_size(tmp_path):

@@ -22,7 +22,14 @@ from urgt_jax.inference.coarse_maps import Statement
 from urgt_jax.inference.image_files import Failures, ImageFile, find_coarse_map, find_images
 from urgt_jax.inference.modes import MODES
 from urgt_jax.inference.outputs import DEFAULT_FORMATS, FORMATS, Target
-from urgt_jax.inference.refine_file import MapPaths, Models, Options, check_sources, refine_file
+from urgt_jax.inference.refine_file import (
+    MapPaths,
+    Models,
+    Options,
+    check_out,
+    check_sources,
+    refine_file,
+)
 from urgt_jax.inference.refiner import load
 from urgt_jax.progress import Progress, format_duration
 from urgt_jax.remote import absolute, staged
@@ -86,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     sources = {}
     for image in images:
         with failures.collecting(image.path):
-            sources[image] = _find_sources(image.path, options, args)
+            sources[image] = _find_sources(image, options, args)
     if sources:
         _find_weights(sources, args)
         make_folder(args.out)
@@ -104,15 +111,16 @@ def main(arguments: list[str] | None = None) -> None:
     failures.report()
 
 
-def _find_sources(image: Path, options: Options, args: argparse.Namespace) -> Sources:
+def _find_sources(image: ImageFile, options: Options, args: argparse.Namespace) -> Sources:
     """The files of an image's coarse maps, and checks that only need the header of the image.
 
     Headers are read first, so that an image that lacks something is named before work starts.
     """
-    maps = MapPaths(*[_coarse_file(image, kind, args) for kind in KINDS])
+    maps = MapPaths(*[_coarse_file(image.path, kind, args) for kind in KINDS])
+    check_out(image.path, maps, options, args.out / image.folder)
     makes_depth = args.depth_weights is not None
     makes_normal = args.normal_weights is not None
-    return Sources(check_sources(image, maps, options, makes_depth, makes_normal), maps)
+    return Sources(check_sources(image.path, maps, options, makes_depth, makes_normal), maps)
 
 
 def _find_weights(sources: dict[ImageFile, Sources], args: argparse.Namespace) -> None:

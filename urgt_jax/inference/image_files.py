@@ -89,11 +89,14 @@ def _is_drawn_map(path: Path) -> bool:
 def find_coarse_map(image: Path, kind: str) -> Path | None:
     """The coarse map next to an image, or None; `kind` is depth, normal, mask or sky.
 
-    A UserError if there are several.
+    A .png next to a .npy of the same name is taken to be its picture, as `urgt refine` writes it.
+    A UserError if there are several maps.
     """
     stem = f"{image.stem}_coarse_{kind}"
     paths = [image.with_name(f"{stem}{suffix}") for suffix in MAP_SUFFIXES]
     paths = [path for path in paths if path.is_file()]
+    if any(path.suffix == ".npy" for path in paths):
+        paths = [path for path in paths if path.suffix != ".png"]
     names = ", ".join(path.name for path in paths)
     require(
         len(paths) < 2,

@@ -368,3 +368,27 @@ WRITERS: dict[str, Callable[[Target], None]] = {
     "compare": _write_compare,
 }
 FORMATS = ("npy", *WRITERS, "confidence")
+# How the files of each format end, after the name of the image.
+ENDINGS = {
+    "npy": ("_depth.npy", "_normal.npy"),
+    "png": ("_depth.png", "_normal.png"),
+    "png16": ("_depth16.png", "_depth16.json", "_normal16.png", "_normal16.json"),
+    "npz": (".npz",),
+    "exr": (".exr",),
+    "ply": (".ply",),
+    "glb": (".glb",),
+    "mask": (),
+    "camera": ("_camera.json",),
+    "compare": ("_compare.html",),
+    "confidence": ("_depth_confidence.npy", "_normal_confidence.npy"),
+}
+MASKS = ("_mask.png", "_sky.png")  # written where there is something to say, whatever the formats
+COARSE = ("_coarse_depth.npy", "_coarse_normal.npy", "_coarse_depth.png", "_coarse_normal.png")
+
+
+def result_names(stem: str, formats: tuple[str, ...], with_coarse: bool) -> set[str]:
+    """The names of all files that may be written about an image."""
+    endings = [*MASKS, *(COARSE if with_coarse else ())]
+    for name in formats:
+        endings += ENDINGS[name]
+    return {f"{stem}{ending}" for ending in endings}

@@ -1,5 +1,6 @@
 """Refines one image file: reads it and its coarse maps, and writes its refined maps."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,7 +19,14 @@ from urgt_jax.inference.coarse_maps import (
     prepare_coarse_maps,
 )
 from urgt_jax.inference.image_files import check_finite, naming_image
-from urgt_jax.inference.outputs import DEFAULT_FORMATS, SPATIAL, Target, save_coarse, save_result
+from urgt_jax.inference.outputs import (
+    DEFAULT_FORMATS,
+    SPATIAL,
+    Target,
+    result_names,
+    save_coarse,
+    save_result,
+)
 from urgt_jax.inference.refiner import Progress, Refiner, ignore_progress
 
 Report = Callable[[str], None]  # takes a line for the user
@@ -75,6 +83,17 @@ def check_sources(
         "Pass --fov DEGREES",
     )
     return header
+
+
+def check_out(image: Path, maps: MapPaths, options: Options, out: Path) -> None:
+    """A UserError if a result in the folder `out` would replace the image or one of its maps."""
+    names = result_names(image.stem, options.formats, options.save_coarse)
+    for path in (image, *maps):
+        if path is not None and path.name in names:
+            require(
+                os.path.realpath(path.parent) != os.path.realpath(out),
+                f"{path} would be replaced by a result. Choose another folder for the results",
+            )
 
 
 def refine_file(
