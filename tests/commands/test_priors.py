@@ -30,6 +30,13 @@ def test_priors_writes_every_split_to_a_folder_of_its_own(tmp_path):
     assert train == test and len(train) == 10
 
 
+def test_priors_does_not_replace_the_maps_that_it_reads(tmp_path):
+    options = write_maps(tmp_path)
+    with pytest.raises(UserError, match="normal is the folder of the results, which would replace"):
+        run_priors(options, tmp_path, "--split", "train", "normal")
+    assert not (tmp_path / "train").exists()
+
+
 def test_priors_reports_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="cannot make the folder"):

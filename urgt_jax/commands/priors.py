@@ -1,6 +1,7 @@
 """`urgt priors`: coarse maps for a whole data set."""
 
 import argparse
+import os
 from importlib import metadata
 from typing import Any
 
@@ -38,9 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     sources = [open_source(name, path, split) for split in splits]
     depth_provider, normal_provider = _providers(args)
     origin = _origin(args, depth_provider, normal_provider)
+    folders = [priors_folder(path, split, args.out) for split in splits]
+    for given in (args.depth_maps, args.normal_maps):
+        require(
+            given is None or os.path.realpath(given) not in map(os.path.realpath, folders),
+            f"{given} is the folder of the results, which would replace it. Pass another --out",
+        )
     problems = []
-    for source, split in zip(sources, splits, strict=True):
-        folder = make_folder(priors_folder(path, split, args.out))
+    for source, folder in zip(sources, folders, strict=True):
+        make_folder(folder)
         stored = claim_folder(folder, origin)
         summary = precompute(
             source, depth_provider, normal_provider, stored, host, hosts, args.max_skipped
