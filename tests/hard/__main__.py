@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=500, help="changed files")
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs of training")
     parser.add_argument("--others", type=int, default=20, help="SIGKILLs of each other command")
+    parser.add_argument("--commands", nargs="+", help="commands to kill, as the table names them")
     parser.add_argument("--steps", type=int, default=5000, help="steps of training for memory")
     parser.add_argument("--images", type=int, default=500, help="images for memory")
     parser.add_argument("--seed", type=int, default=0)
@@ -53,7 +54,7 @@ def run_part(part: str, folder: Path, args: argparse.Namespace) -> tuple[list, l
     if part == "kills":
         from tests.hard import kills
 
-        return kills.run(folder, args.kills, args.others, args.seed)
+        return kills.run(folder, args.kills, args.others, args.commands, args.seed)
     from tests.hard import growth
 
     return growth.run(folder, args.steps, args.images)

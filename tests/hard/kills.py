@@ -239,11 +239,12 @@ def number_of_kills(command: Command, kills: int, others: int) -> int:
 
 
 def run(
-    folder: Path, kills: int, others: int, seed: int
+    folder: Path, kills: int, others: int, names: list[str] | None, seed: int
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Rows for the table, and what went wrong."""
+    """Rows for the table, of all commands or of those with these names, and what went wrong."""
     rows = []
     problems = []
+    chosen = [command for command in commands(folder) if not names or command.name in names]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         # The longest first.
         jobs = [
@@ -254,7 +255,7 @@ def run(
                 number_of_kills(command, kills, others),
                 random.Random(seed),
             )
-            for command in reversed(commands(folder))
+            for command in reversed(chosen)
         ]
     for job in reversed(jobs):
         outcome = job.result()
