@@ -1,7 +1,7 @@
 """Refine all images of a folder: python examples/refine_folder.py PHOTOS OUT [WEIGHTS]
 
 Each photo.jpg needs photo_coarse_depth.npy and photo_coarse_normal.npy next to it. The refiner is
-loaded once, and images of one size share its compiled programs.
+loaded once, and images with the same number of patches share its compiled programs.
 """
 
 import sys

@@ -42,6 +42,14 @@ def test_run_repeats_scores_over_another_number_of_scenes(tmp_path):
     assert table.rows() == {asked[0]: {"scenes": 4}}
 
 
+def test_run_repeats_known_points_if_asked_to(tmp_path):
+    table = StudyTable(tmp_path / "t.csv")
+    figures = iter(({"parameters": 1}, {"parameters": 2}))
+    for _ in range(2):
+        study.run([make_point()], table, lambda point: next(figures), again=True)
+    assert table.rows() == {make_point(): {"parameters": 2}}
+
+
 @pytest.mark.parametrize(
     "content,told",
     [(b"size,dtype\nlarge,float32\n", "its columns differ: *"), (b"\xff\xfe\x00", "cannot read"),

@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="weight file, work directory of a run, shipped name, or hf://ORG/REPOSITORY (default: "
-        f"the published weights if they are in the cache or coarse maps are missing, "
+        f"the published weights if they are in the cache or networks make the coarse maps, "
         f"otherwise {DEFAULT_WEIGHTS})",
     )
     parser.add_argument("--recursive", action="store_true", help="search subfolders too")

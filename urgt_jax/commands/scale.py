@@ -246,7 +246,9 @@ def _study(args: argparse.Namespace, kind: str, table: StudyTable) -> int:
         for remat in policies
         for patches in args.patches
     ]
-    return study.run(asked, table, work, scenes)
+    # A profile is wanted of every pass, also of those whose times are known.
+    again = kind == "time" and args.profile is not None
+    return study.run(asked, table, work, scenes, again)
 
 
 def _measure_steps(args: argparse.Namespace, fields: list[str]) -> None:

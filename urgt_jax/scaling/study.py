@@ -147,14 +147,16 @@ def run(
     table: StudyTable,
     work: Callable[[Point], StudyRow],
     scenes: int | None = None,
+    again: bool = False,
 ) -> int:
-    """Works out the points that are not in the table yet; returns how many have figures now.
+    """Works out the points that are not in the table yet, or all of them `again`.
 
-    A point that cannot be worked out gets a note that says why, and is tried again the next time.
-    Points of quality are means over `scenes`; those over another number are worked out again.
+    Returns how many have figures now. A point that cannot be worked out gets a note that says why,
+    and is tried again the next time. Points of quality are means over `scenes`; those over another
+    number are worked out again.
     """
     asked = list(dict.fromkeys(points))
-    known = table.rows()
+    known = {} if again else table.rows()
 
     def is_done(point: Point) -> bool:
         row = known.get(point)
