@@ -17,6 +17,7 @@ from urgt_jax.data.sources import (
     open_source,
     open_training_source,
     priors_folder,
+    trains_on_scored_images,
 )
 from urgt_jax.errors import UserError
 
@@ -74,6 +75,15 @@ def test_open_training_source_has_a_varied_split_only_for_scenes():
     data = Data(source="kitti", path="x", train_split="varied")
     with pytest.raises(UserError, match="data.train_split varied is a split of scenes"):
         open_training_source(Config(data=data))
+
+
+def test_sets_that_keep_no_images_for_scoring_are_known():
+    sets = ("scenes", "unreal4k", "hypersim", "kitti", "tartanair", "folder")
+    assert [name for name in sets if trains_on_scored_images(name)] == [
+        "kitti",
+        "tartanair",
+        "folder",
+    ]
 
 
 def test_open_source_rejects_an_unknown_data_set():

@@ -238,6 +238,14 @@ def open_training_source(config: Config) -> PriorSource:
     return source
 
 
+def trains_on_scored_images(name: str) -> bool:
+    """Whether training on a data set uses the images that are scored if no split is named."""
+    if name == "scenes":
+        return False
+    train_split = default_split(name, find_data_set(name).train_split)
+    return train_split == default_split(name, "")
+
+
 def check_depth_range(source: PriorSource) -> None:
     """Fails if the first, the middle and the last image have no depth in the range of training.
 

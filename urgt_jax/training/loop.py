@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from urgt_jax.compile_cache import compile_timer
 from urgt_jax.config import Config
 from urgt_jax.data import pipeline
-from urgt_jax.data.sources import open_training_source
+from urgt_jax.data.sources import open_training_source, trains_on_scored_images
 from urgt_jax.distributed import (
     first_process_decides,
     ignore_line,
@@ -201,6 +201,12 @@ class TrainingRun:
             f"{processes} {'process' if processes == 1 else 'processes'}, "
             f"{self.config.model.dtype}, {attention_kernels(self.config, self.mesh)} attention"
         )
+        source = self.config.data.source
+        if trains_on_scored_images(source):
+            report(
+                f"{source} keeps no images for scoring: urgt eval --workdir would score those that "
+                "are trained on. Keep others yourself, and score them with --data NAME PATH"
+            )
 
     def train(self, state: State, stop: StopRequest) -> State:
         """Train until the last step or until `stop` asks to stop."""
