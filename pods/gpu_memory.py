@@ -16,7 +16,7 @@ from urgt_jax.commands.fields import FieldsParser, override
 from urgt_jax.config_files import load_config
 from urgt_jax.hardware import GIB
 from urgt_jax.models import attention
-from urgt_jax.scaling.tpu_plan import abstract_batch
+from urgt_jax.scaling.batch_shapes import abstract_batch
 from urgt_jax.training import sharding
 from urgt_jax.training.step import abstract_state, train_step
 

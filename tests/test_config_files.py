@@ -56,6 +56,9 @@ def test_load_config_names_the_nearest(tmp_path):
         load_config("tinny")
     with pytest.raises(UserError, match="defines no `config`"):
         load_config(tmp_path / "mine.py")
+    for name in (".", "/", "tiny.yaml"):  # not the shipped one of that name
+        with pytest.raises(UserError, match=f"no configuration at {name}"):
+            load_config(name)
 
 
 def test_load_config_reports_what_fails_in_a_file_in_one_line(tmp_path):

@@ -6,7 +6,15 @@ import sys
 import pytest
 from etils.epath import Path
 
-from urgt_jax.errors import MAX_LINE, UserError, exit_status, one_line, printable, reason
+from urgt_jax.errors import (
+    MAX_LINE,
+    UserError,
+    exit_status,
+    one_line,
+    print_error,
+    printable,
+    reason,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,3 +76,10 @@ def test_long_errors_lose_their_middle(capsys):
 def test_reason_names_the_kind_of_an_unforeseen_error():
     assert reason(UserError("a.png\nis damaged")) == "a.png is damaged"
     assert reason(ZeroDivisionError("of a library")) == "ZeroDivisionError: of a library"
+
+
+def test_errors_replace_an_unfinished_line_of_progress_on_a_terminal(monkeypatch, capsys):
+    print_error("too dark")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    print_error("too dark")
+    assert capsys.readouterr().err == "error: too dark\n\r\x1b[Kerror: too dark\n"

@@ -49,7 +49,7 @@ def find_config(name: PathLike) -> Path:
     if path.is_file():
         return path
     # `tiny`, `ablations/joint`, and `configs/tiny.py` as typed in a checkout.
-    inside = path.with_suffix(".py")
+    inside = path if path.suffix == ".py" else Path(f"{path}.py")
     if inside.parts[0] == "configs":
         inside = Path(*inside.parts[1:])
     for folder in SHIPPED:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from urgt_jax.errors import UserError, exit_status, printable, require
+from urgt_jax.errors import UserError, exit_status, print_error, printable, require
 
 # Seconds of silence after which a process counts as dead, and seconds that the others wait for it
 # at the end. Together they bound the time in which all processes end after one has failed.
@@ -177,7 +177,7 @@ def run(command: Callable[[], None]) -> int:
         # A lost connection in a barrier is a ValueError.
         of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
         if of_jax and OTHER_PROCESS.search(str(error)):
-            print(f"error: {_first_line(error)}: {LOST_PROCESS}", file=sys.stderr)
+            print_error(f"{_first_line(error)}: {LOST_PROCESS}")
             status = 3
         else:
             traceback.print_exc()

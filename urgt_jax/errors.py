@@ -41,15 +41,21 @@ def exit_status(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as error:
-        print(f"error: {shorten(str(error))}", file=sys.stderr)
+        print_error(shorten(str(error)))
         return 1 if isinstance(error, NegativeResult) else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:  # a full disk, or a folder that disappeared
         text = f"{error.strerror or error}: {error.filename or ''}"
-        print(f"error: {shorten(one_line(text))}", file=sys.stderr)
+        print_error(shorten(one_line(text)))
         return 2
+
+
+def print_error(text: str) -> None:
+    """Prints the line of an error; on a terminal, over an unfinished line of progress."""
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}error: {text}", file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:

@@ -16,6 +16,7 @@ SCORES = {
     "protocol": "disparity aligned",
     "resolution": "at the size of the ground truth",
     "patches": "4 x 4 patches, overlap 0.3",
+    "candidates": ["coarse", "refined"],
     "coarse": {"depth": {"abs_rel": 0.0994}, "normal": {"mean": 12.68}},
     "refined": {"depth": {"abs_rel": 0.05712, "delta1": 0.958}, "normal": {"mean": 9.731}},
 }
@@ -69,6 +70,17 @@ def test_push_uploads_weights_card_and_picture(hub, weights, tmp_path, capsys):
     assert "| coarse | 0.0994 | – | – | 12.68 |" in card
     assert "32 images of scenes, split test" in card and "(examples.png)" in card
     assert capsys.readouterr().out.endswith("published: https://hub/me/small\n")
+
+
+def test_push_takes_the_scores_of_a_weight_file(hub, weights, tmp_path, capsys):
+    file = tmp_path / "small.safetensors"
+    file.write_bytes((weights / "weights.safetensors").read_bytes())
+    folder = tmp_path / "small_scores"  # where `urgt eval --weights` writes
+    folder.mkdir()
+    write_results(folder, SCORES)
+    call(main, file, "me/small", "--licence", "mit")
+    assert "no metrics" not in capsys.readouterr().out
+    assert "| refined | 0.05712 |" in hub.files["README.md"].decode()
 
 
 def test_push_says_that_metrics_are_missing(hub, weights, capsys):

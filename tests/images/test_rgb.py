@@ -126,3 +126,9 @@ def wide_profile() -> bytes:
             source[offset : offset + length] = record.ljust(length, b"\0")[:length]
     assert ImageCms.ImageCmsProfile(BytesIO(bytes(source)))
     return bytes(source)
+
+
+def test_bits_are_about_whole_numbers_and_clip_what_is_above():
+    floats = np.array([[0.0, 1.0]], np.float32)
+    assert to_bytes(floats, bits=12)[0].max() == 255
+    assert to_bytes(np.array([[0, 255, 300]], np.uint16), bits=8)[0].tolist() == [[0, 255, 255]]

@@ -1,6 +1,5 @@
 """Finding images and coarse maps, and writing refined maps."""
 
-import numpy as np
 import pytest
 from etils.epath import Path
 
@@ -8,27 +7,10 @@ from urgt_jax.errors import NegativeResult, UserError, require
 from urgt_jax.inference.image_files import (
     Failures,
     ImageFile,
-    check_finite,
     find_coarse_map,
     find_images,
     naming_image,
 )
-from urgt_jax.inference.refiner import Result
-
-
-def strips(depth, normal, rows_at_once=4):
-    """Maps as a refiner yields them."""
-    for first in range(0, len(depth), rows_at_once):
-        rows = slice(first, min(first + rows_at_once, len(depth)))
-        yield rows, Result(depth[rows], normal[rows], None, None)
-
-
-def maps(size=(9, 7)):
-    """Depth that rises with the row, and normals towards the camera."""
-    depth = np.linspace(0.5, 2, size[0], dtype=np.float32)[:, None].repeat(size[1], 1)
-    normal = np.zeros((*size, 3), np.float32)
-    normal[..., 2] = -1
-    return depth, normal
 
 
 def test_find_images_lists_folders_in_order_and_skips_what_is_drawn(tmp_path):
@@ -39,6 +21,13 @@ def test_find_images_lists_folders_in_order_and_skips_what_is_drawn(tmp_path):
     (tmp_path / "._a.JPG").touch()
     found = [image.path.name for image in find_images([tmp_path])]
     assert found == ["a.JPG", "b.png", "kitchen_depth.png"]
+
+
+def test_find_images_skips_pictures_of_results_next_to_their_image(tmp_path):
+    for name in ("a.JPG", "a_depth.png", "a_normal.png", "b.png", "b_sky.png", "c_normal.png"):
+        (tmp_path / name).touch()
+    names = [image.path.name for image in find_images([tmp_path])]
+    assert names == ["a.JPG", "b.png", "c_normal.png"]
 
 
 def test_find_images_searches_folders_on_request_but_not_its_own_results(tmp_path):
@@ -119,14 +108,6 @@ def test_find_coarse_map_takes_any_format_but_only_one_file(tmp_path):
     message = r"photo.jpg: there are several .* \(photo_coarse_depth.npy, photo_coarse_depth.exr\)"
     with pytest.raises(UserError, match=message):
         find_coarse_map(image, "depth")
-
-
-def test_check_finite_names_the_weights_of_a_result_with_nan():
-    depth, normal = maps()
-    assert len(list(check_finite(strips(depth, normal), "w"))) == 3
-    normal[7, 3] = np.nan
-    with pytest.raises(UserError, match="contain NaN: the weights runs/w are damaged"):
-        list(check_finite(strips(depth, normal), "runs/w"))
 
 
 def test_naming_image_puts_the_path_before_an_error():

@@ -32,7 +32,7 @@ def test_stage_inputs_have_the_shapes_that_the_refiner_passes(small, monkeypatch
 
         return record
 
-    refiner.stages = Stages(*map(fake, memory.STAGES, refiner.stages))
+    refiner.stages = Stages(*map(fake, Stages._fields, refiner.stages))
     rows, cols = small.patch_size
     refiner(*forward_benchmark.noise_inputs(rows, 3 * cols), grid=(1, 3), overlap=0.0)
     assert seen == {name: _shapes(arrays) for name, arrays in expected.items()}
@@ -57,7 +57,7 @@ def test_compiled_memory_holds_tokens_and_layers(small):
 def test_compiled_memory_per_device_does_not_grow_with_devices(devices):
     """Devices with a patch each hold what one does with one, and what they exchange."""
     shared, alone = (memory.compiled("micro", n, "float32", n) for n in (devices, 1))
-    for name in memory.STAGES:
+    for name in Stages._fields:
         assert shared[name].argument == alone[name].argument
         assert shared[name].output == pytest.approx(alone[name].output, rel=0.01)
         assert shared[name].total == pytest.approx(alone[name].total, rel=0.3)

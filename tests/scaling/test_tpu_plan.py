@@ -8,10 +8,7 @@ import pytest
 
 from urgt_jax import hardware
 from urgt_jax.config_files import with_changes
-from urgt_jax.data.gridmix import block_side
-from urgt_jax.data.pipeline import Batches
 from urgt_jax.errors import UserError
-from urgt_jax.models import flops
 from urgt_jax.scaling import hlo_costs, tpu_plan
 
 GIB = hardware.GIB
@@ -33,23 +30,6 @@ def made(micro):
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
 )
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model.outputs": ("depth",), "data.batching": "patches"},
-        {"loss.normal_target": "exact"},
-    ],
-)
-def test_abstract_batch_has_the_shapes_of_a_batch(micro, changes):
-    config = with_changes(micro, changes)
-    batches = Batches(config)
-    step = next(step for step in range(20) if block_side(config, step) == 2)
-    wanted = {name: (x.shape, x.dtype) for name, x in batches[step].items()}
-    found = {name: (x.shape, x.dtype) for name, x in tpu_plan.abstract_batch(config, 2).items()}
-    assert found == wanted
 
 
 def test_step_is_bounded_by_the_slowest_of_three(made):
@@ -144,19 +124,3 @@ def test_plan_of_a_model_that_is_too_large_does_not_fit(micro):
     config = with_changes(micro, {"mesh.data": 0, "model.encoder.width": 8192})
     with pytest.raises(tpu_plan.DoesNotFit, match=r"8 images of 1 patches on v5e:2x2 .* has 15.75"):
         tpu_plan.plan("v5e:2x2", config, 1)
-
-
-def test_abstract_batch_has_the_shapes_of_packed_batches(micro):
-    packed = with_changes(micro, {"data.batching": "packed", "data.batch": 2})
-    expected = {name: (x.shape, x.dtype) for name, x in Batches(packed)[0].items()}
-    shapes = {name: (x.shape, x.dtype) for name, x in tpu_plan.abstract_batch(packed, 4).items()}
-    assert shapes == expected
-
-
-def test_needed_flops_of_packed_rows_are_those_of_their_mean_blocks(micro):
-    packed = with_changes(micro, {"data.batching": "packed", "data.batch": 2})
-    single = with_changes(packed, {"data.mix": (1.0, 0.0, 0.0, 0.0)})
-    sixteen = with_changes(packed, {"data.mix": (0.0, 0.0, 0.0, 1.0)})
-    most = tpu_plan.needed_flops(sixteen, 4)
-    assert tpu_plan.needed_flops(single, 4) < tpu_plan.needed_flops(packed, 4) < most
-    assert most == 2 * flops.training(packed, 16).total

@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers.mutations import mutations
 
+from urgt_jax.errors import UserError
 from urgt_jax.training.log import MetricsLog
 
 
@@ -72,3 +73,12 @@ def test_metrics_log_of_another_process_writes_nothing(tmp_path):
     log.write(1, {"loss": 0.5})
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_log_names_the_file_on_a_full_disk(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.file.close()
+    log.file = open("/dev/full", "ab")
+    with pytest.raises(UserError, match="cannot write .*metrics.jsonl: No space left on device"):
+        log.write(1, {"loss": 0.5})
+    log.close()

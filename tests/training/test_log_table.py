@@ -38,3 +38,11 @@ def test_log_table_leaves_out_what_a_run_does_not_have():
     assert heading.split() == ["loss", "depth", "norm", "waited", "left"]
     # All steps since the last row were skipped.
     assert table.lines(40, {"waited": 0.5}, 1)[0].split() == "step 40/600 - - - 50% 0:01".split()
+
+
+def test_log_table_gets_columns_that_the_first_row_lacks():
+    table = LogTable(600)
+    assert table.lines(20, {"waited": 0.5}, 1)[-2].split() == ["waited", "left"]
+    heading, row = table.lines(40, {"loss": 0.5, "waited": 0.5}, 1)[-2:]
+    assert heading.split() == ["loss", "waited", "left"]
+    assert row.split() == ["step", "40/600", "0.5", "50%", "0:01"]

@@ -8,7 +8,7 @@ import pytest
 from urgt_jax.config import Config
 from urgt_jax.config_files import with_changes
 from urgt_jax.models import attention, refiner
-from urgt_jax.scaling.tpu_plan import abstract_batch
+from urgt_jax.scaling.batch_shapes import abstract_batch
 from urgt_jax.training import sharding
 from urgt_jax.training.step import abstract_state, train_step
 

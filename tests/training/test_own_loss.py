@@ -11,6 +11,7 @@ import pytest
 import urgt_jax
 from urgt_jax.data.pipeline import Batches
 from urgt_jax.training import sharding
+from urgt_jax.training.checkpoints import Checkpoints
 from urgt_jax.training.step import train_step
 
 
@@ -56,6 +57,18 @@ def test_train_with_an_own_loss_logs_its_terms(depth_only, tmp_path):
         assert metrics["loss"] == pytest.approx(3 * metrics["own_error"], rel=1e-5)
         assert metrics["own_error"] > 0 and "gradient" not in metrics
     assert len(lines) == 2
+
+
+def test_error_of_an_own_loss_leaves_no_open_checkpoints(depth_only, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Checkpoints, "close", lambda checkpoints: closed.append(checkpoints))
+
+    def broken(maps, batch):
+        raise ArithmeticError("mine")
+
+    with pytest.raises(ArithmeticError, match="mine"):
+        urgt_jax.train(depth_only, tmp_path / "run", loss=broken)
+    assert len(closed) == 1
 
 
 def test_training_batch_names_what_a_batch_holds(depth_only):

@@ -9,7 +9,7 @@ from jax.profiler import ProfileData
 from urgt_jax.config import Train
 from urgt_jax.errors import UserError
 from urgt_jax.files import find_paths
-from urgt_jax.scaling.tpu_plan import abstract_batch
+from urgt_jax.scaling.batch_shapes import abstract_batch
 from urgt_jax.training.loop import train
 from urgt_jax.training.profile import StepProfiler
 from urgt_jax.training.step import abstract_state, train_step

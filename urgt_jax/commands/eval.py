@@ -21,10 +21,10 @@ from urgt_jax.evaluation.candidates import (
     SavedPredictions,
 )
 from urgt_jax.evaluation.comparison import compare, comparison_table, read_results
+from urgt_jax.evaluation.results import scores_folder
 from urgt_jax.evaluation.run import Evaluation, run_evaluation
 from urgt_jax.inference.refiner import Refiner, load
 from urgt_jax.remote import absolute
-from urgt_jax.weights.weight_file import SHIPPED
 
 PNG_SCALE = 256.0  # steps per metre of 16-bit depth in PatchFusion and KITTI
 MUCH_TOO_LARGE = 3.0  # mean relative error of depth that another unit is the likely cause of
@@ -164,6 +164,7 @@ def open_predictions(
         args.degrade is None,
         "--degrade changes the coarse maps of a refiner: it cannot be used with --predictions",
     )
+    require(args.scale is None or args.scale > 0, f"--scale {args.scale}: it must be above 0")
     config = override(Config(), [*fields, "--prior.kind", args.kind])
     source = SavedPredictions(args.predictions, args.scale or PNG_SCALE, args.axes or "opencv")
     return source, config, scores_folder(args.predictions)
@@ -195,15 +196,6 @@ def open_refiner(
     )
     source = RefinerCandidates(Refiner(refiner.params, config), config)
     return source, config, args.workdir or scores_folder(args.weights)
-
-
-def scores_folder(path: Path) -> Path:
-    """The folder NAME_scores next to a file or folder."""
-    path = absolute(path)
-    name = path.stem if path.is_file() else path.name
-    if path.parent == SHIPPED:  # do not write into the installed package
-        return Path(f"{path.stem}_scores")
-    return path.with_name(f"{name}_scores")
 
 
 def print_wrong_unit(name: str, scores: dict[str, float]) -> None:

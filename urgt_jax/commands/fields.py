@@ -111,5 +111,5 @@ def data_options(words: Sequence[str] | None) -> list[str]:
     if not words:
         return []
     require(len(words) <= 2, f"--data takes a source and a folder, not {len(words)} words")
-    source, path = words[0], words[1] if len(words) == 2 else ""
-    return ["--data.source", source, "--data.path", path]
+    path = words[1] if len(words) == 2 else ""
+    return ["--data.source", words[0], "--data.path", path]

@@ -141,7 +141,10 @@ def _check(args: argparse.Namespace) -> None:
     require(args.maps_kind is None or args.depth_maps, "--maps-kind needs --depth-maps")
     depth = args.depth_weights or args.depth_maps
     normal = args.normal_weights or args.normal_maps
-    complete = not (depth or normal) if args.degrade else depth and normal
+    if args.degrade:
+        complete = not depth and not normal
+    else:
+        complete = depth and normal
     require(
         complete,
         "pass --degrade alone, or one of --depth-weights and --depth-maps together with one of "

@@ -8,7 +8,7 @@ from etils.epath import Path
 from urgt_jax.commands.parser import Parser
 from urgt_jax.errors import require
 from urgt_jax.evaluation.model_card import model_card
-from urgt_jax.evaluation.results import RESULTS, read_results
+from urgt_jax.evaluation.results import RESULTS, read_results, scores_folder
 from urgt_jax.weights import hub
 from urgt_jax.weights.tensor_files import open_tensors
 from urgt_jax.weights.weight_file import locate_weights, read_config
@@ -33,14 +33,15 @@ def main(arguments: list[str] | None = None) -> None:
         repository.file is None and repository.revision is None,
         f"{args.repository} is not the name of a repository. Write ORG/REPOSITORY",
     )
+    results = find_results(args.run, weights)
     scores = None
-    if (weights.parent / RESULTS).is_file():
-        scores = read_results(weights.parent)
     files = {hub.USUAL_NAME: weights}
     picture = None
-    if (weights.parent / PICTURE).is_file():
-        picture = PICTURE
-        files[PICTURE] = weights.parent / PICTURE
+    if results is not None:
+        scores = read_results(results)
+        if (results / PICTURE).is_file():
+            picture = PICTURE
+            files[PICTURE] = results / PICTURE
     card = model_card(args.repository, config, args.licence, scores, picture)
     if scores is None:
         print("the card has no metrics: run urgt eval first to add them")
@@ -50,6 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
             args.repository, files | {"README.md": Path(folder) / "README.md"}, args.private
         )
     print(f"published: {address}")
+
+
+def find_results(run: Path, weights: Path) -> Path | None:
+    """The folder with the results of `urgt eval` about a run or a weight file; None without."""
+    # What `urgt eval --workdir` writes, and `urgt eval --weights`.
+    for folder in (weights.parent, scores_folder(run), scores_folder(weights)):
+        if (folder / RESULTS).is_file():
+            return folder
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -167,7 +167,10 @@ def _ask_for_licences(licences: list[str], images: list[ImageFile], accepted: bo
         raise UserError(
             f"{looked or 'Pass '}--accept-licences to download the networks listed above"
         )
-    answer = input("Download them under these licences? [y/N] ")
+    try:
+        answer = input("Download them under these licences? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
     require(answer.strip().lower() in ("y", "yes"), "nothing was downloaded")
 
 

@@ -1,14 +1,13 @@
 """`urgt tables`: trains and scores the rows of the paper's tables."""
 
 import argparse
-import sys
 
 from etils.epath import Path
 
 from urgt_jax import compile_cache
 from urgt_jax.commands.fields import FieldsParser, data_options, override
 from urgt_jax.config_files import find_config_folder, load_config
-from urgt_jax.errors import NegativeResult, UserError
+from urgt_jax.errors import NegativeResult, UserError, print_error
 from urgt_jax.evaluation import paper_tables
 from urgt_jax.files import make_folder, write_text
 
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
                 try:
                     paper_tables.run_experiment(experiment, base, runs, seed, fields)
                 except UserError as error:
-                    print(f"error: {error}", file=sys.stderr, flush=True)
+                    print_error(str(error))
                     failed.append(f"{experiment.name} with seed {seed}")
     scores = {}
     for experiment in experiments:

@@ -140,7 +140,11 @@ class Batches:
         yield from others[: TRIES - 1]
 
     def _drawn_index(self, step: int, place: int) -> int:
-        """The image at a place of a step; every epoch has all images in another order."""
+        """The image at a place of a step.
+
+        Every epoch has all images in another order. With batching `patches` or `packed`, blocks
+        take only some places of a step, and an epoch leaves out the images at the others.
+        """
         data = self.config.data
         places = data.batch * MAX_BLOCK_PATCHES if data.packed else data.images(1)
         epoch, position = divmod(step * places + place, len(self.source))

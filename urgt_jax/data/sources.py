@@ -122,7 +122,7 @@ class SceneSource:
         scene = scenes.sample_scene(index, self.split)
         view = scenes.render(scene, *self.config.data.size)
         valid = valid_depth(view.depth, view.valid, max_depth)
-        rng = np.random.default_rng([index, len(self.split)])
+        rng = np.random.default_rng([index, scenes.DEGRADATION_SEEDS[self.split]])
         coarse_depth, coarse_normal = degrade(
             view.depth, view.normal, valid, self.config.prior, rng, max_depth, view.intrinsics
         )

@@ -3,6 +3,8 @@
 from typing import Any
 
 from urgt_jax.config import Config
+from urgt_jax.data.sets import find_data_set
+from urgt_jax.data.sources import default_split
 from urgt_jax.models.registry import FileConfig
 
 # The metrics of a card: group and name in metrics.json, and the heading of the column.
@@ -57,11 +59,14 @@ def _usage(repository: str) -> list[str]:
 
 def _training(config: Config) -> list[str]:
     data = config.data
+    split = data.train_split
+    if data.source != "scenes":
+        split = default_split(data.source, find_data_set(data.source).train_split)
     unit = "metres" if config.prior.kind == "depth" else "disparity (1 / depth at any scale)"
     return [
         "## Training",
         "",
-        f"- data: {data.source}" + (f", split {data.train_split}" if data.train_split else ""),
+        f"- data: {data.source}" + (f", split {split}" if split else ""),
         f"- steps: {config.optim.steps}, batch {data.batch}",
         f"- coarse depth: {unit}",
         f"- patches of {config.model.patch_size[0]} x {config.model.patch_size[1]} pixels",
@@ -71,10 +76,6 @@ def _training(config: Config) -> list[str]:
 
 def _evaluation(scores: dict[str, Any]) -> list[str]:
     """The scores of each candidate as a table."""
-    candidates = {}
-    for name, groups in scores.items():
-        if isinstance(groups, dict) and ("depth" in groups or "normal" in groups):
-            candidates[name] = groups
     lines = [
         "## Evaluation",
         "",
@@ -84,8 +85,8 @@ def _evaluation(scores: dict[str, Any]) -> list[str]:
         "| | " + " | ".join(heading for _, _, heading in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
-    for name, groups in candidates.items():
-        cells = [_format(groups.get(group, {}).get(metric)) for group, metric, _ in COLUMNS]
+    for name in scores["candidates"]:
+        cells = [_format(scores[name].get(group, {}).get(metric)) for group, metric, _ in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 

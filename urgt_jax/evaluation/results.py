@@ -6,8 +6,19 @@ from etils.epath import Path
 
 from urgt_jax.errors import UserError
 from urgt_jax.files import read_json_object, seal, unseal, write_text
+from urgt_jax.remote import absolute
+from urgt_jax.weights.weight_file import SHIPPED
 
 RESULTS = "metrics.json"
+
+
+def scores_folder(path: Path) -> Path:
+    """The folder NAME_scores next to weights or predictions, where their results are written."""
+    path = absolute(path)
+    name = path.stem if path.is_file() else path.name
+    if path.parent == SHIPPED:  # do not write into the installed package
+        return Path(f"{path.stem}_scores")
+    return path.with_name(f"{name}_scores")
 
 
 def write_results(folder: Path, results: dict) -> Path:

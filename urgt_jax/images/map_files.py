@@ -178,7 +178,11 @@ def _read_image_map(path: Path, kind: str) -> MapFile:
         image = _open_with_pillow(path)
         if image is not None:
             with image:
-                bits = 32 if image.mode in ("I", "F") else 16 if "16" in image.mode else 8
+                bits = 8
+                if image.mode in ("I", "F"):
+                    bits = 32
+                elif "16" in image.mode:
+                    bits = 16
                 pixels = image.width * image.height * len(image.getbands())
                 check_unpacked_size(path, pixels * bits // 8)
                 image.load()  # complete, or an error; OpenCV would return what it has

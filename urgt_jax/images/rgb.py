@@ -48,16 +48,17 @@ def to_bytes(
         return values, notes
     values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
     high = values.max()
+    if values.dtype.kind == "f":
+        bits = None  # it is about whole numbers
+    white = 65535
     if bits is not None:
         white = 2**bits - 1
-    elif values.dtype.kind == "f":
-        white = 1 if high <= BRIGHTEST else 255
-        if 1 < high <= BRIGHTEST:
+    elif values.dtype.kind == "f" and high <= BRIGHTEST:
+        white = 1
+        if high > 1:
             notes.append("values above 1 are shown as white")
-    else:
-        white = 255 if values.dtype.itemsize > 2 and high <= 255 else 65535
-    if white == 255 and high > 255:
-        white = 65535
+    elif values.dtype.itemsize > 2 and high <= 255:
+        white = 255
     require(
         high <= white or white == 1 or bits is not None,
         f"the image has values up to {high:g}, which is not a valid range. Scale it to 0..65535",

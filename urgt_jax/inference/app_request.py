@@ -21,7 +21,7 @@ from urgt_jax.inference.refine_file import (
     check_sources,
     refine_file,
 )
-from urgt_jax.inference.refiner import Progress, ignore_progress
+from urgt_jax.inference.refiner import ReportProgress, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Answer:
 
 
 def answer_request(
-    models: Models, request: Request, out: Path, progress: Progress = ignore_progress
+    models: Models, request: Request, out: Path, progress: ReportProgress = ignore_progress
 ) -> Answer:
     """Refine an uploaded image into the folder `out`, which is emptied first.
 
@@ -82,7 +82,7 @@ def _refine(
     request: Request,
     out: Path,
     report: Report,
-    progress: Progress,
+    progress: ReportProgress,
 ) -> tuple[str, tuple[Path, ...]]:
     """The page with the slider, and the files."""
     if out.exists():

@@ -30,7 +30,7 @@ from urgt_jax.errors import UserError, require
 from urgt_jax.images.colour import RGB
 from urgt_jax.images.files import ImageHeader
 from urgt_jax.images.map_files import MapFile
-from urgt_jax.inference.image_files import Strips
+from urgt_jax.inference.refiner import Strips
 
 NO_NORMALS = (
     "no coarse normal map. Pass --coarse-normal FILE, let a network make it with --normal-weights "
@@ -87,7 +87,8 @@ class CoarseMaps(NamedTuple):
         In the sky, depth is infinite, disparity is 0 (or the minimum of the coarse map, if that is
         negative), and normals are 0.
         """
-        if self.sky is None and (self.unit == DISPARITY or wanted == "depth"):
+        to_metres = self.unit == METRES and wanted == "disparity"
+        if self.sky is None and not to_metres:
             yield from strips
             return
         far = np.float32(np.inf)
@@ -96,7 +97,7 @@ class CoarseMaps(NamedTuple):
         lowest = np.float32(self.farthest / FARTHER)
         for rows, result in strips:
             depth = result.depth
-            if self.unit != DISPARITY and wanted != "depth":
+            if to_metres:
                 depth = 1 / np.maximum(depth * np.float32(self.scale), lowest)
             normal = result.normal
             if self.sky is not None:
@@ -184,7 +185,9 @@ def _find_sky(
     if sky is not None and masks.known is not None:
         sky &= fit_mask(masks.known, values.shape)
     if masks.sky is not None:
-        size = max(masks.sky.shape, values.shape)
+        size = values.shape
+        if masks.sky.shape[0] > size[0]:  # the finer of the two, which have one aspect ratio
+            size = masks.sky.shape
         stated = fit_mask(masks.sky, size)
         sky = stated if sky is None else fit_mask(sky, size) | stated
     if sky is None and image is not None:

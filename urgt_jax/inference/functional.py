@@ -77,12 +77,17 @@ def patchify(
     )
     mode = ExactMode(Config(model=model, prior=prior, data=Data(max_depth=max_depth)))
     windows = grids.cover_image(*images.shape[1:3], *grid, overlap)
-    inputs = [mode.prepare(*maps) for maps in zip(images, depths, normals, strict=True)]
-    cuts = [mode.window_inputs(maps, windows, k) for maps in inputs for k in range(windows.count)]
+    inputs = []
+    cuts = []
+    for arrays in zip(images, depths, normals, strict=True):
+        prepared = mode.prepare(*arrays)
+        inputs.append(prepared)
+        for k in range(windows.count):
+            cuts.append(mode.window_inputs(prepared, windows, k))
     tokens_per_pixel = np.array(model.tokens) / windows.patch
     origins = (windows.origins * tokens_per_pixel).astype(np.float32)
-    depths = np.stack([maps.depth[:] for maps in inputs])
-    normals = np.stack([maps.normal[:] for maps in inputs])
+    whole_depths = np.stack([prepared.depth[:] for prepared in inputs])
+    whole_normals = np.stack([prepared.normal[:] for prepared in inputs])
 
     def stack(patches: list[np.ndarray]) -> np.ndarray:
         """[B, P, ...] of the patches of all images."""
@@ -94,10 +99,10 @@ def patchify(
         "coarse_normal": stack([cut.normal for cut in cuts]),
         "origins": np.stack([origins] * len(images)),
         "windows": windows,
-        "whole_depth": depths[0] if single else depths,
-        "whole_normal": normals[0] if single else normals,
-        "depth_low": np.array([maps.unit.low for maps in inputs], np.float32),
-        "depth_scale": np.array([maps.unit.scale for maps in inputs], np.float32),
+        "whole_depth": whole_depths[0] if single else whole_depths,
+        "whole_normal": whole_normals[0] if single else whole_normals,
+        "depth_low": np.array([prepared.unit.low for prepared in inputs], np.float32),
+        "depth_scale": np.array([prepared.unit.scale for prepared in inputs], np.float32),
     }
 
 

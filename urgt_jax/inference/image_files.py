@@ -1,21 +1,17 @@
 """Images and coarse maps to refine, and images that could not be refined."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import numpy as np
-from etils.epath import Path, PathLike
+from etils.epath import Path
 
-from urgt_jax.errors import NegativeResult, UserError, one_line, reason, require
+from urgt_jax.errors import NegativeResult, UserError, one_line, print_error, reason, require
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.images.files import SUFFIXES
 from urgt_jax.images.map_files import MAP_SUFFIXES
-from urgt_jax.inference.refiner import Result
 from urgt_jax.remote import absolute
 
-Strips = Iterator[tuple[slice, Result]]  # rows of an image, from the top, and their maps
 FAILED = "not_refined.txt"  # in the output folder
 COARSE_ENDINGS = ("_coarse_depth", "_coarse_normal", "_coarse_mask", "_coarse_sky")
 # What `outputs` writes for an image, after its name.
@@ -82,6 +78,9 @@ def _is_drawn_map(path: Path) -> bool:
         name = path.stem.removesuffix(ending)
         if name != path.stem and path.suffix == ".png":
             siblings = [path.with_name(f"{name}_depth.npy"), path.with_name(f"{name}_depth16.json")]
+            for suffix in SUFFIXES:  # of the image itself
+                siblings.append(path.with_name(f"{name}{suffix}"))
+                siblings.append(path.with_name(f"{name}{suffix.upper()}"))
             return any(sibling.is_file() for sibling in siblings)
     return False
 
@@ -122,7 +121,7 @@ class Failures:
             if self.count == 1:
                 raise
             text = naming(image, reason(error))
-            print(f"error: {text}", file=sys.stderr, flush=True)
+            print_error(text)
             self.lines.append(text)
 
     def report(self) -> None:
@@ -150,11 +149,3 @@ def naming(path: Path, text: str) -> str:
     """The text of an error, which begins with the path unless it holds it."""
     name = one_line(str(path))  # as in errors
     return text if name in text else f"{name}: {text}"
-
-
-def check_finite(strips: Strips, weights: PathLike) -> Strips:
-    """Pass strips on; fail at the first NaN, which only damaged weights cause."""
-    for rows, result in strips:
-        finite = np.isfinite(result.depth).all() and np.isfinite(result.normal).all()
-        require(bool(finite), f"the refined maps contain NaN: the weights {weights} are damaged")
-        yield rows, result

@@ -127,17 +127,23 @@ def attend(
     shape = (len(kept), len(chunks) * resident, tokens_each, 2 * width)
     layers = np.empty(shape, jnp.dtype(model.dtypes.heads))
     for i in range(depth):
-        projected = [jax.device_get(steps.within(params, i, *chunk)) for chunk in chunks]
-        keys = [(k, v, bias) for (_, _, k, v), bias in zip(projected, biases, strict=True)]
-        for n, (within, q, _, _) in enumerate(projected):
+        within = []  # the output of the frame block
+        queries = []
+        keys = []
+        for chunk, bias in zip(chunks, biases, strict=True):
+            output, q, k, v = jax.device_get(steps.within(params, i, *chunk))
+            within.append(output)
+            queries.append(q)
+            keys.append((k, v, bias))
+        for n in range(len(chunks)):
             visible = keys if model.cross_patch else [keys[n]]
-            attended = _attend_to(steps, q, visible)
-            across = jax.device_get(steps.across(params, i, within, attended))
+            attended = _attend_to(steps, queries[n], visible)
+            across = jax.device_get(steps.across(params, i, within[n], attended))
             chunks[n] = across, chunks[n][1]
             if i in kept:
                 patches = slice(n * resident, (n + 1) * resident)
-                layers[kept.index(i), patches] = np.concatenate([within, across], -1)
-            report((i + (n + 1) / len(projected)) / depth)
+                layers[kept.index(i), patches] = np.concatenate([within[n], across], -1)
+            report((i + (n + 1) / len(chunks)) / depth)
     return layers[:, :count]
 
 

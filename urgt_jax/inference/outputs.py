@@ -22,7 +22,7 @@ from urgt_jax.images.rows import LazyMap, row_slices
 from urgt_jax.images.surfaces import Surface, make_surface, write_glb, write_ply
 from urgt_jax.inference.coarse_maps import CoarseMaps
 from urgt_jax.inference.compare_page import write_compare_page
-from urgt_jax.inference.image_files import Strips
+from urgt_jax.inference.refiner import Strips
 
 MAPS = ("depth", "normal")
 CONFIDENCES = ("depth_confidence", "normal_confidence")

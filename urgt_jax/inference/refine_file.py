@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 from etils.epath import Path, PathLike
 
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
@@ -18,7 +19,7 @@ from urgt_jax.inference.coarse_maps import (
     check_map_sizes,
     prepare_coarse_maps,
 )
-from urgt_jax.inference.image_files import check_finite, naming_image
+from urgt_jax.inference.image_files import naming_image
 from urgt_jax.inference.outputs import (
     DEFAULT_FORMATS,
     SPATIAL,
@@ -27,7 +28,7 @@ from urgt_jax.inference.outputs import (
     save_coarse,
     save_result,
 )
-from urgt_jax.inference.refiner import Progress, Refiner, ignore_progress
+from urgt_jax.inference.refiner import Refiner, ReportProgress, Strips, ignore_progress
 
 Report = Callable[[str], None]  # takes a line for the user
 
@@ -104,7 +105,7 @@ def refine_file(
     options: Options,
     out: Path,
     report: Report,
-    progress: Progress = ignore_progress,
+    progress: ReportProgress = ignore_progress,
 ) -> Target:
     """Refine an image and write its maps into the folder `out`; `report` takes what is decided."""
     refiner = models.refiner
@@ -144,6 +145,14 @@ def refine_file(
         if options.save_coarse:
             save_coarse(coarse.depth, coarse.normal, out / f"{path.stem}_coarse", wanted == "depth")
     return target
+
+
+def check_finite(strips: Strips, weights: PathLike) -> Strips:
+    """Pass strips on; fail at the first NaN, which only damaged weights cause."""
+    for rows, result in strips:
+        finite = np.isfinite(result.depth).all() and np.isfinite(result.normal).all()
+        require(bool(finite), f"the refined maps contain NaN: the weights {weights} are damaged")
+        yield rows, result
 
 
 def _patches(count: int, refiner: Refiner) -> str:

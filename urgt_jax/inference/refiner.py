@@ -26,7 +26,7 @@ from urgt_jax.models.registry import FAMILIES
 from urgt_jax.weights.weight_file import load_weights, weights_kind
 
 Image = UInt8[np.ndarray, "H W 3"]
-Progress = Callable[[int, int], None]  # takes how much is done, and of how much
+ReportProgress = Callable[[int, int], None]  # takes how much is done, and of how much
 PRIOR_OPTIONS = {"depth_anything": "--depth-weights", "metric3d": "--normal-weights"}
 StageProgress = Callable[[str, float], None]  # takes a stage and the share of it that is done
 
@@ -45,6 +45,9 @@ class Result(NamedTuple):
     normal: Float[np.ndarray, "*B H W 3"]  # unit length
     depth_confidence: Float[np.ndarray, "*B H W"] | None  # 1 and above
     normal_confidence: Float[np.ndarray, "*B H W"] | None  # 1 and above
+
+
+Strips = Iterator[tuple[slice, Result]]  # rows of an image, from the top, and their maps
 
 
 class Job(NamedTuple):
@@ -126,7 +129,7 @@ class Refiner:
         coarse_normal: Float[Array | np.ndarray, "... h w 3"],
         grid: tuple[int, int] | None = None,
         overlap: float | None = None,
-        progress: Progress = ignore_progress,
+        progress: ReportProgress = ignore_progress,
     ) -> Result:
         """Refine the coarse maps of an image. Official mode takes maps of any size.
 
@@ -192,7 +195,7 @@ class Refiner:
         job: Job,
         coarse_depth: Shaped[Array | np.ndarray, "..."],
         coarse_normal: Shaped[Array | np.ndarray, "..."],
-        progress: Progress = ignore_progress,
+        progress: ReportProgress = ignore_progress,
     ) -> Iterator[tuple[slice, Result]]:
         """Refine a planned image and yield (rows, their maps) from the top, for any image size.
 
@@ -217,7 +220,7 @@ class Refiner:
         return Result(*maps)
 
     def refine(
-        self, inputs: RefinerInputs, windows: Grid, progress: Progress = ignore_progress
+        self, inputs: RefinerInputs, windows: Grid, progress: ReportProgress = ignore_progress
     ) -> Result:
         """Refine prepared inputs; the maps keep the unit and the size of the inputs."""
         return _join_rows(self._refine_rows(inputs, windows, progress), inputs.size[0])
@@ -235,7 +238,7 @@ class Refiner:
         return np.stack(depths)
 
     def _refine_rows(
-        self, inputs: RefinerInputs, windows: Grid, progress: Progress
+        self, inputs: RefinerInputs, windows: Grid, progress: ReportProgress
     ) -> Iterator[tuple[slice, Result]]:
         """Merge all windows with the coarse maps, some rows at a time."""
         patches = self._window_maps(inputs, windows, progress)
@@ -255,7 +258,7 @@ class Refiner:
             yield rows, Result(depth, normal, depth_confidence, normal_confidence)
 
     def _window_maps(
-        self, inputs: RefinerInputs, windows: Grid, progress: Progress
+        self, inputs: RefinerInputs, windows: Grid, progress: ReportProgress
     ) -> Iterator[dict[str, Float[np.ndarray, "h w _"]]]:
         """For each window, the maps that are blended with those of other windows."""
         priors = {"depth": inputs.depth, "normal": inputs.normal}
@@ -269,7 +272,7 @@ class Refiner:
             yield maps
 
     def offsets(
-        self, inputs: RefinerInputs, windows: Grid, progress: Progress = ignore_progress
+        self, inputs: RefinerInputs, windows: Grid, progress: ReportProgress = ignore_progress
     ) -> Iterator[dict[str, Offsets]]:
         """Run the network; yields the offsets of one window after the other, at the patch size."""
         count = windows.count
@@ -338,7 +341,7 @@ class Refiner:
         )
         return layers[:, None]
 
-    def _stage_progress(self, count: int, progress: Progress) -> StageProgress:
+    def _stage_progress(self, count: int, progress: ReportProgress) -> StageProgress:
         """Turn the share of a stage that is done into percent of the whole work, by FLOPs."""
         cost = flops.forward(self.config.model, count, self.config.eval.pool)
         costs = {"encode": cost.encoder, "attend": cost.pairs, "heads": cost.dpt_heads}
@@ -355,7 +358,7 @@ class Refiner:
         return report
 
 
-def _report_share(progress: Progress, image: int, images: int, done: int, count: int) -> None:
+def _report_share(progress: ReportProgress, image: int, images: int, done: int, count: int) -> None:
     """Report the progress of one of several images as that of all of them."""
     progress(image * count + done, images * count)
 

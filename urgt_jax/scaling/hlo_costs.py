@@ -103,7 +103,7 @@ class Program:
         for instruction, times, computation in self._walk(self.entry):
             if not COLLECTIVE.fullmatch(instruction.kind):
                 continue
-            key = chain_of(instruction) or len(collectives)
+            key = chain_of(instruction) or len(collectives)  # otherwise one that no other has
             if key in collectives:
                 # Parts of one that runs beside other operations may stand in their loops too.
                 times = min(times, collectives[key].times)

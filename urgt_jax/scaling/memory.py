@@ -18,11 +18,9 @@ from urgt_jax.models.layers import kept_blocks
 from urgt_jax.models.placement import use_placement
 from urgt_jax.models.refiner import tokens_per_patch
 from urgt_jax.models.registry import abstract_params
-from urgt_jax.scaling.tpu_plan import abstract_batch
+from urgt_jax.scaling.batch_shapes import abstract_batch
 from urgt_jax.training import sharding
 from urgt_jax.training.step import abstract_state, train_step
-
-STAGES = ("encode", "attend", "heads")
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,9 @@ def compiled(size: str, patches: int, dtype: str, shards: int = 1) -> dict[str, 
     mesh = mesh_of_shards(shards) if shards > 1 else None
     params = placed_params(model, mesh)
     inputs = stage_inputs(model, patches, mesh, shards)
-    encode, attend, heads = jit_stages(model)
-    stages = {"encode": encode, "attend": attend, "heads": heads}
     memory = {}
     with use_placement(sharding.placement_for(mesh)) if mesh else nullcontext():
-        for name, stage in stages.items():
+        for name, stage in jit_stages(model)._asdict().items():
             arrays, held = inputs[name]
             analysis = stage.lower(params, *arrays).compile().memory_analysis()
             memory[name] = PassMemory(

@@ -15,9 +15,9 @@ from urgt_jax.data.gridmix import patch_owners, row_sides
 from urgt_jax.files import open_to_append
 from urgt_jax.hardware import chip_of, peak_device_memory
 from urgt_jax.models.precision import in_precision
+from urgt_jax.scaling.batch_shapes import abstract_batch, needed_flops
 from urgt_jax.scaling.profile import print_costliest, tracing
-from urgt_jax.scaling.study import read
-from urgt_jax.scaling.tpu_plan import abstract_batch, needed_flops
+from urgt_jax.scaling.study import read_table
 from urgt_jax.training import sharding
 from urgt_jax.training.step import initial_state, train_step
 
@@ -136,7 +136,7 @@ def matmul_peak(dtype: str, tries: int = 5) -> float:
 def read_steps(path: Path) -> list[dict[str, str]]:
     """The rows of a table of training steps; fails if it is another table."""
     columns = tuple(field.name for field in fields(StepCost))
-    return list(read(path, columns, "training steps"))
+    return list(read_table(path, columns, "training steps"))
 
 
 def append_step(path: Path, cost: StepCost) -> None:

@@ -81,7 +81,7 @@ def shards(mesh: str) -> int:
     return int(match[1])
 
 
-def read(path: Path, columns: tuple[str, ...], kind: str) -> csv.DictReader:
+def read_table(path: Path, columns: tuple[str, ...], kind: str) -> csv.DictReader:
     """The rows of a table, none where there is no file; fails on a file with other columns."""
     try:
         text = path.read_text() if path.exists() else ""
@@ -105,7 +105,7 @@ class StudyTable:
 
     def rows(self) -> dict[Point, StudyRow]:
         """All points of the file and their figures; fails on a file of another form."""
-        reader = read(self.path, COLUMNS, "this study")
+        reader = read_table(self.path, COLUMNS, "this study")
         rows = {}
         for row in reader:
             point, figures = self._parse(row, reader.line_num)

@@ -12,24 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from urgt_jax import hardware
-from urgt_jax.config import MAX_BLOCK_PATCHES, Config
+from urgt_jax.config import Config
 from urgt_jax.config_files import with_changes
-from urgt_jax.data import gridmix
-from urgt_jax.data.priors.units import DisparityFit
-from urgt_jax.data.samples import Window
-from urgt_jax.data.sources import PriorSample
 from urgt_jax.errors import UserError, require
 from urgt_jax.hardware import GB, GIB, TERA, Chip
-from urgt_jax.images import grid
 from urgt_jax.models import flops
 from urgt_jax.models.apply import Batch
 from urgt_jax.progress import format_duration
 from urgt_jax.scaling import hlo_costs
+from urgt_jax.scaling.batch_shapes import abstract_batch, needed_flops
 from urgt_jax.training import sharding
 from urgt_jax.training.step import State, abstract_state, state_shardings, train_step
 
@@ -157,65 +152,6 @@ def ignore_local_hardware() -> None:
         os.environ.setdefault(name, value)
 
 
-class BlankSource:
-    """One small blank image, from which the shapes of a batch are taken."""
-
-    SIZE = (64, 64)
-
-    def __len__(self) -> int:
-        return 1
-
-    def name(self, index: int) -> str:
-        return "blank"
-
-    def scene(self, index: int) -> str:
-        return ""
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.SIZE
-
-    def read(self, index: int, window: Window) -> PriorSample:
-        rows, cols = window
-        shape = (rows.stop - rows.start, cols.stop - cols.start)
-        ones = np.ones(shape, np.float32)
-        vectors = np.ones((*shape, 3), np.float32)
-        return PriorSample(
-            image=vectors.astype(np.uint8),
-            depth=ones,
-            valid=ones > 0,
-            intrinsics=np.ones(4, np.float32),
-            stereo=None,
-            normal=vectors,
-            coarse_depth=ones,
-            coarse_normal=vectors,
-            fit=DisparityFit(1.0, 0.0),
-        )
-
-
-def abstract_batch(config: Config, side: int) -> Batch:
-    """Shapes and dtypes of the batches whose blocks are side x side patches, over all hosts."""
-    source = BlankSource()
-    block_side = 4 if config.data.packed else side
-    windows = grid.gridmix_block(*source.size(0), block_side, 0, 0)
-    block = gridmix.read_block(source, 0, config, windows)
-    if config.data.packed:
-        block["owner"] = np.zeros(MAX_BLOCK_PATCHES, np.int32)
-    rows = config.data.images(side)
-    return {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in block.items()}
-
-
-def needed_flops(config: Config, side: int) -> float:
-    """FLOPs that a training step needs over all devices; packed rows are taken in the mean."""
-    if config.data.packed:
-        blocks_per_row = gridmix.mean_blocks_per_row(config.data.mix)
-    else:
-        blocks_per_row = np.eye(4)[side - 1]
-    row = 0.0
-    for m, count in enumerate(blocks_per_row, 1):
-        row += count * flops.training(config, m * m).total
-    return config.data.images(side) * row
-
-
 def plan(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
     """Compiles a training step for slices; DoesNotFit if a device has too little memory."""
     devices = devices_of(topology, slices)
@@ -231,7 +167,9 @@ def plan(topology: str, config: Config, side: int, slices: int = 1) -> StepPlan:
         compiled = compile_or_overflow(train_step(config, mesh).lower(state, batch), what)
     seconds = time.monotonic() - start
     program = hlo_costs.Program(compiled.as_text())
-    cores_per_chip = sum(device.coords == devices[0].coords for device in devices)
+    # Coordinates repeat from slice to slice.
+    own_slice = [x for x in devices if sharding.slice_of(x) == sharding.slice_of(devices[0])]
+    cores_per_chip = sum(device.coords == devices[0].coords for device in own_slice)
     count = mesh.devices.size
     return StepPlan(
         topology=topology,

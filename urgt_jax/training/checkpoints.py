@@ -59,6 +59,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=MAX_TO_KEEP, step_prefix=PREFIX)
         self.manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "log"))
         self.log = EMPTY_LOG  # of the restored state
+        self.is_closed = False
 
     def save(self, state: State, step: int, log: RunLog = EMPTY_LOG) -> None:
         """Start to save the state after `step` steps; raises the error of an earlier save.
@@ -207,6 +208,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk, and end the threads that write."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         self.wait()
         self.manager.close()
 

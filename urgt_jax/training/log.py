@@ -3,13 +3,21 @@
 Every line holds its number and a checksum, so that missing and changed lines are noticed.
 """
 
+import contextlib
 import json
 from typing import BinaryIO
 
 from etils.epath import Path
 
 from urgt_jax.distributed import report
-from urgt_jax.files import open_to_append, parse_json, seal, unseal, write_text
+from urgt_jax.files import (
+    open_to_append,
+    parse_json,
+    reporting_write_errors,
+    seal,
+    unseal,
+    write_text,
+)
 
 
 class MetricsLog:
@@ -21,27 +29,30 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int, writes: bool = True, logged: int = 0):
+        self.path = workdir / "metrics.jsonl"
         self.file: BinaryIO | None = None
         self.lines = 0
         if not writes:
             return
-        path = workdir / "metrics.jsonl"
-        contents = _read(path, step, logged) if path.exists() else []
-        if path.exists():
-            write_text(path, "".join([self._seal(values) for values in contents]))
-        self.file = open_to_append(path)
+        contents = _read(self.path, step, logged) if self.path.exists() else []
+        if self.path.exists():
+            write_text(self.path, "".join([self._seal(values) for values in contents]))
+        self.file = open_to_append(self.path)
 
     def write(self, step: int, values: dict[str, float | list[int]]) -> None:
         """Append a line with the values of a step."""
         if self.file is None:
             return
-        self.file.write(self._seal({"step": step, **values}).encode())
-        self.file.flush()
+        with reporting_write_errors(self.path):
+            self.file.write(self._seal({"step": step, **values}).encode())
+            self.file.flush()
 
     def close(self) -> None:
         """Close the file."""
         if self.file is not None:
-            self.file.close()
+            # An error was reported by `write` already.
+            with contextlib.suppress(OSError):
+                self.file.close()
 
     def _seal(self, values: dict) -> str:
         """The values as the next line."""
@@ -55,22 +66,23 @@ def _read(path: Path, step: int, logged: int) -> list[dict]:
     texts = content.split(b"\n")
     texts.pop()  # nothing, or a line that the run was killed in
     lines = [_parse(text) for text in texts]
-    # Whatever follows the last line of an earlier step is written again.
-    kept = [i for i, values in enumerate(lines) if values is not None and values["step"] <= step]
-    end = kept[-1] + 1 if kept else 0
-    numbers = [str(i + 1) for i in range(end) if lines[i] is None]
-    contents = [lines[i] for i in kept]
+    contents = []
+    end = 0  # number of the last line that stays; what follows is written again
+    for number, values in enumerate(lines, 1):
+        if values is not None and values["step"] <= step:
+            contents.append(values)
+            end = number
+    damaged = [str(number) for number, values in enumerate(lines[:end], 1) if values is None]
+    last_line = contents[-1]["line"] if contents else 0
+    last_step = contents[-1]["step"] if contents else 0
+    missing = last_line - len(contents) - len(damaged)  # below 0 if lines are duplicated
     problems = []
-    if numbers:
-        problems.append(f"damaged lines ({', '.join(numbers)}) were removed")
-    count = contents[-1]["line"] if contents else 0
-    last = contents[-1]["step"] if contents else 0
-    if count != len(contents) + len(numbers):
-        problems.append(
-            f"{abs(count - len(contents) - len(numbers))} lines are missing or duplicated"
-        )
-    if last < logged:
-        problems.append(f"the lines of steps {last + 1} to {logged} are missing")
+    if damaged:
+        problems.append(f"damaged lines ({', '.join(damaged)}) were removed")
+    if missing:
+        problems.append(f"{abs(missing)} lines are missing or duplicated")
+    if last_step < logged:
+        problems.append(f"the lines of steps {last_step + 1} to {logged} are missing")
     if problems:
         report(
             f"{path}: {'; '.join(problems)}. The run itself is not affected. For a complete log, "

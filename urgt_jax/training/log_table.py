@@ -33,7 +33,7 @@ LEGEND = (
 
 
 class LogTable:
-    """Formats the rows of the table. Its columns are those that the first row has values for."""
+    """Formats the rows of the table. Its columns are those that a row has values for."""
 
     def __init__(self, steps: int):
         self.steps = steps
@@ -41,10 +41,12 @@ class LogTable:
         self.columns: list[Column] = []
 
     def lines(self, step: int, values: dict[str, float], seconds_left: float) -> list[str]:
-        """The row of a step, after the table's heading if it is the first."""
+        """The row of a step, after the table's heading if it is the first or has more columns."""
         lines = []
-        if not self.columns:
-            self.columns = [column for column in COLUMNS if column.name in values]
+        columns = [column for column in COLUMNS if column.name in values]
+        # If all steps of the first row were skipped, it has fewer values than the next ones.
+        if len(columns) > len(self.columns):
+            self.columns = columns
             headings = [column.heading.rjust(column.width) for column in self.columns]
             lines += [*LEGEND, "".join([" " * self.first_width, *headings, "left".rjust(8)])]
         row = f"step {step}/{self.steps}".ljust(self.first_width)

@@ -1,5 +1,6 @@
 """The training loop: resumes, saves in the background, and reports progress."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -167,6 +168,10 @@ class TrainingRun:
     def close(self) -> None:
         """Close the trackers, which may take long, and let others use the work directory."""
         self.trackers.close()
+        if jax.process_count() == 1:  # the processes that others would wait for may be gone
+            # After an error, which is the one to report.
+            with contextlib.suppress(Exception):
+                self.checkpoints.close()
         self.release_workdir()
 
     def release_workdir(self) -> None:

@@ -169,7 +169,7 @@ def _loss_and_gradient(
     """Loss, terms, errors and gradient, over `optim.accumulate` parts one after the other."""
     counts = losses.valid_counts(config, batch)
 
-    def loss(maps: Maps, part: TrainingBatch) -> tuple[jax.Array, Terms]:
+    def part_loss(maps: Maps, part: TrainingBatch) -> tuple[jax.Array, Terms]:
         if own_loss is None:
             terms = losses.compute_terms(config, maps, part, counts)
             return losses.weighted_sum(config, terms), terms
@@ -178,27 +178,27 @@ def _loss_and_gradient(
         return total * share, {name: term * share for name, term in terms.items()}
 
     if config.optim.accumulate == 1:
-        return _part_gradient(config, mesh, loss, params, batch)
+        return _part_gradient(config, mesh, part_loss, params, batch)
 
     parts = sharding.split_batch(batch, config.optim.accumulate, mesh)
 
     def add_part(total: tuple, part: TrainingBatch) -> tuple[tuple, jax.Array]:
-        result = _part_gradient(config, mesh, loss, params, part)
+        result = _part_gradient(config, mesh, part_loss, params, part)
         total = jax.tree.map(jnp.add, total, (result.loss, result.terms, result.grads))
         rows = len(part["valid"])
         return total, result.image_errors.reshape(rows, -1)
 
     first_part = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(
-        lambda part: _part_gradient(config, mesh, loss, params, part), first_part
+        lambda part: _part_gradient(config, mesh, part_loss, params, part), first_part
     )
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (shapes.loss, shapes.terms, shapes.grads)
     )
-    (loss, terms, grads), errors = jax.lax.scan(add_part, zeros, parts)
+    (total_loss, terms, grads), errors = jax.lax.scan(add_part, zeros, parts)
     # From [parts, rows of a part, errors of a row] back to the order of the batch.
     image_errors = errors.swapaxes(0, 1).reshape(-1)
-    return PartResult(loss, terms, image_errors, grads)
+    return PartResult(total_loss, terms, image_errors, grads)
 
 
 def _part_gradient(

@@ -98,6 +98,8 @@ def precompute(
                     future.result()
                 done += len(futures)
                 progress.update(done + len(skipped))
+        if missing:
+            progress.update(len(share))  # images of the last batch may have been skipped
 
     list_path = write_skipped_list(stored.folder, skipped, host, hosts)
     return Summary(len(share), skipped, list_path)

@@ -5,7 +5,7 @@ from etils.epath import Path
 
 from urgt_jax.config import Config, Prior
 from urgt_jax.data.priors.degrade import degrade
-from urgt_jax.data.scenes import render, sample_scene
+from urgt_jax.data.scenes import DEGRADATION_SEEDS, render, sample_scene
 from urgt_jax.images.files import write_image, write_map
 
 
@@ -17,7 +17,7 @@ def write_scene(
     The coarse maps have the names that `urgt refine` looks for.
     """
     view = render(sample_scene(seed, split), *size, workers=2)
-    rng = np.random.default_rng([seed, len(split)])
+    rng = np.random.default_rng([seed, DEGRADATION_SEEDS[split]])
     max_depth = Config().data.max_depth
     depth, normal = degrade(
         view.depth, view.normal, view.valid, prior, rng, max_depth, view.intrinsics
