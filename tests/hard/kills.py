@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -9,8 +10,9 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -26,6 +28,7 @@ from urgt_jax.commands import priors
 from urgt_jax.config import Prior
 from urgt_jax.config_files import with_changes
 from urgt_jax.data.scenes.export import write_scene
+from urgt_jax.progress import Progress
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.weight_file import save_weights
 
@@ -197,7 +200,9 @@ def kill_once(
     return killed, writing, problem
 
 
-def try_command(command: Command, folder: Path, kills: int, draw: random.Random) -> Outcome:
+def try_command(
+    command: Command, folder: Path, kills: int, draw: random.Random, report_kill: Callable[[], None]
+) -> Outcome:
     """Kill a command that often, let it end each time it has come far, and compare the files."""
     out = folder / command.name / "out"  # the same for all kills, since a report holds the command
     failure, seconds = finish(command, out)
@@ -209,7 +214,9 @@ def try_command(command: Command, folder: Path, kills: int, draw: random.Random)
     count = inside_writes = 0
     while count < kills and len(problems) < MOST_PROBLEMS:
         killed, writing, problem = kill_once(command, out, seconds, draw, inside=count % 2 == 0)
-        count += killed
+        if killed:
+            count += 1
+            report_kill()
         inside_writes += killed and writing
         if problem:
             problems.append(f"{command.name}: {problem}")
@@ -225,9 +232,7 @@ def try_command(command: Command, folder: Path, kills: int, draw: random.Random)
         if names:
             problems.append(f"{command.name}: these files differ: {names[:5]}")
         shutil.rmtree(out)
-    outcome = Outcome(command.name, count, inside_writes, problems)
-    print(f"{outcome.tried()}: {len(problems)} problems", file=sys.stderr, flush=True)
-    return outcome
+    return Outcome(command.name, count, inside_writes, problems)
 
 
 def number_of_kills(command: Command, kills: int, others: int) -> int:
@@ -245,18 +250,20 @@ def run(
     rows = []
     problems = []
     chosen = [command for command in commands(folder) if not names or command.name in names]
+    counts = [number_of_kills(command, kills, others) for command in chosen]
+    progress = Progress("SIGKILLs", sum(counts))
+    done = itertools.count(1)
+    lock = threading.Lock()
+
+    def report_kill() -> None:
+        with lock:
+            progress.update(next(done))
+
+    jobs = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        # The longest first.
-        jobs = [
-            pool.submit(
-                try_command,
-                command,
-                folder,
-                number_of_kills(command, kills, others),
-                random.Random(seed),
-            )
-            for command in reversed(chosen)
-        ]
+        for command, count in reversed(list(zip(chosen, counts, strict=True))):  # the longest first
+            draw = random.Random(seed)
+            jobs.append(pool.submit(try_command, command, folder, count, draw, report_kill))
     for job in reversed(jobs):
         outcome = job.result()
         text = f"{len(outcome.problems)} problems" if outcome.problems else "all files the same"
