@@ -16,7 +16,7 @@ export PYTHON=${PYTHON:-${default:-python3}} JAX_PLATFORMS=cpu PAUSE=1 RETRIES=3
 export XLA_FLAGS=--xla_backend_optimization_level=1 # compiles faster
 logs=$(mktemp -d)
 pids=()
-trap 'kill "${pids[@]}" 2>/dev/null' EXIT
+trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT # whose status would be that of the script
 
 save_every=5
 options=(tiny --optim.steps 40 --train.save_every "$save_every" --train.log_every 1 --mesh.fsdp 2)

@@ -65,8 +65,8 @@ create() {
 }
 
 start() { # install on the hosts of a slice and train in the background, if that was not done before
-  run gcloud compute tpus tpu-vm scp urgt.tar.gz "$1:" --zone "$zone" --worker all
-  on_hosts "$1" all "[ -e urgt/train.log ] && exit
+  run gcloud compute tpus tpu-vm scp urgt.tar.gz "$1:" --zone "$zone" --worker all &&
+    on_hosts "$1" all "[ -e urgt/train.log ] && exit
     mkdir -p urgt && tar xzf urgt.tar.gz -C urgt && cd urgt || exit
     pods/setup.sh ${EXTRAS:-tpu,data,gcp} || exit
     ($train; echo \$? >status) >train.log 2>&1 </dev/null &"
@@ -76,7 +76,7 @@ follow() { # print the log of the first host, and return the status of the run
   # shellcheck disable=SC2016 # for the host
   on_hosts "${nodes[0]}" 0 'cd urgt || exit
     tail -n 20 -F train.log & log=$!
-    until [ -e status ]; do sleep 5; done
+    until [ -s status ]; do sleep 5; done
     kill $log; exit "$(cat status)"'
 }
 
@@ -93,10 +93,15 @@ run_queued() {
   run git archive --format tar.gz --output urgt.tar.gz HEAD
   while true; do
     case $(state) in
-    NONE) create ;;
+    NONE) create || [ "$(state)" != NONE ] || return 1 ;; # it exists if only `describe` had failed
     SUSPENDED | FAILED) resource delete --force --quiet ;; # preempted
     ACTIVE)
-      for node in "${nodes[@]}"; do start "$node"; done
+      for node in "${nodes[@]}"; do
+        if ! start "$node"; then
+          [ "$(state)" != ACTIVE ] || return 1
+          continue 2 # preempted meanwhile
+        fi
+      done
       status=0
       follow || status=$?
       if run gcloud storage ls "$WORKDIR/weights.safetensors" >/dev/null; then

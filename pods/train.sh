@@ -8,9 +8,9 @@
 # RETRIES  how often to start again (default: 100)
 # PAUSE    seconds before that (default: 10)
 #
-# Exit status: 0 if the run is finished. 143 if SIGTERM (from a machine that is preempted, or from
-# SLURM) ended it after a checkpoint: GKE then starts it again. 2 if an option or a path is wrong. 1
-# if there are no retries left.
+# Exit status: 0 if the run is finished. 143 if Ctrl-C or SIGTERM (from a machine that is preempted,
+# or from SLURM) ended it after a checkpoint: GKE then starts it again. 2 if an option or a path is
+# wrong. 1 if there are no retries left.
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${WORKDIR:?set WORKDIR to the work directory of the run}"
@@ -27,8 +27,7 @@ sys.exit(not (Path(sys.argv[1]) / "weights.safetensors").exists())' "$WORKDIR"
 
 stopping=
 child=
-trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM
-trap 'stopping=1' INT # a terminal sends it to the child, too
+trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT # a child in the background ignores INT
 
 for ((try = 0; try <= retries; try++)); do
   "$python" -m urgt_jax train "$@" --workdir "$WORKDIR" &

@@ -43,7 +43,14 @@ def _start_training(folder: Path, statuses: list[str], **settings: str) -> subpr
     (folder / "statuses").write_text("\n".join(statuses) + "\n")
     settings = {"WORKDIR": str(folder), "PYTHON": str(python), "PAUSE": "0"} | settings
     command = [ROOT / "pods/train.sh", "tiny", "--data.batch", "2"]
-    return subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=os.environ | settings,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal: a shell cannot trap a signal that was ignored when it started.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def _calls(folder: Path) -> list[str]:
@@ -79,11 +86,12 @@ def test_train_starts_again_until_the_run_is_finished(tmp_path, statuses, expect
     assert errors.count("starting again") == (calls if expected == 1 else calls - 1)
 
 
-def test_train_ends_with_143_when_it_is_preempted(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_train_ends_with_143_when_it_is_stopped(tmp_path, number):
     process = _start_training(Path(tmp_path), ["waits", "finished"])
     while not (tmp_path / "waiting").exists():
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 143 and len(_calls(tmp_path)) == 1
 
@@ -112,6 +120,56 @@ def test_run_asks_for_a_queued_resource_and_trains_on_every_slice():
     assert all("--worker all" in line and "pods/setup.sh tpu" in line for line in trainings)
     assert "queued-resources delete urgt" in lines[-1]
     assert "--node-id urgt" in _dry_run("queued", "u4k", SPOT="")[0]
+
+
+# In place of gcloud: prints the next of a list of states, and fails to copy as often as it is told.
+GCLOUD = """#!/usr/bin/env bash
+cd "$(dirname "$0")"
+echo "$@" >>calls
+case "$*" in
+*describe*)
+  state=$(head -1 states)
+  sed -i 1d states
+  [ "$state" != NONE ] && echo "$state"
+  ;;
+*create*) exit "$(cat create_status)" ;;
+*" scp "*)
+  status=$(head -1 copies)
+  sed -i 1d copies
+  exit "$status"
+  ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "states,copies,create,expected",
+    [
+        ("ACTIVE", "0", 0, 0),
+        # Preempted while it installs, deleted, and asked for again.
+        ("ACTIVE SUSPENDED SUSPENDED NONE ACTIVE", "1 0", 0, 0),
+        ("ACTIVE ACTIVE", "1", 0, 1),  # it cannot be installed
+        ("NONE ACTIVE ACTIVE", "0", 1, 0),  # only the question for the state had failed
+        ("NONE NONE", "", 1, 1),  # no such quota
+    ],
+)
+def test_run_asks_again_after_a_preemption_and_ends_after_an_error(
+    tmp_path, states, copies, create, expected
+):
+    for name, text in (("gcloud", GCLOUD), ("git", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        os.chmod(tmp_path / name, stat.S_IRWXU)
+    (tmp_path / "states").write_text(states.replace(" ", "\n"))
+    (tmp_path / "copies").write_text(copies.replace(" ", "\n"))
+    (tmp_path / "create_status").write_text(str(create))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    settings = {"WORKDIR": "gs://bucket/run", "PAUSE": "0", "PATH": path}
+    command = [ROOT / "pods/run.sh", "queued", "u4k"]
+    result = subprocess.run(command, env=os.environ | settings, timeout=60, capture_output=True)
+    assert result.returncode == expected, result.stderr
+    assert not (tmp_path / "states").read_text().strip()
+    if expected == 0:
+        assert "queued-resources delete urgt" in _calls(tmp_path)[-1]
 
 
 def test_run_submits_a_workload_that_gke_starts_again():
