@@ -55,11 +55,12 @@ def test_detect_family_removes_a_prefix_and_lists_other_tensors():
     assert others == ["step"]
 
 
-def test_user_config_fills_defaults_and_ignores_unrelated_fields():
+def test_user_config_fills_defaults_and_lists_unrelated_fields():
     user_config = UserConfig({"num_heads": 3, "layers": [1, 2], "doc": "text", "depth": 2}, "w.pth")
     defaults = {"num_heads": None, "layers": (0, 1), "input_size": 518}
     values = user_config.resolve({"depth": 2}, defaults)
     assert values == {"depth": 2, "num_heads": 3, "layers": (1, 2), "input_size": 518}
+    assert user_config.unused == ["doc"]
 
 
 @pytest.mark.parametrize(

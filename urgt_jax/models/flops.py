@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from urgt_jax.config import TOKEN_SIZE, Config, Model
 from urgt_jax.models.dpt import DETAIL
 from urgt_jax.models.layers import swiglu_hidden
-from urgt_jax.models.refiner import CHANNELS, SPECIAL_TOKENS, tokens_per_patch
+from urgt_jax.models.refiner import CHANNELS, SPECIAL_TOKENS, head_chunk, tokens_per_patch
 from urgt_jax.models.registry import param_paths
 
 PIXEL_CHANNELS = 3 + sum(CHANNELS.values())  # of the image and its coarse maps
@@ -136,8 +136,8 @@ def executed(config: Config, patches: int) -> Flops:
     model = config.model
     remat = model.remat != "none"
     repeats = 1 if remat else 0
-    # With remat the DPT heads take two patches at a time, and repeat them for their gradients.
-    head_repeats = 1 if remat and patches > 2 else 0
+    # With remat, DPT heads that take some patches at a time are repeated for their gradients.
+    head_repeats = 1 if remat and patches > head_chunk(*model.tokens, remat) else 0
     attention = 4.5 if model.remat == "blocks" else 3.5
     products = _products(config)
     encoder_has_gradients = products["encoder"] > 1

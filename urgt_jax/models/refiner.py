@@ -44,6 +44,12 @@ def tokens_per_patch(config: Model) -> int:
     return SPECIAL_TOKENS + rows * cols
 
 
+def head_chunk(rows: int, cols: int, remat: bool) -> int:
+    """How many patches of rows x cols tokens a DPT head takes at a time."""
+    pixels = HEAD_PIXELS // 4 if remat else HEAD_PIXELS
+    return max(pixels // (rows * cols * TOKEN_SIZE * TOKEN_SIZE), 1)
+
+
 def token_grid(image: Shaped[Array, "B P H W 3"]) -> tuple[int, int]:
     """Rows and columns of tokens in each patch of an image."""
     return image.shape[2] // TOKEN_SIZE, image.shape[3] // TOKEN_SIZE
@@ -301,8 +307,7 @@ def _run_head(
     batch, patches = layers[0].shape[:2]
     count = batch * patches
     layers = [x.reshape(count, *x.shape[2:]) for x in layers]
-    pixels = HEAD_PIXELS // 4 if remat else HEAD_PIXELS
-    chunk = max(pixels // (rows * cols * TOKEN_SIZE * TOKEN_SIZE), 1)
+    chunk = head_chunk(rows, cols, remat)
 
     def run_head(layers):
         return head(layers, rows, cols)

@@ -99,7 +99,8 @@ def from_official(
     """The configuration of an official checkpoint, and the plan of its weight file."""
     tensors = other_names.official_names(tensors, where)
     kind, official, others = detect.detect_family(tensors, where, take)
-    config = detect.INFER_CONFIG[kind](official, detect.UserConfig(fields, where))
+    user_config = detect.UserConfig(fields, where)
+    config = detect.INFER_CONFIG[kind](official, user_config)
     title = registry.FAMILIES[kind].title
     rules = torch_names.RULES[kind](config)
     params = abstract_params(registry.network_config(config))
@@ -146,10 +147,11 @@ def from_official(
     num_parameters = sum(math.prod(shape) for shape in shapes.values())
     plan.report.append(f"{title}: {num_parameters / 1e6:.2f} M parameters")
     for label, names in (
+        ("not used, fields of --config that this model does not have", user_config.unused),
         ("kept for the export, no output depends on them", unused),
         ("dropped, the model has no such part", dropped),
         ("ignored, not part of the model", others),
-        ("missing from the checkpoint, initialized as for training", sorted(replaced)),
+        ("not taken from the checkpoint, initialized as for training", sorted(replaced)),
     ):
         if names:
             plan.report.append(f"{label}: {_summarize(names)}")

@@ -37,24 +37,6 @@ LIST_FIELDS = (
     "patch_process_shape",
     "patch_split",
     "process_shape",
-    "feature_channels",
-    "decoder_channels",
-)
-# Fields that checkpoints carry in their own configurations, and that are not needed here.
-IGNORED_FIELDS = (
-    "doc",
-    "cases",
-    "torch",
-    "fp32_vs_fp64",
-    "weights",
-    "seed",
-    "ln_eps",
-    "mlp_ratio",
-    "patch_size",
-    "swiglu_hidden",
-    "encoder",
-    "dim_in",
-    "sd_shapes",
 )
 
 
@@ -121,6 +103,7 @@ class UserConfig:
     def __init__(self, fields: Mapping[str, Any], where: str):
         self.fields = fields
         self.where = where
+        self.unused: list[str] = []  # what `resolve` had no use for
 
     def resolve(self, inferred: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         """Joins inferred values, which the user cannot change, with defaults, which they can.
@@ -140,9 +123,10 @@ class UserConfig:
             elif name in defaults:
                 _check_counts(name, value)
                 values[name] = value
-            elif name not in IGNORED_FIELDS:
+            else:
                 for similar in difflib.get_close_matches(name, values, n=1, cutoff=0.85):
                     raise UserError(f"--config: unknown field {name}; did you mean {similar}?")
+                self.unused.append(name)
         missing = [name for name, value in values.items() if value is None]
         require(
             not missing,
@@ -236,7 +220,7 @@ def _infer_dpt(tensors: Tensors, head: str) -> dict[str, Any]:
 def infer_encoder(tensors: Tensors, user_config: UserConfig) -> Vit:
     """The configuration of DINOv2.
 
-    Models with registers resample positions with antialiasing; those without add an offset.
+    Models with registers resample positions with antialiasing; those without add an offset of 0.1.
     """
     width = _size(tensors, ("cls_token", 2))
     depth = _count_blocks(tensors, r"blocks\.(\d+)\.")
@@ -251,8 +235,6 @@ def infer_encoder(tensors: Tensors, user_config: UserConfig) -> Vit:
         defaults={
             "num_heads": _num_heads(width),
             "interpolate_antialias": has_registers,
-            "interpolate_offset": 0.0 if has_registers else 0.1,
-            "ffn": "",
         },
     )
     return _infer_vit(
@@ -385,11 +367,8 @@ def infer_metric3d(tensors: Tensors, user_config: UserConfig) -> Metric3DConfig:
             "bins": _size(tensors, (f"{regressor}.weight", 0), (f"{regressor}.bias", 0)),
         },
         defaults={
-            "kind": kind,
             "heads": _num_heads(width),
             "iters": 4 if kind == "ViT-Small" else 8,
-            "feature_channels": (),
-            "decoder_channels": (),
             "process_shape": METRIC3D_INPUT,
             "min_val": 0.1,
             "max_val": 200.0,

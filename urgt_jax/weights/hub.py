@@ -90,7 +90,8 @@ def _download(name: str, missing: list[str]) -> None:
     except ImportError as error:
         raise UserError(f'{_by_hand(missing)} Or run: pip install "urgt-jax[hub]"') from error
     except Exception as error:  # the network libraries raise dozens of their own
-        raise UserError(f"the download failed. {_by_hand(missing)}") from error
+        problem = one_line(f"{type(error).__name__}: {error}")[:80]
+        raise UserError(f"the download failed ({problem}). {_by_hand(missing)}") from error
 
 
 def _by_hand(names: list[str]) -> str:
@@ -159,9 +160,9 @@ def fetch_repository(address: str) -> Path:
         ) from error
     if CONFIG_KEY in open_tensors(local).metadata:
         return local
-    # The folder of a file in the hub's cache is named after its commit.
-    commit = local.parts[local.parts.index("snapshots") + 1][:12]
-    name = f"{repository.name.replace('/', '--')}-{commit}-{Path(file).stem}.safetensors"
+    # The hub's cache keeps FILE in snapshots/COMMIT/.
+    commit = local.parts[-1 - len(Path(file).parts)][:12]
+    name = f"{repository.name.replace('/', '--')}-{commit}-{file.replace('/', '--')}.safetensors"
     target = weights_folder() / "hub" / name
     if not target.is_file():
         convert(local, target)

@@ -29,8 +29,8 @@ class Calibration(NamedTuple):
         finite = int(np.isfinite(numbers).sum())
         require(
             len(numbers) == finite == count,
-            f"{self.path}: {name} has {finite} finite numbers, not {count}. Download the file "
-            "again",
+            f"{self.path}: {name} has {len(numbers)} numbers ({finite} finite), not {count} finite "
+            "ones. Download the file again",
         )
         return numbers
 

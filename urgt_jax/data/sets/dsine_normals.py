@@ -21,7 +21,7 @@ class DsineNormals:
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path
-        check_choice(type(self).__name__, path, split)
+        check_choice(path, split)
         self.images = find_files(path, self.pattern)
 
     def __len__(self) -> int:

@@ -47,7 +47,7 @@ class FileDataSet:
     def __init__(self, path: Path, split: str = ""):
         self.path = path
         self.split = split or self.default_split
-        check_choice(type(self).__name__, path, self.split, self.splits)
+        check_choice(path, self.split, self.splits)
         self.problems: dict[str, str] = {}  # by image: why it cannot be read
         self.images = self.list_images()
         self._check_files()
@@ -123,13 +123,13 @@ class FileDataSet:
         check_files(path for path in paths if path is not None)
 
 
-def check_choice(name: str, path: Path, split: str, splits: Collection[str] = ()) -> None:
-    """Fail unless the path is a folder, and the split one of those of the data set of that name."""
+def check_choice(path: Path, split: str, splits: Collection[str] = ()) -> None:
+    """Fail unless the path is a folder, and the split one of those of the data set in it."""
     require(path.is_dir(), f"{path} is not a folder. Pass the folder of the data set")
     if split == "" or split in splits:
         return
-    require(len(splits) > 0, f"{name} has no splits. Leave out the split {split!r}")
-    raise UserError(f"{name} has no split {split!r}. It has {', '.join(splits)}")
+    require(len(splits) > 0, f"the data set in {path} has no splits. Leave out {split!r}")
+    raise UserError(f"the data set in {path} has no split {split!r}. It has {', '.join(splits)}")
 
 
 def check_files(paths: Iterable[Path]) -> None:

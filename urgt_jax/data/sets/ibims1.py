@@ -22,7 +22,7 @@ class Ibims1:
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path
-        check_choice("Ibims1", path, split)
+        check_choice(path, split)
         folder = path / "ibims1_core_mat"
         self.images = find_files(folder if folder.is_dir() else path, "*.mat")
 

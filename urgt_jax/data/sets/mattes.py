@@ -20,13 +20,21 @@ class Mattes:
 
     def __init__(self, path: Path, split: str = ""):
         self.path = path
-        check_choice("Mattes", path, split)
+        check_choice(path, split)
         folders = [name for name in FOLDERS if (path / name).is_dir()]
         expected = ", or ".join(f"{image} and {matte}" for image, matte in FOLDERS.items())
         require(len(folders) == 1, f"{path} must hold one pair of the folders {expected}")
-        images = [
-            file for file in find_files(path, f"{folders[0]}/*") if file.suffix.lower() in SUFFIXES
-        ]
+        images = []
+        names = set()
+        for file in find_files(path, f"{folders[0]}/*"):
+            if file.suffix.lower() not in SUFFIXES:
+                continue
+            require(
+                file.stem not in names,
+                f"{file.parent} holds two images named {file.stem}. Rename one of them",
+            )
+            names.add(file.stem)
+            images.append(file)
         mattes = path / FOLDERS[folders[0]]
         self.images = [(image, mattes / f"{image.stem}.png") for image in images]
         require(len(images) > 0, f"{path / folders[0]} holds no image ({', '.join(SUFFIXES)})")

@@ -29,7 +29,7 @@ class NyuLabeled:
     def __init__(self, path: Path, split: str = ""):
         self.path = path
         self.split = split or self.default_split
-        check_choice("nyu_labeled", path, self.split, DEPTHS)
+        check_choice(path, self.split, DEPTHS)
         for name in (IMAGES, SPLITS):
             require((path / name).is_file(), f"{path / name} is missing. Download it")
         self.numbers = read_test_numbers(path / SPLITS)

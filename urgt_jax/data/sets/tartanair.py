@@ -24,8 +24,8 @@ class TartanAir(FileDataSet):
         images = []
         pattern = f"*/{FOLDERS[self.split]}/P*/image_left/*_left.png"
         # Some archives have a folder of the environment inside one of the same name.
-        found = find_paths(self.path, f"*/{pattern}") or find_files(self.path, pattern)
-        for image in found:
+        paths = find_paths(self.path, pattern) + find_paths(self.path, f"*/{pattern}")
+        for image in sorted(paths) or find_files(self.path, pattern):  # which says what is missing
             sequence = image.parents[1]
             environment = sequence.parents[1].name
             depth = sequence / "depth_left" / f"{image.stem}_depth.npy"
