@@ -1,6 +1,7 @@
 """Changes every kind of file that is read back, and looks at what the program makes of it."""
 
 import contextlib
+import dataclasses
 import io
 import traceback
 from collections import Counter
@@ -13,15 +14,16 @@ from helpers import miniature_sets, torch_archive
 from helpers.mutations import mutations
 
 from urgt_jax.config import Config
-from urgt_jax.config_files import to_json
+from urgt_jax.config_files import flatten, from_json, to_json
 from urgt_jax.data.priors.stored import StoredPriors, claim_folder
 from urgt_jax.errors import UserError
 from urgt_jax.evaluation.comparison import read_results
 from urgt_jax.evaluation.report.layers import Layers, image_folder, read_contents, write_layers
 from urgt_jax.evaluation.results import write_results
 from urgt_jax.evaluation.resume import JournalEntry, ScoreJournal, pack_counts
+from urgt_jax.files import read_text
 from urgt_jax.training.log import MetricsLog
-from urgt_jax.training.workdir import claim
+from urgt_jax.training.workdir import CHANGEABLE_FIELDS, claim
 from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 from urgt_jax.weights.tensors import tensor_of
 
@@ -110,6 +112,14 @@ def run_kinds(folder: Path) -> list[Kind]:
         return ScoreJournal(folder, identity).entries
 
     claim(folder, Config())
+
+    def read_config() -> object:
+        claim(folder, Config())
+        path = folder / "config.json"
+        saved = from_json(Config, read_text(path, "configuration"), str(path))
+        fields = flatten(dataclasses.asdict(saved))
+        return {name: value for name, value in fields.items() if name not in CHANGEABLE_FIELDS}
+
     scores = {"depth": {"abs_rel": 0.1, "delta1": 0.9}, "normal": {"mean": 9.5}}
     rows = [{"name": f"image{number}", "refined": scores} for number in range(4)]
     write_results(folder, {"data": "x", "candidates": ["refined"], "per_image": rows})
@@ -130,7 +140,7 @@ def run_kinds(folder: Path) -> list[Kind]:
         ),
         Kind("metrics.jsonl", folder / "metrics.jsonl", read_log),
         Kind("scored.jsonl", folder / "scored.jsonl", read_journal),
-        Kind("config.json", folder / "config.json", lambda: claim(folder, Config())),
+        Kind("config.json", folder / "config.json", read_config),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 import time
 
 from etils.epath import Path
@@ -27,24 +28,29 @@ def resident_bytes(process: int) -> float:
 
 
 def watch(words: list, first: Path) -> tuple[list[float], str]:
-    """Run a command; its memory since the file `first` has content, and its errors if it failed."""
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = start_python("-m", "urgt_jax", *words, **streams)
+    """Run a command; its memory since the file `first` has content, and how it failed, if it did."""
     sizes = []
-    while process.poll() is None:
-        # Once the work has begun: what was compiled before counts as no growth.
-        if sizes or (first.exists() and first.stat().length > 0):
-            sizes.append(resident_bytes(process.pid))
-        time.sleep(INTERVAL)
-    errors = process.stderr.read()
-    return [size for size in sizes if size], errors if process.returncode else ""
+    with tempfile.TemporaryFile("w+") as errors:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": errors}
+        process = start_python("-m", "urgt_jax", *words, **streams)
+        while process.poll() is None:
+            # Once the work has begun: what was compiled before counts as no growth.
+            if sizes or (first.exists() and first.stat().length > 0):
+                sizes.append(resident_bytes(process.pid))
+            time.sleep(INTERVAL)
+        errors.seek(0)
+        text = errors.read()
+    failure = ""
+    if process.returncode:
+        failure = f"ended with status {process.returncode}: {text[-300:]}"
+    return [size for size in sizes if size], failure
 
 
 def row(name: str, words: list, first: Path) -> tuple[tuple[str, str, str], list[str]]:
     """The row of a command, and what is wrong with it."""
-    sizes, errors = watch(words, first)
-    if errors or not sizes:
-        return ("memory", name, "failed"), [f"{name}: {errors[-300:]}"]
+    sizes, failure = watch(words, first)
+    if failure or not sizes:
+        return ("memory", name, "failed"), [f"{name}: {failure or 'its memory was never read'}"]
     quarter = max(len(sizes) // 4, 1)
     early = sum(sizes[quarter : 2 * quarter]) / quarter
     late = sum(sizes[-quarter:]) / quarter

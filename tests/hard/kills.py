@@ -52,6 +52,7 @@ CONFIG = with_changes(MICRO, CHANGES)
 VOLATILE = ("goodput.json", ".lock", "compiled", "checkpoints", "provenance")
 # Of a line of metrics.jsonl: what was measured, and the checksum that covers it.
 MEASURED = re.compile(r"\w+_(per_second|wait|gb)|mfu|checksum")
+STACK_TRACE = re.compile("@ +0x")  # of JAX's own libraries
 DATE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC")  # of a report
 
 
@@ -191,8 +192,11 @@ def kill_once(
     killed = victim.returncode == -signal.SIGKILL
     problem = ""
     if killed and len(processes) == 2:
-        other = outputs[1 - processes.index(victim)]
-        if "error: " not in other or "Traceback" in other or "@ 0x" in other.replace("  ", " "):
+        survivor = 1 - processes.index(victim)
+        other = outputs[survivor]
+        # It may have finished the run before it missed the victim.
+        has_line = "error: " in other or processes[survivor].returncode == 0
+        if not has_line or "Traceback" in other or STACK_TRACE.search(other):
             problem = f"the other process ended without one clear line: {other[-300:]}"
     for output in outputs:
         if "Traceback" in output:
