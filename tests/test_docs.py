@@ -12,6 +12,8 @@ from helpers.random_refiner import image_with_coarse_maps, random_params
 
 import urgt_jax
 from urgt_jax import config_files
+from urgt_jax.commands.main import COMMANDS, load_command
+from urgt_jax.commands.parser import Parser
 from urgt_jax.weights.weight_file import save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,27 @@ def test_relative_links_lead_to_a_file_and_a_heading(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not heading or heading in anchors(target), link
+
+
+class OptionsExist(Exception):
+    """All options of a command line are known."""
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_options_that_a_page_names_exist(page, monkeypatch):
+    def only_check(self, arguments=None, namespace=None):
+        self.check_options(arguments)
+        raise OptionsExist
+
+    monkeypatch.setattr(Parser, "parse_known_args", only_check)
+    text = page.read_text().replace("\\\n", " ")
+    for name, words in re.findall(r"\burgt ([a-z]+)\b([^`\n|]*)", text):
+        options = re.findall(r"(?<=\s)--[a-z][\w.-]*", words)
+        if name in COMMANDS and options:
+            with pytest.raises(OptionsExist):
+                load_command(name)(options)
 
 
 @pytest.mark.slow

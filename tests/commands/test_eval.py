@@ -14,9 +14,11 @@ from etils.epath import Path
 from helpers import command, miniature_sets
 from PIL import Image
 
-from urgt_jax.commands.eval import main, scores_folder
+from urgt_jax.commands.eval import main
 from urgt_jax.errors import UserError, exit_status
 from urgt_jax.evaluation.comparison import read_results
+from urgt_jax.evaluation.results import scores_folder
+from urgt_jax.folder_lock import FolderLock
 from urgt_jax.images.files import read_image
 from urgt_jax.training.step import initial_params
 from urgt_jax.weights.weight_file import SHIPPED, save_weights
@@ -256,3 +258,12 @@ def test_eval_writes_the_same_bits_on_one_device_and_eight(tmp_path):
     measured = {"ord", "d3r_stretched", "mae", "boundary_f1_radius3", "edge_accuracy", "drift"}
     assert all(np.isfinite(scores["depth"][name]) for name in measured)
     assert scores["pooled"]["mean"] > 0 and scores["depth"]["agreement"] > 0
+
+
+def test_eval_does_not_write_into_a_folder_that_is_in_use(photos, maps, tmp_path):
+    options = ["--predictions", maps, "--kind", "depth", "--data", "folder", photos]
+    lock = FolderLock(tmp_path / "out", "--out")
+    with pytest.raises(UserError, match="out is in use by process"):
+        call(*options, "--out", tmp_path / "out")
+    lock.release()
+    assert not (tmp_path / "out" / "metrics.json").exists()

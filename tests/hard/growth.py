@@ -28,7 +28,7 @@ def resident_bytes(process: int) -> float:
 
 
 def watch(words: list, first: Path) -> tuple[list[float], str]:
-    """Run a command; its memory since the file `first` has content, and how it failed, if it did."""
+    """Run a command; its memory since the file `first` has content, and how it failed, if so."""
     sizes = []
     with tempfile.TemporaryFile("w+") as errors:
         streams = {"stdout": subprocess.DEVNULL, "stderr": errors}

@@ -82,3 +82,11 @@ def test_a_mesh_of_jumps_alone_is_still_a_file(tmp_path: Path):
     write_glb(tmp_path / "x.glb", empty, IMAGE)
     write_ply(tmp_path / "x.ply", empty, np.ones(3, np.float32))
     assert b"element vertex 0\n" in (tmp_path / "x.ply").read_bytes()
+
+
+@pytest.mark.parametrize("step,is_cut", [(1.04, False), (1.06, True)])
+def test_surface_is_cut_where_depth_jumps_by_more_than_5_percent(step, is_cut):
+    depth = np.full((3, 4), 2, np.float32)
+    depth[:, 2:] *= np.float32(step)
+    assert is_at_jump(depth).any() == is_cut
+    assert len(triangles(depth)) == (8 if is_cut else 12)

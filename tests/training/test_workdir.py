@@ -3,15 +3,16 @@
 import dataclasses
 import os
 import re
+from fnmatch import fnmatch
 
 import pytest
 from etils.epath import Path
 
-from urgt_jax.config_files import with_changes
+from urgt_jax.config_files import field_names, with_changes
 from urgt_jax.errors import UserError
 from urgt_jax.folder_lock import LOCK, FolderLock
 from urgt_jax.training.loop import TrainingRun
-from urgt_jax.training.workdir import check_lock, claim, lock_workdir
+from urgt_jax.training.workdir import CHANGEABLE_FIELDS, check_lock, claim, lock_workdir
 
 
 def test_lock_is_released_with_the_run_and_after_an_error(depth_only, tmp_path):
@@ -49,3 +50,14 @@ def test_claim_reports_a_damaged_configuration(micro, tmp_path, damage):
     (tmp_path / "run/config.json").write_bytes(damage)
     with pytest.raises(UserError, match="config.json"):
         claim(tmp_path / "run", micro)
+
+
+def test_docs_list_the_fields_that_may_change():
+    page = (Path(__file__).parents[2] / "docs/train.md").read_text()
+    table = page.split("These fields may change:")[1].split("\n\n")[1]
+    documented = set()
+    for row in table.splitlines()[2:]:
+        for pattern in re.findall(r"`([\w.*]+)`", row.split("|")[1]):
+            documented |= {name for name in field_names() if fnmatch(name, pattern)}
+    documented.remove("train.deterministic")  # it may be turned on, and has a rule of its own
+    assert documented == CHANGEABLE_FIELDS

@@ -221,3 +221,9 @@ def test_compare_slopes_says_nothing_where_nothing_is_to_be_seen():
     noise = RNG.random(SIZE, np.float32)
     normals = RNG.normal(size=(*SIZE, 3)).astype(np.float32)
     assert compare_slopes(noise, normals).grows_with_distance is None
+
+
+def test_fit_to_image_allows_3_percent_of_another_aspect():
+    assert fit_to_image(np.ones((100, 103), np.float32), (200, 200), "x").shape == (200, 200)
+    with pytest.raises(UserError, match="aspect"):
+        fit_to_image(np.ones((100, 104), np.float32), (200, 200), "x")

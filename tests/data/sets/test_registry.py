@@ -1,5 +1,6 @@
 """The list of data sets, and what needs tensorflow-datasets."""
 
+import re
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ from etils.epath import Path
 
 from urgt_jax.commands.fields import override
 from urgt_jax.config import Config
-from urgt_jax.data.sets import find_data_set
+from urgt_jax.data.sets import DATA_SETS, find_data_set
 from urgt_jax.data.sets.kitti import Kitti
+from urgt_jax.data.sources import default_split
 from urgt_jax.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -55,3 +57,19 @@ def test_nyu_depth_v2_says_how_to_install_tensorflow_datasets(tmp_path, monkeypa
     with pytest.raises(UserError) as caught:
         find_data_set("nyu_depth_v2")(tmp_path)
     assert REMEDY in str(caught.value)
+
+
+def test_docs_list_the_data_sets_and_their_default_splits():
+    table = (ROOT / "docs/data-sets.md").read_text().partition("```")[0]
+    documented = {}
+    for left, right in re.findall(r"^\| (`.*?) \| .* \| (.*) \|$", table, re.MULTILINE):
+        names = left.split(", ")
+        splits = right.split(", ")
+        if len(splits) == 1:
+            splits *= len(names)
+        for name, split in zip(names, splits, strict=True):
+            documented[name.strip("`")] = split.strip("`-")
+    assert set(documented) == {"scenes", *DATA_SETS}
+    for name, split in documented.items():
+        assert default_split(name, "") == split, name
+    assert f"on {len(DATA_SETS)} data sets" in (ROOT / "README.md").read_text()
