@@ -150,7 +150,7 @@ def test_shadow_is_where_the_light_is_blocked():
     expected = round(0.5 * 0.8 * 255)  # colour times the cosine to the light
     assert np.abs(view.image[on_wall & lit].astype(int) - expected).max() <= 1
     short = render(replace(scene, shadow=1.0), 90, 120)
-    none = render(replace(scene, solids=(wall, replace(ball, flat=True))), 90, 120)
+    none = render(replace(scene, solids=(wall, replace(ball, casts_shadow=False))), 90, 120)
     for other in (short, none):
         assert (other.image[on_wall] > 0).all()
 

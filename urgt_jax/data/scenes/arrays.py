@@ -140,9 +140,9 @@ def _pack_solid(solid: Solid) -> SolidArrays:
     shape = np.zeros(PARAMETERS, F)
     parts = 0
     if solid.shape is not None:
-        given = np.atleast_2d(solid.shape)
-        parts = len(given)
-        shape[:parts, : given.shape[1]] = given
+        rows = np.atleast_2d(solid.shape)
+        parts = len(rows)
+        shape[:parts, : rows.shape[1]] = rows
     return SolidArrays(
         kind=np.int32(KINDS.index(solid.kind)),
         centre=solid.centre.astype(F),

@@ -20,7 +20,7 @@ class Builder:
     """Draws the solids of a scene in world axes: x right, y down, z forward."""
 
     rng: np.random.Generator
-    other: bool  # shapes and textures that training never sees
+    other: bool  # shapes that training never sees; textures too, except "plain"
     palette: np.ndarray  # [n, 3]
     varied: bool = False  # also shapes that bend
 
@@ -40,7 +40,8 @@ class Builder:
     def look(self, size: float, patterns: tuple[str, ...] = ()) -> Look:
         """A look for a surface of a size in metres."""
         rng = self.rng
-        patterns = patterns or (PLAIN if self.chance(0.5) else FINE)
+        if not patterns:
+            patterns = PLAIN if self.chance(0.5) else FINE
         if self.other:
             patterns = OTHER
         pattern = patterns[rng.integers(len(patterns))]
@@ -74,23 +75,25 @@ class Builder:
         """Axes in a random orientation; rows."""
         return np.linalg.qr(self.rng.normal(size=(3, 3)))[0]
 
-    def box(self, centre, half, axes, look: Look | None = None, flat: bool = False) -> Solid:
+    def box(self, centre, half, axes, look: Look | None = None, casts_shadow: bool = True) -> Solid:
         """A box."""
         half = np.array(half, float)
         look = look or self.look(2 * half.max())
-        return Solid("box", np.array(centre, float), axes, half, look, flat=flat)
+        centre = np.array(centre, float)
+        return Solid("box", centre, axes, half, look, casts_shadow=casts_shadow)
 
     def ball(self, centre, half, axes=None, look: Look | None = None) -> Solid:
         """An ellipsoid, or a sphere where `half` is one number."""
         half = np.broadcast_to(half, 3).astype(float)
-        axes = np.eye(3) if axes is None else axes
-        return Solid(
-            "ellipsoid", np.array(centre, float), axes, half, look or self.look(half.max())
-        )
+        if axes is None:
+            axes = np.eye(3)
+        look = look or self.look(half.max())
+        return Solid("ellipsoid", np.array(centre, float), axes, half, look)
 
     def rod(self, start, end, radius: float, look: Look | None = None) -> Solid:
         """A cylinder between two points."""
-        start, end = np.array(start, float), np.array(end, float)
+        start = np.array(start, float)
+        end = np.array(end, float)
         length = np.linalg.norm(end - start)
         half = np.array([radius, radius, length / 2])
         look = look or self.look(max(length / 3, 2 * radius))
@@ -99,9 +102,8 @@ class Builder:
     def card(self, centre, half, axes, look: Look, oval: bool) -> Solid:
         """A rectangle or an ellipse without thickness; its last axis is its normal."""
         half = np.array([half[0], half[1], 1e-3])
-        return Solid(
-            "card", np.array(centre, float), axes, half, look, np.ones(1) if oval else None
-        )
+        shape = np.ones(1) if oval else None  # any parameter means an ellipse (rays._card)
+        return Solid("card", np.array(centre, float), axes, half, look, shape)
 
     def plane(self, point, normal, look: Look) -> Solid:
         """An infinite plane."""
@@ -119,7 +121,8 @@ def along(axis) -> np.ndarray:
 
 def sample_palette(rng: np.random.Generator) -> np.ndarray:
     """A few colours that go together: greys, muted, saturated, or all nearly the same."""
-    count, manner = int(rng.integers(3, 8)), rng.random()
+    count = int(rng.integers(3, 8))
+    manner = rng.random()
     bright = np.exp(rng.uniform(np.log(0.05), np.log(0.85), (count, 1)))
     hue = rng.random((count, 3))
     if manner < 0.3:

@@ -7,6 +7,7 @@ import numpy as np
 
 from urgt_jax.data.scenes.builder import FLOORS, UP, WALLS, Builder, sample_palette
 from urgt_jax.data.scenes.camera import sample_camera
+from urgt_jax.data.scenes.rays import WAVES
 from urgt_jax.data.scenes.scene import Scene
 from urgt_jax.data.scenes.shapes_heldout import HELDOUT
 from urgt_jax.data.scenes.shapes_train import LARGE, SMALL, THIN, tumble
@@ -50,17 +51,24 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
 
 def _things(builder: Builder, stage: Stage, view: float, rotation: np.ndarray) -> list[Solid]:
     """Shapes spread over the image and over depths, some in groups that occlude each other."""
-    solids, place, most = [], None, builder.rng.integers(15, MOST)
+    most = builder.rng.integers(15, MOST)
     thin = builder.chance(0.4) and not builder.other
+    place = None
+    solids = []
     for _ in range(builder.rng.integers(12, 40)):
         if place is None or builder.chance(0.65):
             place = _place(builder, stage, view, rotation)
         size = max(place[2], stage.near) * np.tan(view / 2) * builder.log_uniform(0.2, 1.2)
-        shapes = THIN if thin and builder.chance(0.35) else stage.shapes
-        shapes = BENT if builder.varied and builder.chance(0.5) else shapes
-        shapes = (tumble,) if builder.chance(0.06) and not builder.other else shapes
+        shapes = stage.shapes
+        if thin and builder.chance(0.35):
+            shapes = THIN
+        if builder.varied and builder.chance(0.5):
+            shapes = BENT
+        if builder.chance(0.06) and not builder.other:  # drawn in every split
+            shapes = (tumble,)
         shift = np.array([builder.rng.normal(0, 0.5), 0, builder.rng.normal(0, 0.5)]) * size
-        added = shapes[builder.rng.integers(len(shapes))](builder, place + shift, size)
+        shape = shapes[builder.rng.integers(len(shapes))]
+        added = shape(builder, place + shift, size)
         if builder.chance(0.15):  # hard to distinguish from the background
             hidden = stage.surroundings[builder.rng.integers(len(stage.surroundings))].look
             added = [replace(solid, look=hidden) for solid in added]
@@ -73,11 +81,13 @@ def _things(builder: Builder, stage: Stage, view: float, rotation: np.ndarray) -
 def _place(builder: Builder, stage: Stage, view: float, rotation: np.ndarray) -> np.ndarray:
     """A point on the floor, uniform over the image or over depths."""
     wide = np.tan(view / 2)
-    for _ in range(8 if builder.chance(0.6) else 0):
-        ray = rotation.T @ np.array([*(builder.rng.uniform(-1, 1, 2) * [1.4 * wide, wide]), 1.0])
-        place = ray * stage.floor / max(ray[1], 1e-3)
-        if stage.near < place[2] < stage.far:
-            return place
+    if builder.chance(0.6):
+        for _ in range(8):
+            x, y = builder.rng.uniform(-1, 1, 2) * [1.4 * wide, wide]
+            ray = rotation.T @ np.array([x, y, 1.0])
+            place = ray * stage.floor / max(ray[1], 1e-3)
+            if stage.near < place[2] < stage.far:
+                return place
     z = builder.log_uniform(stage.near, stage.far)
     return np.array([builder.rng.uniform(-1.3, 1.3) * wide * z, stage.floor, z])
 
@@ -85,9 +95,8 @@ def _place(builder: Builder, stage: Stage, view: float, rotation: np.ndarray) ->
 def _aim(builder: Builder, stage: Stage, view: float) -> np.ndarray:
     """The rotation of a camera that looks past a point on the floor."""
     down = np.arctan2(stage.floor, builder.log_uniform(stage.near, stage.far) * 1.5)
-    return _camera_rotation(
-        down + builder.rng.uniform(-0.3, 0.15) * view, builder.rng.normal(0, 0.05)
-    )
+    pitch = down + builder.rng.uniform(-0.3, 0.15) * view
+    return _camera_rotation(pitch, roll=builder.rng.normal(0, 0.05))
 
 
 def _camera_rotation(pitch: float, roll: float) -> np.ndarray:
@@ -95,7 +104,8 @@ def _camera_rotation(pitch: float, roll: float) -> np.ndarray:
     c, s = np.cos(pitch), np.sin(pitch)
     down = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     c, s = np.cos(roll), np.sin(roll)
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ down
+    lean = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    return lean @ down
 
 
 def _rotated(solid: Solid, rotation: np.ndarray) -> Solid:
@@ -104,7 +114,8 @@ def _rotated(solid: Solid, rotation: np.ndarray) -> Solid:
 
 def _light(builder: Builder, stage: Stage, solids: list[Solid], view: float, rotation) -> Scene:
     """The scene with lights, fog and a camera."""
-    rng, count = builder.rng, int(builder.rng.integers(1, 4))
+    rng = builder.rng
+    count = int(rng.integers(1, 4))
     lights = rng.normal(size=(count, 3)) * [1, 0.4, 1] + [0, -rng.uniform(0.6, 2), -0.5]
     lights /= np.linalg.norm(lights, axis=-1, keepdims=True)
     ambient = rng.uniform(0.15, 0.7)
@@ -119,13 +130,18 @@ def _light(builder: Builder, stage: Stage, solids: list[Solid], view: float, rot
         ambient=ambient * (1 + rng.normal(0, 0.06, 3)),
         shadow=stage.far * rng.uniform(0.15, 0.4) if builder.chance(0.65) else 0.0,
         sky=np.stack([blue, blue * rng.uniform([0.4, 0.6, 0.8], 1)]),
-        haze=builder.log_uniform(0.003, 0.06)
-        if builder.chance(0.5 if stage.open else 0.1)
-        else 0.0,
+        haze=_haze(builder, stage),
         up=rotation @ UP,
         tables=tables(int(rng.integers(TABLES))),
         camera=sample_camera(rng),
     )
+
+
+def _haze(builder: Builder, stage: Stage) -> float:
+    """The strength of fog, which is more frequent outdoors; 0 is none."""
+    if builder.chance(0.5 if stage.open else 0.1):
+        return builder.log_uniform(0.003, 0.06)
+    return 0.0
 
 
 def _level_direction(angle: float, x: float, z: float) -> np.ndarray:
@@ -136,62 +152,62 @@ def _level_direction(angle: float, x: float, z: float) -> np.ndarray:
 
 def _walls(builder: Builder, floor: float, sides, back: float, angle: float) -> list[Solid]:
     """Floor, ceiling and walls to the left, right and back, rotated about the vertical."""
-    up = floor - builder.rng.uniform(2.3, 4.0) * max(1.0, floor / 1.6)
+    ceiling = floor - builder.rng.uniform(2.3, 4.0) * max(1.0, floor / 1.6)  # y points down
     wall = builder.look(3, WALLS)
     solids = [
         builder.plane([0, floor, 0], UP, builder.look(2, FLOORS)),
-        builder.plane([0, up, 0], -UP, builder.look(3, ("plain", "plain", "tiles", "wood"))),
+        builder.plane([0, ceiling, 0], -UP, builder.look(3, ("plain", "plain", "tiles", "wood"))),
     ]
     for x, z, far in ((1, 0, sides[0]), (-1, 0, sides[1]), (0, -1, back)):
         normal = _level_direction(angle, x, z)
-        wall = wall if builder.chance(0.7) else builder.look(3, WALLS)
+        if not builder.chance(0.7):
+            wall = builder.look(3, WALLS)
         solids.append(builder.plane(-normal * far, normal, wall))
-        solids += _wall_decorations(builder, -normal * far, normal, up, floor)
+        solids += _wall_decorations(builder, -normal * far, normal, ceiling, floor)
     return solids
 
 
 def _wall_decorations(
-    builder: Builder, wall: np.ndarray, normal: np.ndarray, up: float, floor: float
+    builder: Builder, wall: np.ndarray, normal: np.ndarray, ceiling: float, floor: float
 ) -> list[Solid]:
     """Posters, doors and boards on a wall: strong edges of texture, weak edges of depth."""
-    side, boxes = np.cross(normal, UP), []
-    axes, reach = np.stack([side, UP, normal]), np.linalg.norm(wall)
+    side = np.cross(normal, UP)
+    axes = np.stack([side, UP, normal])
+    reach = np.linalg.norm(wall)
+    boxes = []
     for _ in range(builder.rng.integers(0, 4)):
-        half = (floor - up) * builder.rng.uniform([0.06, 0.06, 0.002], [0.25, 0.2, 0.012])
-        height = builder.rng.uniform(up + half[1], floor - half[1])
-        place = wall + side * builder.rng.uniform(-0.9, 0.9) * reach - UP * height
+        half = (floor - ceiling) * builder.rng.uniform([0.06, 0.06, 0.002], [0.25, 0.2, 0.012])
+        y = builder.rng.uniform(ceiling + half[1], floor - half[1])
+        place = wall + side * builder.rng.uniform(-0.9, 0.9) * reach - UP * y
         look = builder.look(half[0] * 2, ("poster", "poster", "text", "blotches", "plain", "tiles"))
-        boxes.append(builder.box(place, half, axes, look, flat=True))
+        boxes.append(builder.box(place, half, axes, look, casts_shadow=False))
     return boxes
 
 
 def room(builder: Builder) -> Stage:
     """A room with furniture."""
-    far, floor = builder.log_uniform(3, 12), builder.rng.uniform(0.7, 2.2)
-    surroundings = _walls(
-        builder, floor, builder.rng.uniform(1.5, 5, 2), far, builder.rng.uniform(-0.7, 0.7)
-    )
+    far = builder.log_uniform(3, 12)
+    floor = builder.rng.uniform(0.7, 2.2)
+    sides = builder.rng.uniform(1.5, 5, 2)
+    angle = builder.rng.uniform(-0.7, 0.7)
+    surroundings = _walls(builder, floor, sides, far, angle)
     return Stage(surroundings, floor, far * 0.2, far * 0.95, shapes=LARGE)
 
 
 def corridor(builder: Builder) -> Stage:
     """A long and narrow room with pillars."""
-    far, floor, wide = (
-        builder.log_uniform(8, 40),
-        builder.rng.uniform(1.0, 1.9),
-        builder.rng.uniform(0.8, 2.2, 2),
-    )
-    surroundings, angle = _walls(builder, floor, wide, far, 0.0), builder.rng.uniform(-0.12, 0.12)
-    surroundings = [_rotated(solid, _rotation_about_vertical(angle)) for solid in surroundings]
-    look, gap = builder.look(1), builder.rng.uniform(1.5, 5)
+    far = builder.log_uniform(8, 40)
+    floor = builder.rng.uniform(1.0, 1.9)
+    sides = builder.rng.uniform(0.8, 2.2, 2)
+    walls = _walls(builder, floor, sides, far, 0.0)
+    rotation = _rotation_about_vertical(builder.rng.uniform(-0.12, 0.12))
+    surroundings = [_rotated(solid, rotation) for solid in walls]
+    look = builder.look(1)
+    gap = builder.rng.uniform(1.5, 5)
     for k in range(int(builder.rng.integers(0, 5))):
-        for x in (-wide[0], wide[1]):
-            foot = _rotation_about_vertical(angle) @ np.array([x * 0.92, floor, gap * (k + 1)])
-            surroundings.append(
-                builder.box(
-                    foot + UP * 2, [0.12, 2.5, 0.12], _rotation_about_vertical(angle).T, look
-                )
-            )
+        for x in (-sides[0], sides[1]):
+            foot = rotation @ np.array([x * 0.92, floor, gap * (k + 1)])
+            surroundings.append(builder.box(foot + UP * 2, [0.12, 2.5, 0.12], rotation.T, look))
     return Stage(surroundings, floor, 1.2, far * 0.7, shapes=LARGE)
 
 
@@ -203,66 +219,64 @@ def _rotation_about_vertical(angle: float) -> np.ndarray:
 
 def tabletop(builder: Builder) -> Stage:
     """Shapes on a table close to the camera, in front of a wall."""
-    floor, far = builder.rng.uniform(0.15, 0.7), builder.rng.uniform(1.0, 3.0)
+    floor = builder.rng.uniform(0.15, 0.7)
+    far = builder.rng.uniform(1.0, 3.0)
     surroundings = [builder.plane([0, floor, 0], UP, builder.look(0.6, FLOORS))]
     if builder.chance(0.5):  # the table ends, and there is a floor below it
         edge = far * builder.rng.uniform(0.6, 0.9)
         half = [builder.rng.uniform(0.8, 2) * far, 0.03, edge]
-        table = builder.box(
-            [0, floor + 0.03, 0], half, _rotation_about_vertical(builder.rng.uniform(-0.4, 0.4))
-        )
+        axes = _rotation_about_vertical(builder.rng.uniform(-0.4, 0.4))
+        table = builder.box([0, floor + 0.03, 0], half, axes)
         surroundings = [table, builder.plane([0, floor + 0.7, 0], UP, builder.look(2, FLOORS))]
     normal = np.array([builder.rng.normal(0, 0.3), 0, -1])
-    surroundings.append(
-        builder.plane([0, 0, far * builder.rng.uniform(1, 1.6)], normal, builder.look(1.5, WALLS))
-    )
+    wall = [0, 0, far * builder.rng.uniform(1, 1.6)]
+    surroundings.append(builder.plane(wall, normal, builder.look(1.5, WALLS)))
+    # Not on the wall, which is farther away and turned: these boards float, or are hidden by it.
+    # They stay, since scores in the docs depend on them.
     surroundings += _wall_decorations(
         builder, np.array([0, 0, far]), np.array([0, 0, -1.0]), -0.5, floor
     )
-    small = (*SMALL, *SMALL, *LARGE)
-    return Stage(surroundings, floor, 0.45, far * 0.9, shapes=small)
+    return Stage(surroundings, floor, 0.45, far * 0.9, shapes=(*SMALL, *SMALL, *LARGE))
 
 
 def street(builder: Builder) -> Stage:
     """Ground under the sky, with blocks far away."""
-    floor, far = builder.rng.uniform(1.0, 4.0), builder.log_uniform(10, 45)
-    surroundings = [
-        builder.plane([0, floor, 0], UP + builder.rng.normal(0, 0.02, 3), builder.look(4, FLOORS))
-    ]
+    floor = builder.rng.uniform(1.0, 4.0)
+    far = builder.log_uniform(10, 45)
+    normal = UP + builder.rng.normal(0, 0.02, 3)
+    surroundings = [builder.plane([0, floor, 0], normal, builder.look(4, FLOORS))]
     for _ in range(builder.rng.integers(0, 9)):
         z = builder.rng.uniform(0.6 * far, 70)
         half = z * builder.rng.uniform([0.05, 0.05, 0.05], [0.25, 0.3, 0.1])
         place = np.array([builder.rng.uniform(-1, 1) * z, floor, z]) + UP * half[1]
-        surroundings.append(
-            builder.box(place, half, builder.upright_axes(), builder.look(half[0], WALLS))
-        )
+        axes = builder.upright_axes()
+        surroundings.append(builder.box(place, half, axes, builder.look(half[0], WALLS)))
     return Stage(surroundings, floor, 2.0, far, open=True, shapes=LARGE)
 
 
 def mounds(builder: Builder) -> Stage:
     """Ground with mounds, small and large, up to far away under the sky."""
-    floor, far = builder.rng.uniform(1.0, 4.0), builder.log_uniform(8, 45)
-    surroundings = [
-        builder.plane([0, floor, 0], UP + builder.rng.normal(0, 0.03, 3), builder.look(4, FLOORS))
-    ]
+    floor = builder.rng.uniform(1.0, 4.0)
+    far = builder.log_uniform(8, 45)
+    normal = UP + builder.rng.normal(0, 0.03, 3)
+    surroundings = [builder.plane([0, floor, 0], normal, builder.look(4, FLOORS))]
     for _ in range(builder.rng.integers(10, 40)):
         z = builder.log_uniform(0.2 * far, 75)
         foot = np.array([builder.rng.uniform(-1.2, 1.2) * z, floor, z])
-        added = mound(builder, foot, z * builder.log_uniform(0.1, 1.2))
-        surroundings += [
-            replace(solid, look=surroundings[0].look) for solid in added if builder.chance(0.8)
-        ]
+        for solid in mound(builder, foot, z * builder.log_uniform(0.1, 1.2)):
+            if builder.chance(0.8):
+                surroundings.append(replace(solid, look=surroundings[0].look))
     return Stage(surroundings, floor, 2.0, far, open=True, shapes=(*LARGE, *BENT))
 
 
 def valley(builder: Builder) -> Stage:
     """Ground between slopes that meet at edges, under the sky."""
-    floor, far = builder.rng.uniform(1.0, 4.0), builder.log_uniform(8, 40)
+    floor = builder.rng.uniform(1.0, 4.0)
+    far = builder.log_uniform(8, 40)
     surroundings = [builder.plane([0, floor, 0], UP, builder.look(4, FLOORS))]
     for _ in range(builder.rng.integers(1, 5)):
-        slope = UP + _level_direction(builder.rng.uniform(-1.6, 1.6), 0, -1) * builder.log_uniform(
-            0.1, 1.5
-        )
+        direction = _level_direction(builder.rng.uniform(-1.6, 1.6), 0, -1)
+        slope = UP + direction * builder.log_uniform(0.1, 1.5)
         foot = np.array([0, floor, builder.log_uniform(0.5 * far, 40)])
         look = surroundings[0].look if builder.chance(0.5) else builder.look(4, FLOORS)
         surroundings.append(builder.plane(foot, slope, look))
@@ -271,21 +285,21 @@ def valley(builder: Builder) -> Stage:
 
 def studio(builder: Builder) -> Stage:
     """Bent shapes close to the camera, in front of leaning screens."""
-    floor, far = builder.rng.uniform(0.2, 1.2), builder.log_uniform(1.0, 4.0)
+    floor = builder.rng.uniform(0.2, 1.2)
+    far = builder.log_uniform(1.0, 4.0)
     surroundings = [builder.plane([0, floor, 0], UP, builder.look(1, FLOORS))]
     for _ in range(builder.rng.integers(1, 4)):
-        normal = _level_direction(builder.rng.uniform(-0.8, 0.8), 0, -1) + UP * builder.rng.normal(
-            0, 0.3
-        )
-        surroundings.append(
-            builder.plane([0, 0, far * builder.rng.uniform(1.2, 2)], normal, builder.look(2, WALLS))
-        )
+        direction = _level_direction(builder.rng.uniform(-0.8, 0.8), 0, -1)
+        normal = direction + UP * builder.rng.normal(0, 0.3)
+        screen = [0, 0, far * builder.rng.uniform(1.2, 2)]
+        surroundings.append(builder.plane(screen, normal, builder.look(2, WALLS)))
     return Stage(surroundings, floor, 0.45, far, shapes=(*SMALL, *BENT, *BENT))
 
 
 def hall(builder: Builder) -> Stage:
     """A many-sided hall with held-out shapes."""
-    floor, far = builder.rng.uniform(0.8, 2.5), builder.log_uniform(4, 14)
+    floor = builder.rng.uniform(0.8, 2.5)
+    far = builder.log_uniform(4, 14)
     surroundings = [
         builder.plane([0, floor, 0], UP, builder.look(2)),
         builder.plane([0, -2.5, 0], -UP, builder.look(3)),
@@ -293,25 +307,29 @@ def hall(builder: Builder) -> Stage:
     look = builder.look(3)
     for angle in np.linspace(-1.9, 1.9, 7) + builder.rng.normal(0, 0.1):
         normal = _level_direction(angle, 0, -1)
-        surroundings.append(
-            builder.plane(-normal * far * builder.rng.uniform(0.9, 1.1), normal, look)
-        )
+        wall = -normal * far * builder.rng.uniform(0.9, 1.1)
+        surroundings.append(builder.plane(wall, normal, look))
     return Stage(surroundings, floor, far * 0.25, far * 0.9, shapes=HELDOUT)
 
 
 def hills(builder: Builder) -> Stage:
     """Bumpy ground under the sky."""
-    floor, far = builder.rng.uniform(1.0, 3.0), builder.log_uniform(8, 30)
+    floor = builder.rng.uniform(1.0, 3.0)
+    far = builder.log_uniform(8, 30)
     bumps = builder.rng.uniform(0.1, 0.35) * floor
-    waves = np.stack([*(builder.rng.normal(0, 3 / far, (2, 5))), builder.rng.uniform(0, 6, 5)], -1)
-    axes, half = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0.0]]), np.array([120, 120, bumps])
-    ground = Solid("bumps", np.array([0, floor, 0]), axes, half, builder.look(4), waves, flat=True)
+    along_x, along_z = builder.rng.normal(0, 3 / far, (2, WAVES))  # radians per metre
+    phases = builder.rng.uniform(0, 6, WAVES)
+    waves = np.stack([along_x, along_z, phases], -1)
+    axes = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0.0]])
+    half = np.array([120, 120, bumps])
+    ground = Solid("bumps", np.array([0, floor, 0]), axes, half, builder.look(4), waves)
     return Stage([ground], floor, 2.0, far, open=True, shapes=HELDOUT)
 
 
 def pedestal(builder: Builder) -> Stage:
     """Held-out shapes close to the camera on a round table, in front of a distant wall."""
-    floor, far = builder.rng.uniform(0.2, 0.7), builder.rng.uniform(1.0, 2.5)
+    floor = builder.rng.uniform(0.2, 0.7)
+    far = builder.rng.uniform(1.0, 2.5)
     top = builder.rod([0, floor, far * 0.6], [0, floor + 0.05, far * 0.6], far * 0.7)
     wall = builder.plane([0, 0, far * 2], [builder.rng.normal(0, 0.4), 0, -1], builder.look(2))
     surroundings = [top, builder.plane([0, floor + 0.9, 0], UP, builder.look(2)), wall]

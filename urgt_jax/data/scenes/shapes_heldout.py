@@ -8,9 +8,10 @@ from urgt_jax.data.scenes.solids import Solid
 
 def _hull(builder: Builder, foot, axes, faces, half) -> Solid:
     """A convex body in a box that stands on a point; faces are in units of the half sizes."""
-    faces, half = np.array(faces, float), np.array(half, float)
+    half = np.array(half, float)
     around = np.concatenate([np.eye(3), -np.eye(3)])
-    faces = np.concatenate([faces, np.concatenate([around, np.ones((6, 1))], 1)])
+    faces_of_box = np.concatenate([around, np.ones((6, 1))], 1)
+    faces = np.concatenate([np.array(faces, float), faces_of_box])
     faces[:, :3] /= half
     faces /= np.linalg.norm(faces[:, :3], axis=-1, keepdims=True)
     return Solid("hull", foot + UP * half[1], axes, half, builder.look(half.max()), faces)
@@ -18,22 +19,24 @@ def _hull(builder: Builder, foot, axes, faces, half) -> Solid:
 
 def cone(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A cone on its base."""
-    half = (
-        size / 2 * np.array([*[builder.rng.uniform(0.2, 0.7)] * 2, builder.rng.uniform(0.6, 1.2)])
-    )
+    radius = builder.rng.uniform(0.2, 0.7)
+    height = builder.rng.uniform(0.6, 1.2)
+    half = size / 2 * np.array([radius, radius, height])
     return [Solid("cone", foot + UP * half[2], along(-UP), half, builder.look(size))]
 
 
 def ring(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A torus, lying, upright or leaning."""
-    tube, outer = builder.rng.uniform(0.1, 0.4), size * builder.rng.uniform(0.3, 0.6)
+    tube = builder.rng.uniform(0.1, 0.4)
+    outer = size * builder.rng.uniform(0.3, 0.6)
     thick = outer * tube / (1 + tube)
     half = np.array([outer, outer, thick])
-    stands = builder.chance(0.6)
-    axes = (
-        along(builder.upright_axes()[0] + UP * builder.rng.normal(0, 0.2)) if stands else along(UP)
-    )
-    centre = foot + UP * (outer if stands else thick)
+    if builder.chance(0.6):  # it stands
+        axes = along(builder.upright_axes()[0] + UP * builder.rng.normal(0, 0.2))
+        centre = foot + UP * outer
+    else:
+        axes = along(UP)
+        centre = foot + UP * thick
     return [Solid("torus", centre, axes, half, builder.look(size), np.array([tube]))]
 
 
@@ -55,17 +58,16 @@ def gable(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def pyramid(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A pyramid, whole or cut off."""
-    half, top = size / 2 * builder.rng.uniform(0.5, 1.1, 3), builder.rng.uniform(0.5, 0.8)
+    half = size / 2 * builder.rng.uniform(0.5, 1.1, 3)
+    top = builder.rng.uniform(0.5, 0.8)
     faces = [[x, 1 - top, z, top] for x, z in ((1, 0), (-1, 0), (0, 1), (0, -1))]
     return [_hull(builder, foot, builder.upright_axes(), faces, half)]
 
 
 def prism(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """An upright prism of five to eight sides."""
-    count, half = (
-        int(builder.rng.integers(5, 9)),
-        size / 2 * np.array([0.5, builder.rng.uniform(0.5, 1.6), 0.5]),
-    )
+    count = int(builder.rng.integers(5, 9))
+    half = size / 2 * np.array([0.5, builder.rng.uniform(0.5, 1.6), 0.5])
     angles = np.arange(count) * 2 * np.pi / count
     faces = [[np.cos(angle), 0, np.sin(angle), 0.9] for angle in angles]
     return [_hull(builder, foot, builder.upright_axes(), faces, half)]
@@ -73,12 +75,11 @@ def prism(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def angle(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """An L-shaped block, upright or lying."""
-    axes, look, thick = (
-        builder.upright_axes(),
-        builder.look(size),
-        size * builder.rng.uniform(0.06, 0.2),
-    )
-    long, deep = size / 2, size * builder.rng.uniform(0.1, 0.4)
+    axes = builder.upright_axes()
+    look = builder.look(size)
+    thick = size * builder.rng.uniform(0.06, 0.2)
+    long = size / 2
+    deep = size * builder.rng.uniform(0.1, 0.4)
     post = foot + UP * long + axes[0] * (thick - long)
     return [
         builder.box(foot + UP * thick, [long, thick, deep], axes, look),
@@ -88,8 +89,12 @@ def angle(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def stairs(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Steps that rise along one side."""
-    axes, look, count = builder.upright_axes(), builder.look(size), int(builder.rng.integers(4, 9))
-    run, rise, wide = size / count, size * builder.rng.uniform(0.4, 0.8) / count, size * 0.4
+    axes = builder.upright_axes()
+    look = builder.look(size)
+    count = int(builder.rng.integers(4, 9))
+    run = size / count
+    rise = size * builder.rng.uniform(0.4, 0.8) / count
+    wide = size * 0.4
     solids = []
     for i in range(count):
         half = [wide, rise * (i + 1) / 2, run / 2]
@@ -99,11 +104,9 @@ def stairs(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def spokes(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Thin rods from one point, like those of an umbrella."""
-    middle, radius, look = (
-        foot + UP * size * 0.6,
-        size * builder.log_uniform(0.004, 0.015),
-        builder.look(size),
-    )
+    middle = foot + UP * size * 0.6
+    radius = size * builder.log_uniform(0.004, 0.015)
+    look = builder.look(size)
     directions = builder.rng.normal(size=(builder.rng.integers(5, 12), 3))
     directions *= size * 0.6 / np.linalg.norm(directions, axis=-1, keepdims=True)
     return [builder.rod(middle, middle + direction, radius, look) for direction in directions]

@@ -5,6 +5,8 @@ import numpy as np
 from urgt_jax.data.scenes.builder import UP, Builder
 from urgt_jax.data.scenes.solids import Solid
 
+CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))  # signs of x and z
+
 
 def crate(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A box."""
@@ -14,18 +16,18 @@ def crate(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def ball(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A sphere or an egg."""
-    half = (
-        size
-        / 2
-        * (builder.rng.uniform(0.4, 1, 3) if builder.chance(0.5) else builder.rng.uniform(0.4, 1))
-    )
-    half = np.broadcast_to(half, 3)
+    if builder.chance(0.5):
+        ratios = builder.rng.uniform(0.4, 1, 3)
+    else:
+        ratios = np.full(3, builder.rng.uniform(0.4, 1))
+    half = size / 2 * ratios
     return [builder.ball(foot + UP * half[1], half, builder.upright_axes())]
 
 
 def can(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A cylinder, upright or lying."""
-    radius, length = size * builder.rng.uniform(0.1, 0.35), size * builder.rng.uniform(0.4, 1.2)
+    radius = size * builder.rng.uniform(0.1, 0.35)
+    length = size * builder.rng.uniform(0.4, 1.2)
     if builder.chance(0.7):
         return [builder.rod(foot, foot + UP * length, radius)]
     side = builder.upright_axes()[0] * length / 2
@@ -34,8 +36,9 @@ def can(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def bottle(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A wide cylinder, a dome and a neck."""
-    radius, tall, look = size * builder.rng.uniform(0.1, 0.2), size * 0.6, builder.look(size)
-    neck = foot + UP * tall
+    radius = size * builder.rng.uniform(0.1, 0.2)
+    look = builder.look(size)
+    neck = foot + UP * size * 0.6
     return [
         builder.rod(foot, neck, radius, look),
         builder.ball(neck, radius, look=look),
@@ -45,11 +48,14 @@ def bottle(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def stack(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Boxes or books on each other."""
-    solids, axes, wide = [], builder.upright_axes(), size * builder.rng.uniform(0.3, 0.6)
-    flat = builder.chance(0.5)
+    axes = builder.upright_axes()
+    wide = size * builder.rng.uniform(0.3, 0.6)
+    tallest = 0.2 if builder.chance(0.5) else 0.5
+    solids = []
     for _ in range(builder.rng.integers(2, 7)):
-        half = wide * builder.rng.uniform([0.5, 0.06, 0.5], [0.8, 0.2 if flat else 0.5, 0.8])
-        axes = builder.upright_axes() if builder.chance(0.2) else axes
+        half = wide * builder.rng.uniform([0.5, 0.06, 0.5], [0.8, tallest, 0.8])
+        if builder.chance(0.2):
+            axes = builder.upright_axes()
         shift = axes[0] * wide * builder.rng.normal(0, 0.06)
         solids.append(builder.box(foot + shift + UP * half[1], half, axes))
         foot = foot + UP * 2 * half[1]
@@ -58,7 +64,9 @@ def stack(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def books(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A row of upright books."""
-    axes, at, solids = builder.upright_axes(), -size / 2, []
+    axes = builder.upright_axes()
+    at = -size / 2
+    solids = []
     for _ in range(builder.rng.integers(4, 10)):
         half = size * builder.rng.uniform([0.02, 0.2, 0.15], [0.06, 0.35, 0.25])
         solids.append(builder.box(foot + axes[0] * (at + half[0]) + UP * half[1], half, axes))
@@ -68,63 +76,66 @@ def books(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def table(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A table with small shapes on it."""
-    axes, look = builder.upright_axes(), builder.look(size)
+    axes = builder.upright_axes()
+    look = builder.look(size)
     half = size / 2 * builder.rng.uniform([0.7, 0.03, 0.5], [1.2, 0.06, 0.9])
-    tall, leg = size * builder.rng.uniform(0.4, 0.8), size * builder.rng.uniform(0.012, 0.04)
+    tall = size * builder.rng.uniform(0.4, 0.8)
+    leg = size * builder.rng.uniform(0.012, 0.04)
     solids = [builder.box(foot + UP * tall, half, axes, look)]
-    for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+    for x, z in CORNERS:
         place = foot + axes[0] * x * half[0] * 0.9 + axes[2] * z * half[2] * 0.9
         solids.append(builder.box(place + UP * tall / 2, [leg, tall / 2, leg], axes, look))
     for _ in range(builder.rng.integers(0, 4)):
         x, z = builder.rng.uniform(-0.8, 0.8, 2)
         place = foot + UP * (tall + half[1]) + axes[0] * x * half[0] + axes[2] * z * half[2]
-        solids += SMALL[builder.rng.integers(len(SMALL))](
-            builder, place, size * builder.rng.uniform(0.15, 0.4)
-        )
+        shape = SMALL[builder.rng.integers(len(SMALL))]
+        solids += shape(builder, place, size * builder.rng.uniform(0.15, 0.4))
     return solids
 
 
 def chair(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A seat, legs and a back of bars or one board."""
-    axes, look, leg = (
-        builder.upright_axes(),
-        builder.look(size),
-        size * builder.rng.uniform(0.012, 0.035),
-    )
-    wide, seat = size * 0.25, size * 0.5
+    axes = builder.upright_axes()
+    look = builder.look(size)
+    leg = size * builder.rng.uniform(0.012, 0.035)
+    wide = size * 0.25
+    seat = size * 0.5
     solids = [builder.box(foot + UP * seat, [wide, leg, wide], axes, look)]
-    for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+    for x, z in CORNERS:
         tall = size if z > 0 else seat
         place = foot + (axes[0] * x + axes[2] * z) * wide * 0.9
         solids.append(builder.box(place + UP * tall / 2, [leg, tall / 2, leg], axes, look))
-    for up in (0.65, 0.78, 0.92) if builder.chance(0.6) else (0.8,):
+    heights = (0.65, 0.78, 0.92) if builder.chance(0.6) else (0.8,)
+    for height in heights:
         bar = leg * 1.5 if builder.chance(0.8) else size * 0.12
-        place = foot + UP * size * up + axes[2] * wide * 0.9
+        place = foot + UP * size * height + axes[2] * wide * 0.9
         solids.append(builder.box(place, [wide, bar, leg * 0.7], axes, look))
     return solids
 
 
 def shelf(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Boards between sides, with books and boxes on them."""
-    axes, look, thick = builder.upright_axes(), builder.look(size), size * 0.015
-    if axes[2, 2] > 0:
+    axes = builder.upright_axes()
+    look = builder.look(size)
+    thick = size * 0.015
+    if axes[2, 2] > 0:  # turn its front towards the camera
         axes = axes * np.array([[-1], [1], [-1]])
-    wide, deep, rows = (
-        size * builder.rng.uniform(0.3, 0.5),
-        size * 0.15,
-        int(builder.rng.integers(2, 5)),
-    )
-    solids = [
-        builder.box(foot + axes[0] * x * wide + UP * size / 2, [thick, size / 2, deep], axes, look)
-        for x in (-1, 1)
-    ]
+    wide = size * builder.rng.uniform(0.3, 0.5)
+    deep = size * 0.15
+    rows = int(builder.rng.integers(2, 5))
+    solids = []
+    for x in (-1, 1):
+        place = foot + axes[0] * x * wide + UP * size / 2
+        solids.append(builder.box(place, [thick, size / 2, deep], axes, look))
     if builder.chance(0.6):
         back = foot - axes[2] * deep + UP * size / 2
         solids.append(builder.box(back, [wide, size / 2, thick / 2], axes, look))
     for row in range(rows + 1):
         base = foot + UP * size * row / rows
         solids.append(builder.box(base, [wide, thick, deep], axes, look))
-        for _ in range(builder.rng.integers(0, 4) if row < rows else 0):
+        if row == rows:  # nothing stands on the upper board
+            break
+        for _ in range(builder.rng.integers(0, 4)):
             half = size / rows * builder.rng.uniform([0.05, 0.2, 0.1], [0.2, 0.42, 0.2])
             half[2] = min(half[2], deep * 0.9)
             side = axes[0] * builder.rng.uniform(-0.75, 0.75) * wide
@@ -134,24 +145,20 @@ def shelf(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def fence(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Posts and rails, or a grille of thin rods."""
-    axes, look, gap = (
-        builder.upright_axes(),
-        builder.look(size),
-        size * builder.rng.uniform(0.06, 0.2),
-    )
-    count, thick, tall = (
-        int(builder.rng.integers(5, 14)),
-        gap * builder.rng.uniform(0.05, 0.25),
-        size * 0.6,
-    )
+    axes = builder.upright_axes()
+    look = builder.look(size)
+    gap = size * builder.rng.uniform(0.06, 0.2)
+    count = int(builder.rng.integers(5, 14))
+    thick = gap * builder.rng.uniform(0.05, 0.25)
+    tall = size * 0.6
     ends = [foot + axes[0] * gap * (i - count / 2) for i in range(count)]
     if builder.chance(0.5):
         solids = [builder.rod(end, end + UP * tall, thick / 2, look) for end in ends]
     else:
         half = [thick, tall / 2, thick / 3]
         solids = [builder.box(end + UP * tall / 2, half, axes, look) for end in ends]
-    for up in (0.25, 0.8):
-        middle = (ends[0] + ends[-1]) / 2 + UP * tall * up
+    for height in (0.25, 0.8):
+        middle = (ends[0] + ends[-1]) / 2 + UP * tall * height
         half = [gap * count / 2, thick / 2, thick / 4]
         solids.append(builder.box(middle, half, axes, look))
     return solids
@@ -159,11 +166,9 @@ def fence(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def pole(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A thin post with a lamp, a sign, or nothing on it."""
-    tall, radius, look = (
-        size * builder.rng.uniform(1, 2.2),
-        size * builder.log_uniform(0.004, 0.03),
-        builder.look(size),
-    )
+    tall = size * builder.rng.uniform(1, 2.2)
+    radius = size * builder.log_uniform(0.004, 0.03)
+    look = builder.look(size)
     lean = builder.rng.normal(0, 0.05, 3) * tall
     end = foot + UP * tall + lean
     solids = [builder.rod(foot, end, radius, look)]
@@ -172,42 +177,42 @@ def pole(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
         solids.append(builder.ball(end, size * builder.rng.uniform(0.06, 0.15)))
     elif what < 0.6:
         half = size * builder.rng.uniform([0.1, 0.1, 0.005], [0.3, 0.25, 0.02])
-        solids.append(
-            builder.box(
-                end,
-                half,
-                builder.upright_axes(),
-                builder.look(half[0], ("poster", "text", "stripes")),
-            )
-        )
+        axes = builder.upright_axes()
+        sign = builder.look(half[0], ("poster", "text", "stripes"))
+        solids.append(builder.box(end, half, axes, sign))
     return solids
 
 
 def wires(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Nearly parallel, sagging wires overhead."""
     along = builder.upright_axes()[0] * size * builder.rng.uniform(0.7, 2)
-    start, look = foot + UP * size * builder.rng.uniform(0.4, 1.3), builder.look(size)
-    radius, solids = size * builder.log_uniform(0.003, 0.01), []
+    start = foot + UP * size * builder.rng.uniform(0.4, 1.3)
+    look = builder.look(size)
+    radius = size * builder.log_uniform(0.003, 0.01)
+    solids = []
     for i in range(builder.rng.integers(1, 4)):
-        a = start + UP * size * 0.12 * i - along
-        b = a + 2 * along + builder.rng.normal(0, 0.08, 3) * size
-        middle = (a + b) / 2 - UP * size * builder.rng.uniform(0, 0.15)
-        solids += [builder.rod(a, middle, radius, look), builder.rod(middle, b, radius, look)]
+        first = start + UP * size * 0.12 * i - along
+        last = first + 2 * along + builder.rng.normal(0, 0.08, 3) * size
+        middle = (first + last) / 2 - UP * size * builder.rng.uniform(0, 0.15)
+        solids.append(builder.rod(first, middle, radius, look))
+        solids.append(builder.rod(middle, last, radius, look))
     return solids
 
 
 def leaves(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """Small tilted discs or rectangles scattered through a ball."""
-    solids, middle = [], foot + UP * size * 0.5
+    middle = foot + UP * size * 0.5
     looks = [builder.look(size / 3) for _ in range(2)]
     wide = size * builder.rng.uniform(0.06, 0.2)
-    oval, long = builder.chance(0.7), builder.rng.uniform(0.2, 1)
+    oval = builder.chance(0.7)
+    long = builder.rng.uniform(0.2, 1)
+    solids = []
     for _ in range(builder.rng.integers(10, 22)):
         place = middle + np.clip(builder.rng.normal(0, 0.2, 3), -0.45, 0.45) * size
         half = wide * builder.rng.uniform(0.6, 1.3) * np.array([1, long])
-        solids.append(
-            builder.card(place, half, builder.random_axes(), looks[builder.rng.integers(2)], oval)
-        )
+        axes = builder.random_axes()
+        look = looks[builder.rng.integers(2)]
+        solids.append(builder.card(place, half, axes, look, oval))
     return solids
 
 
@@ -229,10 +234,8 @@ def board(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
 
 def tumble(builder: Builder, foot: np.ndarray, size: float) -> list[Solid]:
     """A box, egg or can in the air, in a random orientation."""
-    centre, half = (
-        foot + UP * size * builder.rng.uniform(0.2, 2),
-        size / 2 * builder.rng.uniform(0.15, 1, 3),
-    )
+    centre = foot + UP * size * builder.rng.uniform(0.2, 2)
+    half = size / 2 * builder.rng.uniform(0.15, 1, 3)
     if builder.chance(0.6):
         return [builder.box(centre, half, builder.random_axes())]
     if builder.chance(0.5):

@@ -20,7 +20,7 @@ class Solid:
     half: np.ndarray  # [3] half sizes in metres
     look: Look
     shape: np.ndarray | None = None  # parameters of the kind: exponents, half-spaces, waves
-    flat: bool = False  # part of another surface; casts no shadow
+    casts_shadow: bool = True
 
 
 def corners(solid: Solid) -> Float[np.ndarray, "8 3"]:

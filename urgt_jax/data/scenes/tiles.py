@@ -17,7 +17,7 @@ from urgt_jax.data.scenes.solids import corners
 
 Arrays = np.ndarray | jax.Array
 SIDE = 56  # pixels; a multiple of the encoders' token size, so that usual images are whole tiles
-FLAT = ("plane", "bumps")  # kinds of ground and walls, which cast no shadow
+GROUND = ("plane", "bumps")  # kinds that cast no shadow: ground, walls and ceilings
 F = np.float32
 
 
@@ -40,7 +40,7 @@ def make_tiles(scene: Scene, intrinsics: Float[np.ndarray, "4"], height: int, wi
     boxes = np.stack([corners(solid) for solid in scene.solids])
     planes = np.array([solid.kind == "plane" for solid in scene.solids])
     seen = _near(boxes, intrinsics, corner) | planes
-    casts = np.array([solid.kind not in FLAT and not solid.flat for solid in scene.solids])
+    casts = np.array([solid.kind not in GROUND and solid.casts_shadow for solid in scene.solids])
     if scene.shadow:
         swept = np.concatenate([boxes, boxes - scene.lights[0] * scene.shadow], 1)
         shaded = _near(swept, intrinsics, corner) & casts
