@@ -122,7 +122,7 @@ def test_run_asks_for_a_queued_resource_and_trains_on_every_slice():
     assert "--node-id urgt" in _dry_run("queued", "u4k", SPOT="")[0]
 
 
-# In place of gcloud: prints the next of a list of states, and fails to copy as often as it is told.
+# In place of gcloud: prints the next of a list of states, and fails to copy when the list says so.
 GCLOUD = """#!/usr/bin/env bash
 cd "$(dirname "$0")"
 echo "$@" >>calls

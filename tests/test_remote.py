@@ -20,7 +20,7 @@ def test_check_rejects_an_unknown_scheme(address):
         remote.check(address)
 
 
-@pytest.mark.parametrize("path", ["runs/a", "gs:/bucket", "a://b".replace("a", "A"), "hf://me/x"])
+@pytest.mark.parametrize("path", ["runs/a", "gs:/bucket", "A://b", "hf://me/x"])
 def test_check_lets_local_paths_and_the_hub_pass(path):
     remote.check(path)
 

@@ -27,3 +27,9 @@ def scene(tmp_path):
     """An image of 41 x 67 pixels with coarse maps next to it."""
     write_scene(tmp_path, "photo", 3, "test", (41, 67), Prior())
     return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """Weights that the user has in the cache change nothing here."""
+    monkeypatch.setenv("URGT_CACHE", str(tmp_path / "cache"))

@@ -7,7 +7,7 @@ from urgt_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "options,told",
+    "options,message",
     [
         (["v9:2x2", "tiny"], "no TPU topology is called v9:2x2"),
         (["v5e", "tiny"], "name one like v5e:16x16"),
@@ -15,6 +15,6 @@ from urgt_jax.errors import UserError
         (["v5e:2x2", "tinny"], "did you mean tiny"),
     ],
 )
-def test_plan_rejects_what_cannot_be_planned(options, told):
-    with pytest.raises(UserError, match=told):
+def test_plan_rejects_what_cannot_be_planned(options, message):
+    with pytest.raises(UserError, match=message):
         plan.main(options)

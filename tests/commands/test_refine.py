@@ -23,10 +23,7 @@ from urgt_jax.weights.tensor_files import open_tensors, write_safetensors
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    """Weights that the user has in the cache change nothing here."""
-    monkeypatch.setenv("URGT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.mark.parametrize(

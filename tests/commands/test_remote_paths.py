@@ -20,6 +20,8 @@ from urgt_jax.training.loop import train
 from urgt_jax.weights.tensor_files import open_tensors
 from urgt_jax.weights.weight_file import load_weights
 
+pytestmark = pytest.mark.usefixtures("empty_cache")
+
 BUCKET = "fake://bucket"
 
 
@@ -27,12 +29,6 @@ BUCKET = "fake://bucket"
 def bucket(store) -> Path:
     """A bucket of the store."""
     return Path(BUCKET)
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    """Weights that the user has in the cache change nothing here."""
-    monkeypatch.setenv("URGT_CACHE", str(tmp_path / "cache"))
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -1,18 +1,15 @@
 """The command line of `urgt scale`."""
 
 import pytest
+from helpers.studies import run_study
 
 from urgt_jax.commands import scale
 from urgt_jax.errors import UserError
 from urgt_jax.scaling import page
 
 
-def _study(*options):
-    scale.main([str(option) for option in options])
-
-
 @pytest.mark.parametrize(
-    "options,told",
+    "options,message",
     [(["--patches", "0"], "at least one"), (["--sizes", "huge"], "invalid choice"),
      (["--repeat", "0"], "at least one pass"), (["--what", "quality"], "needs --weights"),
      (["--what", "speed"], "invalid choice"), (["--mesh", "8"], "give patch=K"),
@@ -23,9 +20,9 @@ def _study(*options):
       "--mesh --remat cannot be combined with --train"),
      (["--model.depth", "3"], "--model.depth 3: only with --train")],
 )  # fmt: skip
-def test_scale_rejects_what_cannot_be_measured(monkeypatch, options, told):
-    with pytest.raises(UserError, match=told):
-        _study(*options)
+def test_scale_rejects_what_cannot_be_measured(options, message):
+    with pytest.raises(UserError, match=message):
+        run_study(*options)
 
 
 def test_scale_has_a_section_for_every_kind():

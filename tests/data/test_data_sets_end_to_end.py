@@ -1,6 +1,5 @@
 """A data set from its files to a trained and scored model, by the commands a user gives."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -57,12 +56,14 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def on_u4k(micro, prepared):
     """The smallest model, trained on it."""
-    mix = {"data.mix": (0.0, 1.0, 0.0, 0.0), "data.batch": 2, "optim.steps": 2}
-    data = {"data.source": "unreal4k", "data.path": str(prepared)}
-    config = dataclasses.replace(
-        micro, data=dataclasses.replace(micro.data, source="unreal4k", path=str(prepared))
-    )
-    return with_changes(config, mix | data)
+    changes = {
+        "data.source": "unreal4k",
+        "data.path": str(prepared),
+        "data.mix": (0.0, 1.0, 0.0, 0.0),
+        "data.batch": 2,
+        "optim.steps": 2,
+    }
+    return with_changes(micro, changes)
 
 
 @pytest.mark.slow

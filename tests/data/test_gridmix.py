@@ -5,19 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from urgt_jax.config import Config
 from urgt_jax.config_files import with_changes
 from urgt_jax.data import gridmix
 from urgt_jax.data.sources import SceneSource
 from urgt_jax.images.grid import gridmix_block
 
 PAPER_MIX = (0.1, 0.2, 0.3, 0.4)
-
-
-@pytest.fixture
-def packed(micro) -> Config:
-    """Two packed rows a step."""
-    return with_changes(micro, {"data.batching": "packed", "data.batch": 2})
 
 
 def test_block_side_follows_the_mix(micro):

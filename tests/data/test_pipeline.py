@@ -48,12 +48,6 @@ def test_batch_iterator_gives_the_batches_from_a_step_on(micro):
         assert_same(Batches(micro)[step], next(iterator))
 
 
-@pytest.fixture
-def packed(micro) -> Config:
-    """Two packed rows a step."""
-    return with_changes(micro, {"data.batching": "packed", "data.batch": 2})
-
-
 def test_packed_row_is_its_blocks_one_after_the_other(packed):
     batches = Batches(packed)
     # The first step whose first row has blocks of three sides at least.

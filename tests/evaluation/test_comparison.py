@@ -46,9 +46,9 @@ def folders(tmp_path):
 
 
 def test_compare_pairs_images_by_name(folders):
-    found = compare(read_results(folders[0]), read_results(folders[1]))
-    assert found.names == ["a", "b", "c"] and found.unpaired == 1
-    rows = {row.column.key: row for row in found.differences}
+    comparison = compare(read_results(folders[0]), read_results(folders[1]))
+    assert comparison.names == ["a", "b", "c"] and comparison.unpaired == 1
+    rows = {row.column.key: row for row in comparison.differences}
     abs_rel = rows["abs_rel"]
     assert abs_rel.first == pytest.approx(0.2) and abs_rel.second == pytest.approx(0.4 / 3)
     assert abs_rel.difference == pytest.approx((0.1 - 0.1 - 0.2) / 3)
@@ -61,16 +61,16 @@ def test_compare_pairs_images_by_name(folders):
 
 
 def test_comparison_table_has_a_line_per_metric(folders):
-    found = compare(read_results(folders[0]), read_results(folders[1]))
-    lines = comparison_table(found, comparison_page.labels(found)).splitlines()
+    comparison = compare(read_results(folders[0]), read_results(folders[1]))
+    lines = comparison_table(comparison, comparison_page.labels(comparison)).splitlines()
     assert lines[0].split() == ["one", "#1", "two", "difference", "95", "%", "interval", "improved"]
     assert lines[1].split()[:5] == ["AbsRel", "↓", "0.2000", "0.1333", "-0.0667"]
     assert lines[1].endswith("67 %")
 
 
 def test_comparison_page_links_both_maps_side_by_side(folders, tmp_path):
-    found = compare(read_results(folders[0]), read_results(folders[1]))
-    page = comparison_page.write_page(found, tmp_path / "out")
+    comparison = compare(read_results(folders[0]), read_results(folders[1]))
+    page = comparison_page.write_page(comparison, tmp_path / "out")
     text = page.read_text()
     assert text.index(">c<") < text.index(">b<") < text.index(">a<")  # the most improved first
     pages = list((tmp_path / "out/report").glob("*/index.html"))
@@ -90,9 +90,9 @@ def test_comparison_page_links_both_maps_side_by_side(folders, tmp_path):
 def test_folders_of_one_name_are_called_by_their_paths(tmp_path):
     first = write_results(tmp_path / "x/scores", {"a": (0.1, 0.9)})
     second = write_results(tmp_path / "y/scores", {"a": (0.1, 0.9)})
-    found = compare(read_results(first), read_results(second))
-    assert comparison_page.labels(found) == (str(first), str(second))
-    assert np.isnan(found.differences[0].low)
+    comparison = compare(read_results(first), read_results(second))
+    assert comparison_page.labels(comparison) == (str(first), str(second))
+    assert np.isnan(comparison.differences[0].low)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_read_results_rejects_results_without_images(tmp_path, rows):
 
 
 def test_comparison_page_names_damaged_contents_of_an_image(folders, tmp_path):
-    found = compare(read_results(folders[0]), read_results(folders[1]))
+    comparison = compare(read_results(folders[0]), read_results(folders[1]))
     path = image_folder(folders[1], "b") / "layers.json"
     path.write_text(path.read_text()[:20])
     with pytest.raises(UserError, match="layers.json"):
-        comparison_page.write_page(found, tmp_path / "out")
+        comparison_page.write_page(comparison, tmp_path / "out")

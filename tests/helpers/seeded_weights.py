@@ -1,5 +1,6 @@
 """Official weights drawn from a seed and their names, so that golden files need not hold them."""
 
+import gzip
 import json
 import math
 import zlib
@@ -8,6 +9,8 @@ import numpy as np
 from etils.epath import Path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+# The names and shapes of the tensors of published models.
+OFFICIAL_SHAPES = json.loads(gzip.decompress((GOLDEN / "official_names.json.gz").read_bytes()))
 TOKENS = (
     "cls_token",
     "pos_embed",

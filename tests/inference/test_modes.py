@@ -8,6 +8,7 @@ import pytest
 from etils.epath import Path
 from helpers import seeded_weights
 from helpers.command import call
+from helpers.parity import channels_last
 from helpers.random_refiner import image_with_coarse_maps
 from PIL import Image
 from safetensors.numpy import save_file
@@ -30,11 +31,6 @@ MODEL = np.load(seeded_weights.GOLDEN / "urgt_model.npz")
 PIPELINE = np.load(seeded_weights.GOLDEN / "urgt_pipeline.npz")
 PARTS = {"urgt": "sd_urgt/", "dav2": "sd_dav2/", "metric3d": "sd_m3d/"}
 close = partial(np.testing.assert_allclose, atol=1e-4, rtol=0)
-
-
-def channels_last(x: np.ndarray) -> np.ndarray:
-    """[..., C, H, W] as [..., H, W, C]."""
-    return np.moveaxis(x, -3, -1)
 
 
 def convert_fixture(folder, fixture, part: str, name: str, config: dict):

@@ -10,6 +10,10 @@ from jax.sharding import PartitionSpec as P
 from urgt_jax.scaling import hlo_costs
 
 
+def array_of(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
 @pytest.fixture(scope="module")
 def program():
     """Three turns that gather a weight of 16 x 16 each, and one collective of every other kind."""
@@ -26,19 +30,19 @@ def program():
         x = jax.lax.all_to_all(x, "d", 0, 0)
         return jax.lax.psum_scatter(x, "d", tiled=True)
 
-    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
-    compiled = jax.jit(run).lower(of(64, 16), of(3, 16, 16)).compile()
+    compiled = jax.jit(run).lower(array_of(64, 16), array_of(3, 16, 16)).compile()
     return hlo_costs.Program(compiled.as_text())
 
 
 def test_traffic_counts_collectives_as_often_as_their_loop_runs(program):
-    found = program.traffic()
-    weight, rows = 16 * 16 * 4, 8 * 16 * 4
-    assert found["all-gather"] == hlo_costs.Traffic(3, 3 * weight * 7 / 8)
-    assert found["all-reduce"] == hlo_costs.Traffic(1, 2 * 16 * 4 * 7 / 8)
-    assert found["collective-permute"] == hlo_costs.Traffic(1, rows)
-    assert found["all-to-all"] == hlo_costs.Traffic(1, rows * 7 / 8)
-    assert found["reduce-scatter"] == hlo_costs.Traffic(1, rows * 7 / 8)
+    traffic = program.traffic()
+    weight = 16 * 16 * 4  # bytes
+    rows = 8 * 16 * 4
+    assert traffic["all-gather"] == hlo_costs.Traffic(3, 3 * weight * 7 / 8)
+    assert traffic["all-reduce"] == hlo_costs.Traffic(1, 2 * 16 * 4 * 7 / 8)
+    assert traffic["collective-permute"] == hlo_costs.Traffic(1, rows)
+    assert traffic["all-to-all"] == hlo_costs.Traffic(1, rows * 7 / 8)
+    assert traffic["reduce-scatter"] == hlo_costs.Traffic(1, rows * 7 / 8)
 
 
 TPU = """HloModule step, replica_count=1, num_partitions=4
@@ -88,8 +92,8 @@ ENTRY %main (arg: (s32[], bf16[8])) -> (s32[], bf16[8]) {
 
 
 def test_traffic_counts_a_gather_in_pieces_once_and_sees_a_fused_reduce_scatter():
-    found = hlo_costs.Program(TPU).traffic()
-    assert found == {
+    traffic = hlo_costs.Program(TPU).traffic()
+    assert traffic == {
         "all-gather": hlo_costs.Traffic(5, 5 * 16.0),
         "reduce-scatter": hlo_costs.Traffic(5, 40.0),
     }
@@ -105,8 +109,7 @@ def test_hbm_of_a_loop_reads_each_stacked_weight_once():
         def run(x, stack):
             return jax.lax.scan(lambda x, w: (x @ w, None), x, stack)[0]
 
-        of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
-        compiled = jax.jit(run).lower(of(256, 256), of(turns, 256, 256)).compile()
+        compiled = jax.jit(run).lower(array_of(256, 256), array_of(turns, 256, 256)).compile()
         return hlo_costs.Program(compiled.as_text()).hbm()
 
     more = (moved(40) - moved(20)) / 20 / (256 * 256 * 4)

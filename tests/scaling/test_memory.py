@@ -15,13 +15,14 @@ from urgt_jax.scaling import forward_benchmark, memory, points
 
 
 def test_stage_inputs_have_the_shapes_that_the_refiner_passes(small, monkeypatch):
-    """Arrays and what waits are told twice, in inference.py and in memory.py."""
+    """The shapes are written down in inference/refiner.py and in scaling/memory.py."""
     pixels = 8 * 2 * math.prod(small.patch_size)  # two patches at a time
     monkeypatch.setattr("urgt_jax.inference.refiner.HEAD_PIXELS", pixels)
-    refiner, seen = Refiner(forward_benchmark.random_weights(small), Config(model=small)), {}
-    expected = {
-        name: arrays for name, (arrays, _) in memory.stage_inputs(small, 3, None, 1).items()
-    }
+    refiner = Refiner(forward_benchmark.random_weights(small), Config(model=small))
+    seen = {}
+    expected = {}
+    for name, (arrays, _) in memory.stage_inputs(small, 3, None, 1).items():
+        expected[name] = arrays
 
     def fake(name, stage):
         out = jax.eval_shape(stage, refiner.params, *expected[name])
@@ -65,11 +66,12 @@ def test_compiled_memory_per_device_does_not_grow_with_devices(devices):
 
 @pytest.mark.slow
 def test_training_memory_grows_with_patches_and_less_with_remat(small):
-    of = lambda patches, remat: points.training(  # noqa: E731
-        make_point("training", patches, size="micro", remat=remat)
-    )
-    few, many = of(8, "none"), of(16, "none")
+    def training(patches: int, remat: str) -> dict:
+        return points.training(make_point("training", patches, size="micro", remat=remat))
+
+    few = training(8, "none")
+    many = training(16, "none")
     assert few["memory_argument"] > 3 * 4 * few["parameters"]  # with the optimiser's two moments
     grown = many["memory_temporary"] - few["memory_temporary"]
     assert 0.8 * few["memory_temporary"] < grown < 1.1 * few["memory_temporary"]
-    assert of(16, "blocks")["memory_temporary"] < many["memory_temporary"]
+    assert training(16, "blocks")["memory_temporary"] < many["memory_temporary"]

@@ -9,11 +9,9 @@ from urgt_jax.scaling.study import COLUMNS, StudyTable
 
 
 def test_run_resumes_where_it_stopped(tmp_path, capsys):
-    asked, table, worked = (
-        [make_point(patches=n) for n in (1, 4, 9)],
-        StudyTable(tmp_path / "t.csv"),
-        [],
-    )
+    asked = [make_point(patches=n) for n in (1, 4, 9)]
+    table = StudyTable(tmp_path / "t.csv")
+    worked = []
 
     def work(point):
         worked.append(point.patches)
@@ -35,9 +33,16 @@ def test_run_resumes_where_it_stopped(tmp_path, capsys):
 
 
 def test_run_repeats_scores_over_another_number_of_scenes(tmp_path):
-    asked, table, worked = [make_point("quality")], StudyTable(tmp_path / "t.csv"), []
+    asked = [make_point("quality")]
+    table = StudyTable(tmp_path / "t.csv")
+    worked = []
+
+    def work(point):
+        worked.append(scenes)
+        return {"scenes": scenes}
+
     for scenes in (2, 2, 4):
-        study.run(asked, table, lambda point, n=scenes: worked.append(n) or {"scenes": n}, scenes)
+        study.run(asked, table, work, scenes)
     assert worked == [2, 4]
     assert table.rows() == {asked[0]: {"scenes": 4}}
 
@@ -51,14 +56,14 @@ def test_run_repeats_known_points_if_asked_to(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content,told",
+    "content,message",
     [(b"size,dtype\nlarge,float32\n", "its columns differ: *"), (b"\xff\xfe\x00", "cannot read"),
      (",".join(COLUMNS).encode() + b"\nflops,tiny\n", "line 2 is damaged"),
      (",".join(COLUMNS).encode() + b"\nflops,tiny,,four" + b"," * 40, "line 2 is damaged")],
 )  # fmt: skip
-def test_table_of_another_form_is_left_untouched(monkeypatch, tmp_path, content, told):
+def test_table_of_another_form_is_left_untouched(tmp_path, content, message):
     path = tmp_path / "other.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=told.rstrip(": *")):
+    with pytest.raises(UserError, match=message.rstrip(": *")):
         run_study("--what", "flops", "--sizes", "tiny", "--out", path)
     assert path.read_bytes() == content

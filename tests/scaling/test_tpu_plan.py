@@ -51,13 +51,13 @@ def test_network_between_slices_bounds_a_step_where_its_speed_is_published(made)
 
 
 def test_section_has_memory_times_and_the_command(made):
-    told = tpu_plan.section(made, "python -m this")
+    text = tpu_plan.section(made, "python -m this")
     assert (
-        "    python -m this\n" in told
-        and "| Peak, of 15.75 GiB that a program can use | 5 |" in told
+        "    python -m this\n" in text
+        and "| Peak, of 15.75 GiB that a program can use | 5 |" in text
     )
-    assert "at least 3 s: at most 1.33 images/s and 50% of the peak" in told
-    assert "| all-gather, 2 times | 1.5e-09 GB sent | 1.5 |" in told
+    assert "at least 3 s: at most 1.33 images/s and 50% of the peak" in text
+    assert "| all-gather, 2 times | 1.5e-09 GB sent | 1.5 |" in text
 
 
 @pytest.mark.parametrize("base,growth,fits", [(2, 1, 13), (2, 4, 3), (2, 13, 1), (2, 14, None)])

@@ -1,7 +1,5 @@
 """Official weights become ours and come back, and errors list everything that is wrong."""
 
-import gzip
-import json
 import math
 import pickle
 import subprocess
@@ -25,9 +23,6 @@ from urgt_jax.weights.tensors import Tensor
 from urgt_jax.weights.weight_file import UNUSED_PREFIX, load_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
-OFFICIAL_SHAPES = json.loads(
-    gzip.decompress((seeded.GOLDEN / "official_names.json.gz").read_bytes())
-)
 FIXTURE = np.load(seeded.GOLDEN / "urgt_pipeline.npz")
 MODELS = {"urgt": "sd_urgt/", "dav2": "sd_dav2/", "metric3d": "sd_m3d/"}
 
@@ -53,19 +48,19 @@ def assert_same(a: dict, b: dict) -> None:
 # Official weights to ours
 
 
-@pytest.mark.parametrize("name", OFFICIAL_SHAPES)
+@pytest.mark.parametrize("name", seeded.OFFICIAL_SHAPES)
 def test_from_official_uses_every_tensor_or_knows_that_it_is_unused(name):
     official = {}
-    for key, shape in OFFICIAL_SHAPES[name].items():
+    for key, shape in seeded.OFFICIAL_SHAPES[name].items():
         official[key] = Tensor(tuple(shape), np.dtype(np.float32), lambda: None)
     _, plan = from_official(official, {}, name)
-    num_official = sum(math.prod(shape) for shape in OFFICIAL_SHAPES[name].values())
+    num_official = sum(math.prod(shape) for shape in seeded.OFFICIAL_SHAPES[name].values())
     num_planned = sum(math.prod(tensor.shape) for tensor in plan.tensors.values())
     assert num_planned == num_official, "a parameter is lost, or counted twice"
     assert not any("ignored" in line or "initialized" in line for line in plan.report)
     for key in plan.tensors:
         if key.startswith(UNUSED_PREFIX):
-            assert key.removeprefix(UNUSED_PREFIX) in OFFICIAL_SHAPES[name]
+            assert key.removeprefix(UNUSED_PREFIX) in seeded.OFFICIAL_SHAPES[name]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -148,7 +143,7 @@ def test_convert_exports_every_official_name_of_a_model_trained_here(tmp_path, m
         return {name for name in names if ".blocks." not in name and "_blocks." not in name}
 
     exported = load_file(tmp_path / "official.safetensors")
-    assert outside_blocks(exported) == outside_blocks(OFFICIAL_SHAPES["urgt_full"])
+    assert outside_blocks(exported) == outside_blocks(seeded.OFFICIAL_SHAPES["urgt_full"])
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
@@ -331,7 +326,7 @@ for name, module in sys.modules.items():
 def test_convert_streams(tmp_path):
     """Peak memory beyond the program's own stays below 1.5 times the source's 99 MB."""
     arrays = {}
-    for name, shape in OFFICIAL_SHAPES["dav2_vits"].items():
+    for name, shape in seeded.OFFICIAL_SHAPES["dav2_vits"].items():
         arrays[name] = seeded.draw(name, tuple(shape), 1)
     source = write_state_dict(tmp_path / "vits.pth", arrays)
     command = [sys.executable, "-c", MEASURE, source, tmp_path / "ours.safetensors"]

@@ -1,8 +1,5 @@
 """A published checkpoint is recognised, with all of its sizes, from names and shapes alone."""
 
-import gzip
-import json
-
 import numpy as np
 import pytest
 from helpers import seeded_weights as seeded
@@ -11,15 +8,11 @@ from urgt_jax.config import SIZES, Eval
 from urgt_jax.errors import UserError
 from urgt_jax.weights.detect import INFER_CONFIG, UserConfig, detect_family
 
-OFFICIAL_SHAPES = json.loads(
-    gzip.decompress((seeded.GOLDEN / "official_names.json.gz").read_bytes())
-)
-
 
 def infer(name: str):
     """The configuration of a published model."""
     tensors = {}
-    for key, shape in OFFICIAL_SHAPES[name].items():
+    for key, shape in seeded.OFFICIAL_SHAPES[name].items():
         tensors[key] = np.broadcast_to(np.float32(0), shape)
     family, official, others = detect_family(tensors, name)
     assert not others

@@ -137,6 +137,7 @@ def _source_positions(old: int, new: int, align_corners: bool) -> Float[np.ndarr
     """Positions of new pixels along one axis, in old pixels."""
     if align_corners:
         return np.arange(new) * ((old - 1) / max(new - 1, 1))
+    # 1 / (new / old) as OpenCV has it: old / new is rounded differently.
     return (np.arange(new) + 0.5) * (1 / (new / old)) - 0.5
 
 

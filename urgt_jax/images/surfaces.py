@@ -53,14 +53,14 @@ def make_surface(
 
 def is_at_jump(depth: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """Pixels whose depth differs from that of a neighbour by more than JUMP, or is infinite."""
-    found = ~np.isfinite(depth)
+    at_jump = ~np.isfinite(depth)
     down = _differ(depth[1:], depth[:-1])
-    found[1:] |= down
-    found[:-1] |= down
+    at_jump[1:] |= down
+    at_jump[:-1] |= down
     right = _differ(depth[:, 1:], depth[:, :-1])
-    found[:, 1:] |= right
-    found[:, :-1] |= right
-    return found
+    at_jump[:, 1:] |= right
+    at_jump[:, :-1] |= right
+    return at_jump
 
 
 def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -42,7 +42,8 @@ def cast_weights(params: dict, model: Model) -> dict:
 def weight_dtype(path: tuple, model: Model) -> str:
     """The dtype in which the forward pass uses the parameter at this path of the tree."""
     names = [str(entry.key) for entry in path]
-    *_, parent, name = ["", *names]
+    name = names[-1]
+    parent = names[-2] if len(names) > 1 else ""  # a parameter of the model itself has none
     if name not in ("kernel", "bias") or "norm" in parent:
         return "float32"
     if parent == "last":  # layer of a DPT head

@@ -128,10 +128,10 @@ def _cast(
             solid = jax.tree.map(lambda field: _entry(field, solid_number), scene.solids)
 
             def meet_solid():
-                found = _meet(kind, solid, solid_number, points, direction, hits)
-                nearer = _is_nearer(found, hits) & (found.distance > shortest)
-                nearer = nearer & (found.owner != own)
-                return jax.tree.map(lambda new, old: jnp.where(nearer, new, old), found, hits)
+                hit = _meet(kind, solid, solid_number, points, direction, hits)
+                nearer = _is_nearer(hit, hits) & (hit.distance > shortest)
+                nearer = nearer & (hit.owner != own)
+                return jax.tree.map(lambda new, old: jnp.where(nearer, new, old), hit, hits)
 
             first_direction = tuple(part[0] for part in direction)
             possible = (stage == 0) | _can_meet(solid, box, first_direction, limit)

@@ -140,8 +140,8 @@ def boundary_recall(disparity: Float[np.ndarray, "H W"], matte: Bool[np.ndarray,
             ratio = values[:, 1:] / values[:, :-1]
             total = max(int(true.sum()), 1)
             for k, threshold in enumerate(THRESHOLDS):
-                found = steepest(ratio, float(threshold)) & true
-                recalls[k] += found.sum() / total / 4
+                recalled = steepest(ratio, float(threshold)) & true
+                recalls[k] += recalled.sum() / total / 4
     return float(np.average(recalls, weights=THRESHOLDS))
 
 

@@ -81,9 +81,9 @@ def log_ratio(values: Float[np.ndarray, "M 2"]) -> Float[np.ndarray, "M"]:
 
 
 def stretch(
-    true: Float[np.ndarray, "N"],
-    predicted: Float[np.ndarray, "N"],
-    depth: Float[np.ndarray, "H W"],
+    true_points: Float[np.ndarray, "N"],
+    predicted_points: Float[np.ndarray, "N"],
+    prediction: Float[np.ndarray, "H W"],
     truth: GroundTruth,
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """True and predicted depth of some points, stretched to [0, 1] over the image.
@@ -92,17 +92,17 @@ def stretch(
     """
     known = truth.known
     if not known.any():
-        return true, predicted
+        return true_points, predicted_points
     nearest = float(truth.depth[known].min())
     farthest = float(truth.depth[known].max())
     smallest_disparity = nearest / farthest  # of the truth, as a share of the largest
-    measured = depth[truth.measured]
-    low = 1 / float(measured.max())
-    high = 1 / float(measured.min())
-    share = (1 / predicted - low) / max(high - low, 1e-12)
+    compared = prediction[truth.measured]
+    low = 1 / float(compared.max())
+    high = 1 / float(compared.min())
+    share = (1 / predicted_points - low) / max(high - low, 1e-12)
     disparity = smallest_disparity + (1 - smallest_disparity) * share
     span = max(1 / smallest_disparity - 1, 1e-12)
-    stretched_true = (true - nearest) / max(farthest - nearest, 1e-12)
+    stretched_true = (true_points - nearest) / max(farthest - nearest, 1e-12)
     return stretched_true, np.maximum(1 / disparity - 1, 0) / span
 
 
