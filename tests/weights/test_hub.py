@@ -132,10 +132,13 @@ def test_locate_weights_fetches_repositories_of_a_hub(tmp_path):
         "me/ours": {"README.md": b"# x", "weights.safetensors": ours},
         "me/official": {"model.pth": official},
         "me/two": {"a.pth": official, "b.pth": official},
+        "me/deep": {"depth/model.pth": official, "model.pth": official},
         "me/none": {"README.md": b"# x"},
     }
     server = LoopbackHub(files)
-    addresses = [f"hf://{name}" for name in [*files, "me/ours@main", "me/missing"]]
+    names = ["me/ours", "me/official", "me/two", "me/none", "me/ours@main", "me/missing"]
+    names += ["me/deep/model.pth", "me/deep/depth/model.pth"]
+    addresses = [f"hf://{name}" for name in names]
     environment = {
         **os.environ,
         "HF_ENDPOINT": server.url,
@@ -146,7 +149,7 @@ def test_locate_weights_fetches_repositories_of_a_hub(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     server.close()
     lines = [line for line in done.stdout.splitlines() if line.startswith(("/", "error"))]
-    assert len(lines) == 6, done.stdout + done.stderr
+    assert len(lines) == 8, done.stdout + done.stderr
     assert lines[0].startswith("/"), lines[0]
     assert Path(lines[0]).read_bytes() == ours
     assert lines[1].startswith(str(tmp_path / "cache/weights/hub/me--official-0123456789ab-model"))
@@ -154,3 +157,6 @@ def test_locate_weights_fetches_repositories_of_a_hub(tmp_path):
     assert "me/none holds no weights" in lines[3]
     assert lines[4] == lines[0]
     assert lines[5].startswith("error: hf://me/missing cannot be downloaded (RepositoryNotFound")
+    # Files of one name have weight files of their own.
+    assert lines[6].endswith("me--deep-0123456789ab-model.pth.safetensors")
+    assert lines[7].endswith("me--deep-0123456789ab-depth--model.pth.safetensors")

@@ -212,3 +212,22 @@ def test_nyu_labeled_rejects_images_that_are_not_there(tmp_path):
     data_set.numbers[0] = 9
     with pytest.raises(UserError, match="labeled.mat has 2 parts of images, but part 9 is needed"):
         data_set.read(0)
+
+
+def test_tartanair_lists_environments_of_both_forms(tmp_path):
+    for environment in ("office", "soulcity/soulcity"):
+        sequence = Path(tmp_path) / environment / "Easy/P001"
+        for folder, name in (("image", "000003_left.png"), ("depth", "000003_left_depth.npy")):
+            (sequence / f"{folder}_left").mkdir(parents=True)
+            (sequence / f"{folder}_left" / name).touch()
+    data_set = find_data_set("tartanair")(Path(tmp_path))
+    assert [data_set.name(index) for index in range(len(data_set))] == [
+        "office_Easy_P001_000003",
+        "soulcity_Easy_P001_000003",
+    ]
+
+
+def test_mattes_of_two_images_with_one_name_are_rejected(tmp_path):
+    write_photo(WRITERS["mattes"](Path(tmp_path)).data_set.path / "im/bench.png")
+    with pytest.raises(UserError, match="im holds two images named bench. Rename one of them"):
+        find_data_set("mattes")(Path(tmp_path))
