@@ -1,1 +1,1 @@
-"""Checks that take half an hour: `make test-hard`. `make test` never runs them whole."""
+"""Checks that take an hour: `make test-hard`. `make test` never runs them whole."""
