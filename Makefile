@@ -44,7 +44,7 @@ $(TINY)/metrics.json: $(TINY)/weights.safetensors
 $(DEMO)/scene20.png: | $(VENV)/ready
 	$(URGT) scene --seed 20 --split other --degrade middle --size 2160 3840 --out $(DEMO)
 
-test: $(VENV)/ready ## run the tests, nine minutes on two cores the first time, less after that
+test: $(VENV)/ready ## run the tests, ten to fifteen minutes on two cores the first time, less after that
 	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready ## run the tests that take longer than a minute each
