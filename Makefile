@@ -54,7 +54,7 @@ SCENES = scenes
 scenes-train: $(VENV)/ready ## train a larger model on a GPU, or resume (SCENES=scenes_cpu: the shipped model, on a CPU)
 	$(URGT) train $(SCENES) --workdir runs/$(SCENES)
 
-test-hard: $(VENV)/ready ## kill commands, damage files and watch memory, for an hour (docs/reliability.md)
+test-hard: $(VENV)/ready ## kill commands, damage files and watch memory, for one to two hours (docs/reliability.md)
 	JAX_PLATFORMS=cpu $(RUN) -m tests.hard
 
 PLATFORM = cuda

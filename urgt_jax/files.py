@@ -149,6 +149,11 @@ def unseal(values: object) -> dict:
     return values
 
 
+def is_same(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file or folder, through links too."""
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
 @contextmanager
 def reporting_write_errors(path: Path) -> Iterator[None]:
     """Turn an error of the operating system inside the block into a UserError about `path`."""

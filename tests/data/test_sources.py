@@ -77,13 +77,11 @@ def test_open_training_source_has_a_varied_split_only_for_scenes():
         open_training_source(Config(data=data))
 
 
-def test_sets_that_keep_no_images_for_scoring_are_known():
-    sets = ("scenes", "unreal4k", "hypersim", "kitti", "tartanair", "folder")
-    assert [name for name in sets if trains_on_scored_images(name)] == [
-        "kitti",
-        "tartanair",
-        "folder",
-    ]
+def test_sets_without_a_split_for_scoring_are_known():
+    assert not trains_on_scored_images(Data())
+    sets = ("unreal4k", "hypersim", "kitti", "tartanair", "folder")
+    shared = [name for name in sets if trains_on_scored_images(Data(source=name, path="x"))]
+    assert shared == ["kitti", "tartanair", "folder"]
 
 
 def test_open_source_rejects_an_unknown_data_set():

@@ -1,1 +1,1 @@
-"""Checks that take an hour: `make test-hard`. `make test` never runs them whole."""
+"""Checks that take one to two hours: `make test-hard`. `make test` never runs them whole."""

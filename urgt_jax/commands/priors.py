@@ -1,7 +1,6 @@
 """`urgt priors`: coarse maps for a whole data set."""
 
 import argparse
-import os
 from importlib import metadata
 from typing import Any
 
@@ -17,7 +16,7 @@ from urgt_jax.data.priors.providers import Degraded, NetworkProvider, Provider, 
 from urgt_jax.data.priors.stored import claim_folder
 from urgt_jax.data.sources import default_split, open_source, priors_folder
 from urgt_jax.errors import NegativeResult, require
-from urgt_jax.files import make_folder
+from urgt_jax.files import is_same, make_folder
 
 EXAMPLES = """examples:
   urgt priors --data unreal4k u4k --split train val \\
@@ -40,11 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
     depth_provider, normal_provider = _providers(args)
     origin = _origin(args, depth_provider, normal_provider)
     folders = [priors_folder(path, split, args.out) for split in splits]
-    for given in (args.depth_maps, args.normal_maps):
-        require(
-            given is None or os.path.realpath(given) not in map(os.path.realpath, folders),
-            f"{given} is the folder of the results, which would replace it. Pass another --out",
-        )
+    for maps in (args.depth_maps, args.normal_maps):
+        for folder in folders:
+            require(
+                maps is None or not is_same(maps, folder),
+                f"{maps} is the folder of the results, which would replace it. Pass another --out",
+            )
     problems = []
     for source, folder in zip(sources, folders, strict=True):
         make_folder(folder)

@@ -7,7 +7,7 @@ from etils.epath import Path, PathLike
 from jaxtyping import Bool, Float, UInt8
 
 from urgt_jax import hardware
-from urgt_jax.config import Config
+from urgt_jax.config import Config, Data
 from urgt_jax.data import scenes
 from urgt_jax.data.priors.degrade import degrade
 from urgt_jax.data.priors.stored import StoredPriors
@@ -233,17 +233,21 @@ def open_training_source(config: Config) -> PriorSource:
         data.train_split == "train",
         f"data.train_split {data.train_split} is a split of scenes: remove it for {data.source}",
     )
-    source = open_prior_source(config, find_data_set(data.source).train_split)
+    source = open_prior_source(config, training_split(data))
     check_depth_range(source)
     return source
 
 
-def trains_on_scored_images(name: str) -> bool:
-    """Whether training on a data set uses the images that are scored if no split is named."""
-    if name == "scenes":
-        return False
-    train_split = default_split(name, find_data_set(name).train_split)
-    return train_split == default_split(name, "")
+def training_split(data: Data) -> str:
+    """The split that is trained on; empty if the data set has no splits."""
+    if data.source == "scenes":
+        return data.train_split
+    return default_split(data.source, find_data_set(data.source).train_split)
+
+
+def trains_on_scored_images(data: Data) -> bool:
+    """Whether training uses the images that are scored if no split is named."""
+    return training_split(data) == default_split(data.source, "")
 
 
 def check_depth_range(source: PriorSource) -> None:

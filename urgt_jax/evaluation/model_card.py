@@ -3,8 +3,7 @@
 from typing import Any
 
 from urgt_jax.config import Config
-from urgt_jax.data.sets import find_data_set
-from urgt_jax.data.sources import default_split
+from urgt_jax.data.sources import training_split
 from urgt_jax.models.registry import FileConfig
 
 # The metrics of a card: group and name in metrics.json, and the heading of the column.
@@ -59,9 +58,7 @@ def _usage(repository: str) -> list[str]:
 
 def _training(config: Config) -> list[str]:
     data = config.data
-    split = data.train_split
-    if data.source != "scenes":
-        split = default_split(data.source, find_data_set(data.source).train_split)
+    split = training_split(data)
     unit = "metres" if config.prior.kind == "depth" else "disparity (1 / depth at any scale)"
     return [
         "## Training",

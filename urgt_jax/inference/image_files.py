@@ -10,12 +10,11 @@ from urgt_jax.errors import NegativeResult, UserError, one_line, print_error, re
 from urgt_jax.files import make_folder, write_text
 from urgt_jax.images.files import SUFFIXES
 from urgt_jax.images.map_files import MAP_SUFFIXES
+from urgt_jax.inference.outputs import ENDINGS, MASKS
 from urgt_jax.remote import absolute
 
 FAILED = "not_refined.txt"  # in the output folder
 COARSE_ENDINGS = ("_coarse_depth", "_coarse_normal", "_coarse_mask", "_coarse_sky")
-# What `outputs` writes for an image, after its name.
-DRAWN_ENDINGS = ("_depth", "_normal", "_depth16", "_normal16", "_mask", "_sky")
 
 
 class ImageFile(NamedTuple):
@@ -74,9 +73,9 @@ def _is_drawn_map(path: Path) -> bool:
     """Whether an image is a picture that belongs to a refined image, or a coarse map."""
     if path.stem.endswith(COARSE_ENDINGS):
         return True
-    for ending in DRAWN_ENDINGS:
-        name = path.stem.removesuffix(ending)
-        if name != path.stem and path.suffix == ".png":
+    for ending in (*ENDINGS["png"], *ENDINGS["png16"], *MASKS):
+        name = path.name.removesuffix(ending)
+        if name != path.name and path.suffix == ".png":
             siblings = [path.with_name(f"{name}_depth.npy"), path.with_name(f"{name}_depth16.json")]
             for suffix in SUFFIXES:  # of the image itself
                 siblings.append(path.with_name(f"{name}{suffix}"))

@@ -368,7 +368,7 @@ WRITERS: dict[str, Callable[[Target], None]] = {
     "compare": _write_compare,
 }
 FORMATS = ("npy", *WRITERS, "confidence")
-# How the files of each format end, after the name of the image.
+# How the files of each format end, after the name of the image. The mask is among MASKS.
 ENDINGS = {
     "npy": ("_depth.npy", "_normal.npy"),
     "png": ("_depth.png", "_normal.png"),

@@ -1,6 +1,5 @@
 """Refines one image file: reads it and its coarse maps, and writes its refined maps."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from etils.epath import Path, PathLike
 
 from urgt_jax.data.priors.networks import DepthNetwork, NormalNetwork
 from urgt_jax.errors import require
+from urgt_jax.files import is_same
 from urgt_jax.images.files import ImageHeader, load_image, read_header
 from urgt_jax.images.map_files import MapFile, read_map_file, read_mask
 from urgt_jax.inference.coarse_maps import (
@@ -92,7 +92,7 @@ def check_out(image: Path, maps: MapPaths, options: Options, out: Path) -> None:
     for path in (image, *maps):
         if path is not None and path.name in names:
             require(
-                os.path.realpath(path.parent) != os.path.realpath(out),
+                not is_same(path.parent, out),
                 f"{path} would be replaced by a result. Choose another folder for the results",
             )
 

@@ -206,11 +206,11 @@ class TrainingRun:
             f"{processes} {'process' if processes == 1 else 'processes'}, "
             f"{self.config.model.dtype}, {attention_kernels(self.config, self.mesh)} attention"
         )
-        source = self.config.data.source
-        if trains_on_scored_images(source):
+        data = self.config.data
+        if trains_on_scored_images(data):
             report(
-                f"{source} keeps no images for scoring: urgt eval --workdir would score those that "
-                "are trained on. Keep others yourself, and score them with --data NAME PATH"
+                f"{data.source} has no split for scoring: urgt eval --workdir would score the "
+                "training images. Score other images with --data NAME PATH"
             )
 
     def train(self, state: State, stop: StopRequest) -> State:

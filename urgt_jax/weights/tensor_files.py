@@ -22,7 +22,7 @@ from urgt_jax.weights.tensors import (
     damaged_file_error,
     find_dtype,
     is_shape,
-    short_name,
+    short_text,
 )
 from urgt_jax.weights.torch_files import OLD_TORCH_MAGIC, open_torch
 
@@ -66,7 +66,7 @@ def _open_safetensors(path: Path) -> TensorFile:
         # as memory of this process, and which crashes it if the file is cut meanwhile.
         file = safe_open(local_copy(path), framework="numpy", backend="pread")
     except SafetensorError as error:
-        raise damaged_file_error(path, short_name(str(error))) from error
+        raise damaged_file_error(path, short_text(str(error))) from error
     metadata = file.metadata() or {}
     checksums = _stored_checksums(path, metadata)
     tensors = {}
@@ -74,10 +74,10 @@ def _open_safetensors(path: Path) -> TensorFile:
         view = file.get_slice(name)
         shape = tuple(view.get_shape())
         if not is_shape(shape):
-            raise damaged_file_error(path, f"{short_name(name)} has an impossible shape")
+            raise damaged_file_error(path, f"{short_text(name)} has an impossible shape")
         dtype = find_dtype(path, name, view.get_dtype(), DTYPES)
         if checksums is not None and name not in checksums:
-            raise damaged_file_error(path, f"{short_name(name)} has no checksum")
+            raise damaged_file_error(path, f"{short_text(name)} has no checksum")
         expected = checksums[name] if checksums is not None else None
         tensors[name] = Tensor(
             shape,
@@ -124,7 +124,7 @@ def _read(path: Path, file: safe_open, name: str, expected: str | None) -> np.nd
     except SafetensorError as error:
         raise UserError(f"cannot read {name} from {path}. Has the file changed? {error}") from error
     if expected is not None and _tensor_checksum(array) != expected:
-        raise damaged_file_error(path, f"{short_name(name)} is not what was written")
+        raise damaged_file_error(path, f"{short_text(name)} is not what was written")
     return array
 
 

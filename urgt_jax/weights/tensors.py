@@ -55,7 +55,7 @@ def damaged_file_error(path: Path, reason: str) -> UserError:
     return UserError(f"{path} is damaged or truncated: {reason}. Download or write it again.")
 
 
-def short_name(text: str) -> str:
+def short_text(text: str) -> str:
     """At most 100 letters of a text from a file, safe to print on a terminal."""
     return errors.printable(text[:100]) or "(no name)"
 
@@ -66,7 +66,7 @@ def find_dtype(path: Path, name: str, type_name: str, table: Mapping[str, np.dty
         return table[type_name]
     supported = ", ".join(str(dtype) for dtype in DTYPES.values())
     raise UserError(
-        f"{short_name(name)} in {path} has the type {short_name(type_name)}. "
+        f"{short_text(name)} in {path} has the type {short_text(type_name)}. "
         f"Supported types: {supported}."
     )
 

@@ -27,7 +27,7 @@ from urgt_jax.weights.tensors import (
     damaged_file_error,
     find_dtype,
     is_shape,
-    short_name,
+    short_text,
 )
 
 CHUNK_BYTES = 1 << 24  # of an entry whose checksum is worked out
@@ -120,7 +120,7 @@ def open_torch(path: Path) -> TensorFile:
     except (UserError, OSError):
         raise
     except Exception as error:  # zipfile and the decoder fail on wrong content in many ways
-        reason = short_name(f"{type(error).__name__}: {error}")
+        reason = short_text(f"{type(error).__name__}: {error}")
         raise damaged_file_error(path, f"torch.save did not write this ({reason})") from error
 
 
@@ -251,7 +251,7 @@ def _find_global(path: Path, module: str, name: str) -> _Global:
     if full_name in ALLOWED_CALLS or ALLOWED_NAMES.fullmatch(full_name):
         return _Global(full_name)
     raise UserError(
-        f"{path} asks to run {short_name(full_name)}; only tensors and plain containers are read. "
+        f"{path} asks to run {short_text(full_name)}; only tensors and plain containers are read. "
         "If you trust the file, load it with torch and save its state_dict alone."
     )
 
@@ -348,12 +348,12 @@ def _tensor(
     entry = entries.get(f"{root}data/{view.storage.key}")
     entry_bytes = entry.file_size if entry is not None else 0
     if entry is None or storage_bytes > entry_bytes:
-        reason = f"{short_name(name)} has {entry_bytes} bytes of data instead of {storage_bytes}"
+        reason = f"{short_text(name)} has {entry_bytes} bytes of data instead of {storage_bytes}"
         raise damaged_file_error(path, reason)
     problem = _find_problem(view, dtype.itemsize, storage_bytes)
     if problem:
         raise UserError(
-            f"{short_name(name)} in {path} cannot be read: {problem}. Save a clone() of it."
+            f"{short_text(name)} in {path} cannot be read: {problem}. Save a clone() of it."
         )
     read = partial(_read_tensor, path, view, dtype, entry, verified)
     return Tensor(tuple(view.shape), dtype, read)
@@ -418,9 +418,9 @@ def _read_entry(
             with zipfile.ZipFile(local_copy(path)) as archive, archive.open(entry) as file:
                 data = np.frombuffer(bytearray(file.read(begin + size)[begin:]), np.uint8)
     except Exception as error:  # zipfile fails in many ways: damaged, encrypted, deleted
-        raise damaged_file_error(path, short_name(f"{entry.filename}: {error}")) from error
+        raise damaged_file_error(path, short_text(f"{entry.filename}: {error}")) from error
     if len(data) != size:
-        raise damaged_file_error(path, f"{short_name(entry.filename)} is too short")
+        raise damaged_file_error(path, f"{short_text(entry.filename)} is too short")
     return data
 
 
@@ -436,7 +436,7 @@ def _verify_entry(path: Path, entry: zipfile.ZipInfo) -> None:
         size = min(CHUNK_BYTES, entry.file_size - begin)
         checksum = zlib.crc32(_read_entry(path, entry, begin, size), checksum)
     if checksum != entry.CRC:
-        raise damaged_file_error(path, f"{short_name(entry.filename)} is not what was written")
+        raise damaged_file_error(path, f"{short_text(entry.filename)} is not what was written")
 
 
 def _verify_compressed_entry(path: Path, entry: zipfile.ZipInfo) -> None:
@@ -446,7 +446,7 @@ def _verify_compressed_entry(path: Path, entry: zipfile.ZipInfo) -> None:
             while file.read(CHUNK_BYTES):
                 pass
     except Exception as error:  # zipfile fails in many ways: damaged, encrypted, deleted
-        raise damaged_file_error(path, short_name(f"{entry.filename}: {error}")) from error
+        raise damaged_file_error(path, short_text(f"{entry.filename}: {error}")) from error
 
 
 def _find_data(path: Path, entry: zipfile.ZipInfo) -> int:

@@ -132,6 +132,17 @@ def check_choice(path: Path, split: str, splits: Collection[str] = ()) -> None:
     raise UserError(f"the data set in {path} has no split {split!r}. It has {', '.join(splits)}")
 
 
+def check_names(images: Iterable[Path]) -> None:
+    """Fail if two images of a folder have one name: that of a file without its ending."""
+    names = set()
+    for image in images:
+        require(
+            image.stem not in names,
+            f"{image.parent} holds two images named {image.stem}. Rename one of them",
+        )
+        names.add(image.stem)
+
+
 def check_files(paths: Iterable[Path]) -> None:
     """Fail unless all files of a data set are there."""
     missing = [path for path in paths if not path.exists()]

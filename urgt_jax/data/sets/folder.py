@@ -4,7 +4,7 @@ import numpy as np
 from etils.epath import Path
 from jaxtyping import Float
 
-from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles
+from urgt_jax.data.sets.files import DepthCamera, FileDataSet, ImageFiles, check_names
 from urgt_jax.errors import UserError, require
 from urgt_jax.files import read_json_object
 from urgt_jax.images.depth_formats import open_npy, open_pfm, read_png16
@@ -40,13 +40,8 @@ class Folder(FileDataSet):
             if path.suffix.lower() in DEPTH_SUFFIXES:
                 depths.setdefault(path.stem, []).append(path)
         images = []
-        names = set()
+        check_names(paths)
         for path in paths:
-            require(
-                path.stem not in names,
-                f"{self.path} holds two images named {path.stem}. Rename one of them",
-            )
-            names.add(path.stem)
             candidates = depths.get(f"{path.stem}_depth", [])
             problem = depth_problem(path, candidates)
             if problem:

@@ -3,7 +3,13 @@
 from etils.epath import Path
 
 from urgt_jax.data.samples import WHOLE, Annotations, Sample, Window
-from urgt_jax.data.sets.files import check_choice, check_files, find_files, sample_without_depth
+from urgt_jax.data.sets.files import (
+    check_choice,
+    check_files,
+    check_names,
+    find_files,
+    sample_without_depth,
+)
 from urgt_jax.errors import require
 from urgt_jax.images.files import SUFFIXES, image_size, read_image
 
@@ -24,17 +30,9 @@ class Mattes:
         folders = [name for name in FOLDERS if (path / name).is_dir()]
         expected = ", or ".join(f"{image} and {matte}" for image, matte in FOLDERS.items())
         require(len(folders) == 1, f"{path} must hold one pair of the folders {expected}")
-        images = []
-        names = set()
-        for file in find_files(path, f"{folders[0]}/*"):
-            if file.suffix.lower() not in SUFFIXES:
-                continue
-            require(
-                file.stem not in names,
-                f"{file.parent} holds two images named {file.stem}. Rename one of them",
-            )
-            names.add(file.stem)
-            images.append(file)
+        files = find_files(path, f"{folders[0]}/*")
+        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        check_names(images)
         mattes = path / FOLDERS[folders[0]]
         self.images = [(image, mattes / f"{image.stem}.png") for image in images]
         require(len(images) > 0, f"{path / folders[0]} holds no image ({', '.join(SUFFIXES)})")
