@@ -40,6 +40,7 @@ from urgt_jax.weights.weight_file import read_config
 
 MAX_SECONDS = 2.0
 MAX_BYTES = 500e6  # above the size of the file
+MATLAB_START = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
 CANARY = "CANARY"  # a file that only code from the data could make
 
 
@@ -247,12 +248,11 @@ def container_cases(folder: Path) -> Iterator[Case]:
         for part in (None, 0):
             read = partial(read_hdf5, name="depth", part=part)
             yield Case(f"HDF5: {name}, part {part}", "a.h5", content, read)
-    start = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
     packed = zlib.compress(struct.pack("<II", 15, 40) * 9)
     contents = {
-        "length": start + struct.pack("<II", 14, 2**32 - 1) + bytes(64),
-        "noise": start + bytes(range(256)) * 8,
-        "nested": start + struct.pack("<II", 15, len(packed)) + packed,
+        "length": MATLAB_START + struct.pack("<II", 14, 2**32 - 1) + bytes(64),
+        "noise": MATLAB_START + bytes(range(256)) * 8,
+        "nested": MATLAB_START + struct.pack("<II", 15, len(packed)) + packed,
         "empty": b"",
     }
     for name, content in contents.items():
@@ -264,8 +264,7 @@ def bomb_cases(folder: Path) -> Iterator[Case]:
     zeros = npy_header((10_000, 15_000)) + bytes(600_000_000)
     yield Case("npz of zeros", "a.npz", zip_of({"depth.npy": zeros}), read_depth_file)
     packed = zlib.compress(zeros)
-    start = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
-    content = start + struct.pack("<II", 15, len(packed)) + packed
+    content = MATLAB_START + struct.pack("<II", 15, len(packed)) + packed
     yield Case("MAT of zeros", "a.mat", content, read_mat)
     for name, content in exr_files(folder, (10_000, 15_000)).items():
         yield Case(f"large EXR: {name}", "a.exr", content, read_depth_file)
